@@ -1,0 +1,76 @@
+# Systolic. `make run` serves the bundled model, `make check` tests; see README.md.
+#   make             build/systolic
+#   make check       everything users rely on, a few minutes
+#   make check-asan check-tsan check-oom fuzz lint bench
+# B=DIR builds elsewhere; SAN=address,undefined or SAN=thread adds sanitizers.
+
+B       ?= build
+CC      := $(if $(filter default undefined,$(origin CC)),gcc,$(CC))
+SAN     ?=
+LAYERS  := base graph text grammar media http dist load tpu ops device model engine api cli
+PKGS    := jansson libpcre2-8 libutf8proc libevent libevent_openssl libevent_pthreads libcurl libxxhash libcrypto libssl
+ARCH    := $(shell uname -m)
+
+VERSION := $(shell cat VERSION)
+WARN    := -Wall -Wextra -Wshadow -Wconversion -Wmissing-prototypes -Wvla -Werror=implicit-function-declaration
+# One FMA chain per output element is what makes results equal on every machine: never let the compiler contract or reorder.
+CFLAGS  ?= -O2 -g
+ALLCFLAGS = -std=c11 -D_GNU_SOURCE $(CFLAGS) $(WARN) -ffp-contract=off -fno-math-errno -ffunction-sections -fdata-sections -pthread -MMD -MP \
+            -Isrc -Iinclude -I. -DSYSTOLIC_VERSION='"$(VERSION)"' $(PKG_CFLAGS) $(SANFLAGS) $(EXTRA)
+SANFLAGS  = $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -DSYSTOLIC_SANITIZED=1)
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
+LDLIBS    := $(shell pkg-config --libs $(PKGS) 2>/dev/null) -lm -ldl -pthread
+LDFLAGS   += -Wl,--gc-sections $(SANFLAGS)
+
+# Kernels for one instruction set live in files with that suffix and get its flags, and are left out on other machines.
+ISA_avx2       := -mavx2 -mfma -mf16c
+ISA_avx512     := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c
+ISA_avx512bf16 := $(ISA_avx512) -mavx512bf16
+ISA_avx512vnni := $(ISA_avx512) -mavx512vnni
+ISA_avxvnni    := $(ISA_avx2) -mavxvnni
+ISA_avx512fp16 := $(ISA_avx512) -mavx512fp16
+ISA_amx        := $(ISA_avx512) -mamx-tile -mamx-bf16 -mamx-int8
+ISA_neon       :=
+X86_ISAS  := avx2 avx512 avx512bf16 avx512vnni avxvnni avx512fp16 amx
+ARM_ISAS  := neon
+FOREIGN   := $(if $(filter x86_64,$(ARCH)),$(ARM_ISAS),$(if $(filter aarch64 arm64,$(ARCH)),$(X86_ISAS),$(X86_ISAS) $(ARM_ISAS)))
+
+rwildcard = $(foreach d,$(wildcard $(1)*),$(call rwildcard,$(d)/,$(2)) $(filter $(subst *,%,$(2)),$(d)))
+srcs      = $(filter-out $(foreach i,$(FOREIGN),%_$(i).c),$(sort $(call rwildcard,src/$(1)/,*.c)))
+objs      = $(patsubst %.c,$(B)/%.o,$(call srcs,$(1)))
+deps_of   = $(strip $(shell sed -n 's/^$(1)://p' LAYERS))
+libs_of   = $(B)/lib$(1).a $(foreach d,$(call deps_of,$(1)),$(B)/lib$(d).a)
+
+.PHONY: all run check check-asan check-tsan check-oom fuzz bench lint clean deps
+all: $(B)/systolic
+
+MAIN := src/cli/main.c
+$(B)/systolic: $(B)/src/cli/main.o $(foreach l,$(LAYERS),$(B)/lib$(l).a)
+	$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
+
+define layer_rule
+$(B)/lib$(1).a: $(filter-out $(B)/src/cli/main.o,$(call objs,$(1)))
+	@mkdir -p $$(@D)
+	@rm -f $$@
+	@ar rcsD $$@ $$^
+endef
+$(foreach l,$(LAYERS),$(eval $(call layer_rule,$(l))))
+
+isa_of = $(lastword $(subst _, ,$(basename $(notdir $(1)))))
+$(B)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(ALLCFLAGS) $(ISA_$(call isa_of,$<)) -c -o $@ $<
+
+# tests/unit/LAYER/test_*.c links with that layer and what it may use.
+UNIT_SRCS := $(sort $(wildcard tests/unit/*/test_*.c))
+UNIT_BINS := $(patsubst %.c,$(B)/%,$(UNIT_SRCS))
+.SECONDEXPANSION:
+$(B)/tests/unit/%: $(B)/tests/unit/%.o $$(call libs_of,$$(subst /,,$$(dir $$*)))
+	@$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
+
+unit: $(UNIT_BINS)
+clean:
+	rm -rf $(B)
+
+-include $(shell find $(B) -name '*.d' 2>/dev/null)
+-include $(wildcard mk/*.mk)
