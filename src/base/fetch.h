@@ -1,0 +1,53 @@
+/* HTTP client over libcurl: whole responses, downloads to a callback, server-sent events. Blocking calls, one thread
+ * each; callers make threads where they want concurrency. http://, https:// and http+unix:// (see unix_socket). */
+#ifndef SYSTOLIC_BASE_FETCH_H
+#define SYSTOLIC_BASE_FETCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+
+typedef struct fetch_response fetch_response;
+typedef struct fetch_options {
+    const char *method;              /* NULL = GET, or POST when there is a body */
+    const char *const *headers;      /* "Name: value", NULL-terminated, or NULL */
+    const void *body; size_t body_len;
+    int64_t range_from;              /* > 0: "Range: bytes=N-" */
+    double connect_timeout_s;        /* 0 = 10 */
+    double total_timeout_s;          /* 0 = none */
+    double stall_timeout_s;          /* no byte for that long = failure; 0 = 30 */
+    int max_redirects;               /* 0 = none, -1 = 10 */
+    size_t max_bytes;                /* of the body; 0 = none. More is ST_LIMIT */
+    bool insecure;                   /* no certificate check */
+    const char *unix_socket;         /* connect there instead of the URL's host, or NULL */
+    const char *const *allowed_redirect_hosts; /* reserved for media fetching; NULL = any. Authorization is never sent to another host. */
+    /* Called for every piece of the body of a 2xx answer; return false to abort (ST_CANCELLED). NULL: the body goes to response.body */
+    bool (*on_data)(void *arg, const void *data, size_t n);
+    /* Called once when the status and headers are known, before on_data (2xx or not); return false to abort. May be NULL. */
+    bool (*on_head)(void *arg, const fetch_response *r);
+    void *arg;
+} fetch_options;
+
+struct fetch_response {
+    int code;                        /* HTTP status, 0 if none arrived */
+    buf body;                        /* whole body (errors too, at most 1 MiB, when on_data is set) */
+    int64_t content_length;          /* -1 if unknown */
+    buf raw_headers;                 /* of the final response, lines */
+    char *effective_url;
+};
+
+/* A keep-alive connection handle; use by one thread at a time. */
+typedef struct fetch fetch;
+status fetch_open(fetch **out) FALLIBLE;
+void fetch_close(fetch *f);
+/* ST_OK whenever an HTTP answer arrived, whatever its code; ST_IO with a clear message otherwise (refused, resolve, TLS,
+ * cut: "connection closed with 12345 of 99999 bytes received"). Free the response in either case. */
+status fetch_run(fetch *f, const char *url, const fetch_options *o, fetch_response *out) FALLIBLE;
+/* Value of a header of the answer (copied to dst), false if absent. Case-insensitive. */
+bool fetch_header(const fetch_response *r, const char *name, char *dst, size_t cap);
+void fetch_response_free(fetch_response *r);
+
+#endif
