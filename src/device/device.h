@@ -1,0 +1,80 @@
+/* The device seam: what the engine knows of the machine that runs a model. One implementation per folder
+ * (cpu/, pjrt/, sim/); nothing above this header knows which one it is. */
+#ifndef SYSTOLIC_DEVICE_DEVICE_H
+#define SYSTOLIC_DEVICE_DEVICE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "graph/dtype.h"
+#include "graph/graph.h"
+#include "graph/weights.h"
+
+typedef struct device device;             /* an opened device */
+typedef struct device_model device_model; /* a graph with its weights and KV cache on a device */
+
+typedef struct device_options {
+    int n_threads;          /* cpu: compute threads; 0 = one per available core (VLLM_CPU_OMP_THREADS_BIND narrows them) */
+    const char *isa;        /* cpu: force "portable", "avx2", "avx512", ... (testing); NULL = the best the CPU has */
+} device_options;
+
+typedef struct device_info {
+    const char *platform;   /* "cpu" */
+    const char *name;       /* "AMD EPYC ..." */
+    const char *isa;        /* "avx512_bf16" */
+    int n_threads;
+    int64_t memory_bytes;   /* total of the device (cgroup limit respected) */
+    int64_t free_bytes;
+} device_info;
+
+/* Limits a loaded model is planned for: buffers are allocated once, for these. */
+typedef struct device_limits {
+    int max_tokens;         /* tokens per step (max_num_batched_tokens) */
+    int max_seqs;           /* sequences per step */
+    int max_rows;           /* rows of logits per step (sampled rows, or all prompt rows for prompt_logprobs in chunks) */
+    int max_model_len;
+    int block_size;         /* tokens per KV block */
+    dtype kv_dtype;         /* DT_F32, DT_BF16 or DT_F16 */
+} device_limits;
+
+/* One step's work: a flat ragged batch. Arrays are borrowed for the call. Prefill and decode are the same thing: sequence s
+ * owns tokens cu_q_lens[s] .. cu_q_lens[s+1]-1, which are the last ones of its kv_lens[s] tokens. */
+typedef struct batch {
+    int n_tokens, n_seqs, n_rows;
+    const int32_t *token_ids;   /* [n_tokens] */
+    const int32_t *positions;   /* [n_tokens] */
+    const int32_t *cu_q_lens;   /* [n_seqs+1] */
+    const int32_t *kv_lens;     /* [n_seqs] tokens in the cache after this step */
+    const int32_t *page_table;  /* [n_seqs][max_pages] block ids */
+    int max_pages;
+    const int32_t *slots;       /* [n_tokens] where each token's K and V go: block * block_size + offset */
+    const int32_t *rope_variant;/* [n_seqs] which frequency table a sequence uses (longrope: 0 short, 1 long) */
+    const int32_t *rows;        /* [n_rows] indices into the tokens whose logits are wanted, ascending */
+    float *logits;              /* out: [n_rows][vocab] */
+} batch;
+
+/* spec: "cpu" (more come: "pjrt:PATH", "tpu", "sim:v6e-8"). An unknown one is ST_INVALID and lists what exists. */
+status device_open(const char *spec, const device_options *o, device **out) FALLIBLE;
+void device_close(device *d);
+void device_describe(const device *d, device_info *out);
+
+/* Plans, packs the weights (in parallel, with progress through `progress` if not NULL: done and total bytes), allocates
+ * step buffers. The graph must have been finished and verified; it is borrowed until device_unload. */
+status device_load(device *d, const graph *g, const weight_source *w, const device_limits *l,
+                   void (*progress)(void *arg, int64_t done, int64_t total), void *arg, device_model **out) FALLIBLE;
+void device_unload(device_model *m);
+int64_t device_weight_bytes(const device_model *m);     /* as packed */
+int64_t device_kv_block_bytes(const device_model *m);   /* one block over all layers */
+/* Reserves address space for n_blocks; memory is touched as blocks are used. */
+status device_kv_resize(device_model *m, int32_t n_blocks) FALLIBLE;
+/* Copies one block (all layers) out or in: offloading, transfer. `bytes` = device_kv_block_bytes. */
+status device_kv_read(device_model *m, int32_t block, void *dst) FALLIBLE;
+status device_kv_write(device_model *m, int32_t block, const void *src) FALLIBLE;
+
+/* Runs one step; returns when b->logits is complete. One caller at a time. No allocation in a steady state.
+ * A row's logits do not depend, bit for bit, on the other sequences, on how the sequence was chunked, or on the number of threads. */
+status device_run(device_model *m, const batch *b) FALLIBLE;
+
+#endif

@@ -1,0 +1,147 @@
+/* The engine: continuous batching over a device. Tokens in, tokens out: it knows no text and no HTTP.
+ *
+ * Threads: callers submit and abort from any thread; the scheduler thread owns requests, queues and KV blocks; the step thread
+ * runs the device and samples. Step N+1 is scheduled while N runs. Outputs are delivered on the scheduler thread by callback, which must be
+ * quick (hand over to another thread for detokenisation and I/O). */
+#ifndef SYSTOLIC_ENGINE_ENGINE_H
+#define SYSTOLIC_ENGINE_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "device/device.h"
+#include "model/model.h"
+
+typedef enum sched_policy { SCHED_FCFS, SCHED_PRIORITY } sched_policy;
+typedef enum logprobs_mode { LOGPROBS_RAW, LOGPROBS_PROCESSED, LOGITS_RAW, LOGITS_PROCESSED } logprobs_mode; /* raw_logprobs ... */
+typedef enum hash_algo { HASH_SHA256, HASH_SHA256_CBOR, HASH_XXHASH, HASH_XXHASH_CBOR } hash_algo; /* sha256 = sha256_cbor here: pickle is Python's */
+
+typedef struct engine_options {
+    int max_num_batched_tokens, max_num_seqs, max_model_len, block_size; /* 0 = vLLM's default for a CPU / the model */
+    int max_num_active_seqs;         /* 0 = none */
+    int max_num_queued_reqs; int64_t max_num_queued_tokens; /* 0 = none: admission limits */
+    int long_prefill_token_threshold;
+    bool no_chunked_prefill, no_prefix_caching, no_async_scheduling, no_reserve_full_isl;
+    double watermark;
+    sched_policy policy;
+    hash_algo hash_algo;
+    logprobs_mode logprobs_mode;
+    int64_t kv_cache_bytes;          /* 0 = VLLM_CPU_KVCACHE_SPACE GiB (default 4), or less when memory is short */
+    int num_blocks_override;         /* testing */
+    dtype kv_dtype;
+    uint64_t seed;                   /* --seed */
+    double shutdown_timeout_s;
+} engine_options;
+
+/* Sampling parameters, already validated and defaulted (facts 5.1); arrays are copied at submission. */
+typedef struct sampling_params {
+    float temperature, top_p, min_p;          /* temperature < 1e-5: greedy */
+    int top_k;                                /* 0 = off */
+    float presence_penalty, frequency_penalty, repetition_penalty;
+    bool has_seed; int64_t seed;
+    int max_tokens, min_tokens;
+    bool ignore_eos;
+    int logprobs;                             /* -2 = none, -1 = all, else k */
+    int prompt_logprobs;                      /* the same */
+    const int32_t *logprob_token_ids; int n_logprob_token_ids;
+    const int32_t *stop_token_ids; int n_stop_token_ids;    /* explicit ones and, unless ignore_eos, generation_config's eos list */
+    const int32_t *eos_ids; int n_eos_ids;                  /* eos_token_id itself: stop_reason null; empty with ignore_eos */
+    const int32_t *all_stop_ids; int n_all_stop_ids;        /* what min_tokens masks (eos and stop ids) */
+    const int32_t *allowed_token_ids; int n_allowed_token_ids;
+    const int32_t *logit_bias_ids; const float *logit_bias; int n_logit_bias;
+    const int32_t *const *bad_words; const int *bad_word_lens; int n_bad_words; /* token sequences */
+    int rep_max_pattern, rep_min_pattern, rep_min_count;    /* repetition_detection; 0 = off */
+} sampling_params;
+
+typedef struct token_logprob { int32_t id; float logprob; int32_t rank; } token_logprob;
+/* One position's logprobs: the token itself first, then ranks 1.. without it (duplicates removed), or the requested ids. */
+typedef struct position_logprobs { const token_logprob *items; int n; } position_logprobs;
+
+typedef enum finish_reason { FINISH_NONE, FINISH_STOP, FINISH_LENGTH, FINISH_ABORT, FINISH_ERROR, FINISH_REPETITION } finish_reason;
+
+typedef struct engine_request engine_request;   /* handle, reference counted: submit gives one reference */
+
+/* What happened to a request in one step. Pointers are valid during the callback only. */
+typedef struct engine_output {
+    engine_request *request;
+    void *user;
+    const int32_t *tokens; int n_tokens;         /* new ones, in order */
+    const position_logprobs *logprobs;           /* [n_tokens] or NULL */
+    const position_logprobs *prompt_logprobs;    /* [n_prompt] once, with the first output; [0] has n = 0. NULL otherwise */
+    finish_reason finish;                        /* FINISH_NONE while it goes on */
+    int32_t stop_token;                          /* the stop_token_ids entry that ended it, -1 if none (eos, length) */
+    const char *error;                           /* with FINISH_ERROR */
+    int n_cached_tokens;                         /* prompt tokens that came from the prefix cache */
+    double arrival_s, scheduled_s, first_token_s, now_s; /* clock_now() */
+} engine_output;
+
+typedef struct request_spec {
+    const char *id;                              /* for logs; copied */
+    const int32_t *prompt; int n_prompt;         /* copied; 1 <= n_prompt <= max_model_len (checked, as is every id) */
+    const sampling_params *params;
+    int64_t priority;                            /* lower = earlier */
+    const char *cache_salt;                      /* or NULL */
+    double arrival_s;                            /* 0 = now */
+    void (*on_output)(const engine_output *o);   /* scheduler thread */
+    void *user;
+} request_spec;
+
+typedef struct engine engine;
+
+/* Loads nothing itself: the device_model is ready. Starts its threads. */
+status engine_start(device_model *dm, const model *m, const engine_options *o, engine **out) FALLIBLE;
+/* The options after defaults and limits were applied. */
+const engine_options *engine_config(const engine *e);
+int engine_num_blocks(const engine *e);          /* usable KV blocks */
+/* Stops: waits for running requests up to `drain_s`, aborts the rest (each gets its FINISH_ABORT output), joins, frees. */
+void engine_stop(engine *e, double drain_s);
+/* False once a step has failed for good; /health then is 503. */
+bool engine_healthy(const engine *e);
+
+/* ST_LIMIT when an admission limit is hit (the message says which: max_num_queued_reqs or max_num_queued_tokens), ST_INVALID for a bad spec. After ST_OK the
+ * callback is called until an output with finish != FINISH_NONE, exactly once. */
+status engine_submit(engine *e, const request_spec *spec, engine_request **out) FALLIBLE;
+/* Idempotent; takes effect before the next step is scheduled. The final output has FINISH_ABORT unless it finished before. */
+void engine_abort(engine *e, engine_request *r);
+/* The front end found a stop string: as abort, but counted and reported as FINISH_STOP. */
+void engine_finish(engine *e, engine_request *r);
+void engine_request_release(engine_request *r);
+/* Drops cached blocks that no request uses; true if all could be dropped. */
+bool engine_reset_prefix_cache(engine *e);
+
+/* Counters and gauges for /metrics and the periodic log line; a consistent snapshot. */
+typedef struct engine_stats {
+    int n_running, n_waiting, n_waiting_capacity, n_waiting_deferred;
+    int64_t n_queued_tokens;
+    double kv_usage;                             /* 0..1 */
+    uint64_t prefix_queries, prefix_hits;        /* tokens */
+    uint64_t preemptions;
+    uint64_t prompt_tokens, prompt_tokens_computed, prompt_tokens_cached, generation_tokens;
+    uint64_t steps;
+    uint64_t finished[6];                        /* by finish_reason */
+    uint64_t rejected_reqs, rejected_tokens;     /* admissions refused by each limit */
+    double hit_rate_recent;                      /* over the last 1000 requests, 0..1; < 0 when none */
+} engine_stats;
+void engine_get_stats(engine *e, engine_stats *out);
+
+/* Called on the scheduler thread after each step and at each request's end, for histograms. Set once before the first submit. */
+typedef struct engine_step_event { int n_prefill_reqs, n_prefill_tokens, n_decode_reqs, n_decode_tokens; double seconds; } engine_step_event;
+typedef struct engine_request_event {
+    finish_reason finish; int n_prompt, n_generated, n_cached, max_tokens, n_preemptions;
+    double arrival_s, queued_s, scheduled_s, first_token_s, last_token_s, finish_s; /* 0 where it did not happen */
+} engine_request_event;
+typedef struct engine_observer {
+    void (*on_step)(void *arg, const engine_step_event *e);
+    void (*on_token_gap)(void *arg, double seconds);           /* inter-token latency, per request and step */
+    void (*on_first_token)(void *arg, double seconds);         /* since arrival */
+    void (*on_request)(void *arg, const engine_request_event *e);
+    void *arg;
+} engine_observer;
+void engine_observe(engine *e, const engine_observer *o);
+
+/* True when idle and every block is free or cached with refcount 0 and all lists agree; otherwise logs what is wrong. */
+bool engine_check_kv(engine *e);
+
+#endif

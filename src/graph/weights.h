@@ -1,0 +1,33 @@
+/* Where a device gets weights from: a named source of canonical tensors, whatever the format on disk. */
+#ifndef SYSTOLIC_GRAPH_WEIGHTS_H
+#define SYSTOLIC_GRAPH_WEIGHTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "graph/dtype.h"
+
+/* The canonical tensor: values, and for quantised ones scales (and zero points) over groups. */
+typedef struct weight_data {
+    dtype type;               /* of the values */
+    int rank;
+    int64_t shape[4];         /* logical shape: linear weights are [out, in] */
+    const void *values;       /* row-major, may be unaligned; packed types two per byte along the last dimension */
+    /* quantised only (scales == NULL otherwise): value = (q - zero) * scale */
+    const float *scales;      /* [ceil(out/group_out)][ceil(in/group_in)] */
+    const float *zeros;       /* same shape, or NULL for symmetric */
+    int64_t group_out, group_in;
+    void *owned;              /* freed by release() if not NULL */
+} weight_data;
+
+typedef struct weight_source weight_source;
+struct weight_source {
+    /* Looks a tensor up by its checkpoint name. ST_NOT_FOUND names the tensor. Thread-safe. */
+    status (*get)(const weight_source *s, const char *name, weight_data *out);
+    /* Done with it: frees what was made for it and tells the kernel that mapped pages may go. */
+    void (*release)(const weight_source *s, const char *name, weight_data *w);
+    bool (*has)(const weight_source *s, const char *name);
+};
+
+#endif

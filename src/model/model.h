@@ -1,0 +1,52 @@
+/* A model: its configuration, read from config.json, and the graph that one description makes of it. */
+#ifndef SYSTOLIC_MODEL_MODEL_H
+#define SYSTOLIC_MODEL_MODEL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/json.h"
+#include "graph/graph.h"
+#include "graph/weights.h"
+
+typedef struct model_config model_config;   /* model/config.h: for model files only */
+
+typedef struct model_options {
+    dtype weight_dtype;        /* DT_F32, DT_BF16, DT_F16: what --dtype resolved to */
+    int max_model_len;         /* 0 = from the configuration */
+} model_options;
+
+/* What the rest of the engine needs to know of a model. */
+typedef struct model_info {
+    const char *architecture;  /* "LlamaForCausalLM" */
+    const char *model_type;    /* "llama" */
+    int vocab_size, n_layers, hidden_size, n_heads, n_kv_heads, head_dim;
+    int max_model_len;         /* derived from the configuration (rope scaling included), vLLM's rule */
+    dtype torch_dtype;         /* of the checkpoint as config.json says; DT_F32 if it does not */
+    int sliding_window;        /* 0 = none */
+    int rope_switch_len;       /* longrope: sequences longer than this use rope variant 1; 0 = one variant */
+    int64_t n_params;
+    int32_t bos_id;            /* -1 = none */
+    const int32_t *eos_ids; int n_eos;  /* from config.json (generation_config.json is the engine's business) */
+} model_info;
+
+typedef struct model model;
+
+/* From a parsed config.json. An unknown architecture is ST_UNSUPPORTED and the message lists all that are known; a missing or
+ * bad field is ST_INVALID and names it. */
+status model_new(const jv *config, const model_options *o, model **out) FALLIBLE;
+void model_free(model *m);
+const model_info *model_describe(const model *m);
+/* The finished, verified and fused graph; owned by the model. */
+const graph *model_graph(const model *m);
+/* Architectures in the registry, NULL-terminated. */
+const char *const *model_architectures(void);
+
+/* A weight source over a checkpoint directory (safetensors), or over nothing with deterministic pseudo-random values
+ * (--load-format dummy). Checks every weight of the graph: present, right shape, supported dtype; the error lists the first
+ * ones missing. Values are converted to the graph's weight dtype by the device while packing. */
+status model_weights_open(const model *m, const char *dir, bool dummy, uint64_t seed, weight_source **out) FALLIBLE;
+void model_weights_close(weight_source *w);
+
+#endif
