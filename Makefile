@@ -41,7 +41,7 @@ objs      = $(patsubst %.c,$(B)/%.o,$(call srcs,$(1)))
 deps_of   = $(strip $(shell sed -n 's/^$(1)://p' LAYERS))
 libs_of   = $(B)/lib$(1).a $(foreach d,$(call deps_of,$(1)),$(B)/lib$(d).a)
 
-.PHONY: all run check check-asan check-tsan check-oom fuzz bench lint clean deps
+.PHONY: all unit run check venv check-asan check-tsan check-oom fuzz fuzzers lint clean
 all: $(B)/systolic
 
 MAIN := src/cli/main.c
@@ -69,8 +69,54 @@ $(B)/tests/unit/%: $(B)/tests/unit/%.o $$(call libs_of,$$(subst /,,$$(dir $$*)))
 	@$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
 
 unit: $(UNIT_BINS)
+
+# The README's two commands. Each installs what is missing first, so everything else runs in a second make that sees it.
+run:
+	@tools/setup.sh run
+	@$(MAKE) --no-print-directory all
+	@exec tools/run.sh
+
+check:
+	@tools/setup.sh check
+	@$(MAKE) --no-print-directory all unit venv
+	@BUILD=$(B) tools/check.sh
+
+# Python packages the API tests use as clients and oracles; never at run time.
+venv: $(B)/venv/.done
+$(B)/venv/.done: tests/requirements.txt
+	@mkdir -p $(B)
+	python3 -m venv $(B)/venv
+	$(B)/venv/bin/pip install -q --disable-pip-version-check -r $<
+	@touch $@
+
+# The unit tests under sanitizers, each in its own build directory.
+check-asan:
+	@$(MAKE) --no-print-directory B=build-asan SAN=address,undefined all unit
+	@BUILD=build-asan UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 tools/check.sh unit
+check-tsan:
+	@$(MAKE) --no-print-directory B=build-tsan SAN=thread all unit
+	@BUILD=build-tsan TSAN_OPTIONS=halt_on_error=1 tools/check.sh unit
+check-oom: all unit
+	@BUILD=$(B) tools/check.sh oom
+
+# Every parser of outside bytes; FUZZ_SECONDS is for each target.
+FUZZ_SECONDS ?= 30
+fuzz:
+	@tools/setup.sh fuzz
+	@$(MAKE) --no-print-directory B=build-fuzz CC=clang SAN=address,undefined,fuzzer-no-link fuzzers
+	@BUILD=build-fuzz FUZZ_SECONDS=$(FUZZ_SECONDS) tools/fuzz.sh
+FUZZ_BINS := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+fuzzers: $(FUZZ_BINS)
+$(B)/fuzz/%: $(B)/tests/fuzz/%.o $(foreach l,$(LAYERS),$(B)/lib$(l).a)
+	@mkdir -p $(@D)
+	@$(CC) -fsanitize=fuzzer,address,undefined -o $@ $< -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
+
+lint:
+	@python3 tools/lint.py
+	@$(MAKE) --no-print-directory B=build-lint EXTRA=-Werror all unit
+
 clean:
-	rm -rf $(B)
+	rm -rf build build-asan build-tsan build-fuzz build-lint
 
 -include $(shell find $(B) -name '*.d' 2>/dev/null)
 -include $(wildcard mk/*.mk)
