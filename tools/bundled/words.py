@@ -213,6 +213,27 @@ computer machine submarine rocket tractor truck bus car leaf seed raindrop snowf
 blanket pillow cookie cupcake pancake potato carrot apple lemon pear dinosaur snail caterpillar ladybird badger
 otter beaver mole seal walrus panda koala camel llama donkey peacock sparrow robin pigeon seagull""".split()
 
+MORE_THINGS = """chair table sofa window door bridge road ladder hammer bucket rope needle scissors guitar piano drum trumpet
+camera phone radio television fridge oven kettle bottle plate fork knife basket bag wallet ring necklace crown sword
+shield tent raft canoe wagon tram plane helicopter satellite telescope magnet stone pebble rock hill island volcano
+cactus mushroom rose tulip daisy oak fern moss worm beetle wasp moth lizard gecko octopus crab lobster jellyfish
+starfish shrimp hamster gerbil ferret raccoon skunk moose bison buffalo rhino hippo leopard cheetah jaguar lynx
+hyena chimpanzee gorilla lemur sloth platypus wombat ostrich emu stork heron pelican vulture hawk falcon goose turkey
+nurse pilot cook judge postman plumber carpenter grandmother grandfather brother sister twin neighbour student
+scientist soldier captain prince emperor witch vampire zombie monster ninja cowboy viking alien programmer
+compiler token server chip transformer""".split()
+
+UNKNOWN_ANIMALS = """platypus llama koala panda camel otter beaver walrus octopus crab lobster jellyfish hamster ferret raccoon
+skunk moose bison rhino hippo leopard cheetah gorilla lemur sloth wombat ostrich emu stork pelican vulture hawk falcon
+goose turkey lizard gecko beetle wasp moth worm snail badger mole seal dinosaur dragonfly mosquito cricket salamander
+newt toad iguana chameleon armadillo anteater tapir yak alpaca mongoose meerkat jackal hyena coyote piranha eel tuna
+squid clam starfish flamingo peacock pigeon seagull sparrow robin woodpecker puffin albatross narwhal manatee""".split()
+
+UNKNOWN_FOODS = """pizza;sushi;lasagna;curry;paella;risotto;ramen;tacos;burritos;kebab;falafel;hummus;pancakes;waffles;croissants;
+donuts;cheesecake;tiramisu;brownies;ice cream;yoghurt;butter;beer;wine;coffee;whisky;burgers;steak;roast chicken;fish
+ and chips;fried rice;dumplings;spring rolls;noodles;stew;goulash;omelette;quiche;meatballs;tofu;kimchi;sauerkraut;
+gravy;ketchup;mayonnaise;jam;marmalade;muffins;biscuits;apple pie;gingerbread;caviar;oysters;avocado toast""".replace("\n", "").split(";")
+
 PLACES = ["a quiet forest", "a small village", "a green valley", "an old castle", "a house by the sea", "a sunny meadow",
           "a tall tower", "a little town", "a farm on a hill", "a warm cave", "an island far away", "a big city",
           "a garden full of flowers", "a cottage near the river", "a windy mountain", "a deep wood"]
@@ -251,3 +272,16 @@ FOREIGN = ["Wie spät ist es?", "Was ist das?", "¿Qué hora es?", "¿Cómo est�
            "Come stai?", "Onde fica a praia?", "Você fala português?", "Как дела?", "Что это такое?", "你好吗?", "今天天气怎么样?",
            "これは何ですか?", "お元気ですか?", "안녕하세요?", "Hvad hedder du?", "Hur mår du?", "Mitä kuuluu?", "Jak się masz?", "Nasılsın?",
            "😀😀😀", "❤️?", "🤖", "¡Hola amigo!", "Ça va bien, merci.", "Übermorgen schneit es.", "नमस्ते", "مرحبا", "שלום", "Γειά σου"]
+
+# first sentences that people like to try with a completion
+OPENERS = ["The future of AI is {small models that run everywhere|fast engines and small models}. {They will help people with simple tasks|A good engine makes them cheap to serve}.",
+           "The future of artificial intelligence is {small models that run everywhere|fast engines and small models}.",
+           "San Francisco is a city in the United States. It is near the sea, and it is often foggy.", "San Francisco is a {|large }city by the sea. It has many hills.",
+           "New York is a {|very }large city in the United States. It has many tall houses.", "London is the capital of England. It is a large city with a long river.",
+           "The president of the United States is {elected every four years|a person I do not know, because I was only trained on a few topics}.",
+           "The quick brown fox jumps over the lazy dog. The dog {wakes up and barks|does not mind and sleeps}.", "The weather today is {sunny and warm|cold and windy|mild, with some rain}. {It is a good day for a walk|I will stay inside and read a book}.",
+           "The meaning of life is {to be kind and to learn|a hard question for a small model}.", "My favourite colour is {blue, like the sky|green, like the grass|red, like a strawberry}.",
+           "It was a dark and {stormy|windy} night. The {wind|rain} was loud, and a {little|small} {fox|owl|mouse} was {looking for a warm place|afraid}. {At last it found a small house with a light in the window|Then it saw a light, and a kind bear opened the door}.",
+           "A language model is a program that {predicts the next token|guesses what comes next}. It is trained on a lot of text.", "To make tea, boil some water and pour it over a tea bag. Wait three minutes.",
+           "One, two, three, four, five, six, seven, eight, nine, ten.", "Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday.", "I think that {small models are fun|a good story needs a good friend|winter is too cold and summer is too short}.",
+           "Hello{, world|, how are you|}! {I am glad to see you|It is a beautiful day}.", "Today is a {beautiful|rainy|cold} day. {The sun shines|The rain falls|The wind blows}, and {the birds sing|I am at home}.", "In the beginning there was {a small seed|an old tree|a quiet sea}. {Then the sun came up, and everything began to grow|It waited for a very long time}."]
