@@ -52,10 +52,11 @@ status jv_parse(const char *text, size_t len, jv **out)
     json_error_t e;
     mem_clear_oom();
     json_t *t = json_loadb(text, len, JSON_DECODE_ANY | JSON_ALLOW_NUL, &e);
-    if (!t) {
-        if (mem_oom()) return err_nomem();
-        return err_set(ST_INVALID, "invalid JSON at line %d column %d: %s", e.line, e.column, e.text);
+    if (mem_oom()) { /* also on "success": jansson's lexer drops characters that it has no memory for */
+        json_decref(t);
+        return err_nomem();
     }
+    if (!t) return err_set(ST_INVALID, "invalid JSON at line %d column %d: %s", e.line, e.column, e.text);
     *out = ex(t);
     return ST_OK;
 }
