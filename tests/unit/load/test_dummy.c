@@ -46,7 +46,7 @@ TEST(f16_and_bf16_round_like_the_scalar_conversions)
         uint16_t got;
         memcpy(&got, raw + 2 * i, 2);
         int near = (int)lrint((double)f[i] / unit), hit = 0;
-        for (int k = near - 20; k <= near + 20 && !hit; k++) hit = f32_to_f16((float)(k * 65536) * (1e-3f / 2147483648.0f)) == got;
+        for (int k = near - 20; k <= near + 20 && !hit; k++) hit = f32_to_f16((float)k * 65536 * (1e-3f / 2147483648.0f)) == got;
         if (!hit) {
             FAIL("element %zu, %.9g, is not the rounding of any k/32768 * 1e-3", i, (double)f[i]);
             break;
