@@ -1,0 +1,105 @@
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "http/internal.h"
+
+struct tls { SSL_CTX *ctx; };
+
+/* "what FILE: reason" with OpenSSL's reason. */
+static status failed(const char *what, const char *file)
+{
+    unsigned long e = ERR_peek_last_error();
+    const char *why = ERR_reason_error_string(e);
+    if (ERR_GET_LIB(e) == ERR_LIB_SYS) why = strerror(ERR_GET_REASON(e));
+    status st = err_set(ST_INVALID, "%s '%s': %s", what, file, why ? why : "unknown reason");
+    ERR_clear_error();
+    return st;
+}
+
+/* A key that needs a passphrase is an error here: a server must not wait at a terminal. */
+static int no_passphrase(char *dst, int cap, int rwflag, void *arg)
+{
+    (void)dst; (void)cap; (void)rwflag; (void)arg;
+    return 0;
+}
+
+static int choose_protocol(SSL *s, const unsigned char **out, unsigned char *out_len, const unsigned char *in, unsigned in_len, void *arg)
+{
+    (void)s; (void)arg;
+    static const unsigned char http11[] = "\x08http/1.1";
+    unsigned char *picked = NULL;
+    if (SSL_select_next_proto(&picked, out_len, http11, sizeof http11 - 1, in, in_len) != OPENSSL_NPN_NEGOTIATED) return SSL_TLSEXT_ERR_NOACK;
+    *out = picked;
+    return SSL_TLSEXT_ERR_OK;
+}
+
+static status load_certificate(SSL_CTX *ctx, const http_options *o)
+{
+    const char *key = o->ssl_keyfile ? o->ssl_keyfile : o->ssl_certfile; /* one file may hold both */
+    SSL_CTX_set_default_passwd_cb(ctx, no_passphrase);
+    if (SSL_CTX_use_certificate_chain_file(ctx, o->ssl_certfile) != 1) return failed("cannot use the TLS certificate", o->ssl_certfile);
+    if (SSL_CTX_use_PrivateKey_file(ctx, key, SSL_FILETYPE_PEM) != 1) return failed("cannot use the TLS private key", key);
+    if (SSL_CTX_check_private_key(ctx) != 1) return failed("the TLS private key does not belong to the certificate", key);
+    return ST_OK;
+}
+
+static status set_client_check(SSL_CTX *ctx, const http_options *o)
+{
+    static const int modes[] = { SSL_VERIFY_NONE, SSL_VERIFY_PEER, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT };
+    if (o->ssl_cert_reqs < 0 || o->ssl_cert_reqs > 2) return err_set(ST_INVALID, "ssl_cert_reqs %d: expected 0 (none), 1 (optional) or 2 (required)", o->ssl_cert_reqs);
+    if (o->ssl_ca_certs) {
+        if (SSL_CTX_load_verify_locations(ctx, o->ssl_ca_certs, NULL) != 1) return failed("cannot use the TLS certificate authorities", o->ssl_ca_certs);
+        STACK_OF(X509_NAME) *names = SSL_load_client_CA_file(o->ssl_ca_certs);
+        if (names) SSL_CTX_set_client_CA_list(ctx, names);
+    } else if (o->ssl_cert_reqs && SSL_CTX_set_default_verify_paths(ctx) != 1) {
+        return failed("cannot use the TLS certificate authorities", "system default");
+    }
+    SSL_CTX_set_verify(ctx, modes[o->ssl_cert_reqs], NULL);
+    SSL_CTX_set_session_id_context(ctx, (const unsigned char *)"systolic", 8); /* resumption with client certificates needs one */
+    return ST_OK;
+}
+
+static status configure(SSL_CTX *ctx, const http_options *o)
+{
+    SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION);
+    SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_CIPHER_SERVER_PREFERENCE);
+    SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    SSL_CTX_set_alpn_select_cb(ctx, choose_protocol, NULL);
+    if (o->ssl_ciphers && SSL_CTX_set_cipher_list(ctx, o->ssl_ciphers) != 1) return failed("no TLS cipher matches", o->ssl_ciphers);
+    TRY(load_certificate(ctx, o));
+    return set_client_check(ctx, o);
+}
+
+status tls_open(const http_options *o, tls **out)
+{
+    tls *t = mem_calloc(1, sizeof *t);
+    if (!t) return err_nomem();
+    ERR_clear_error();
+    t->ctx = SSL_CTX_new(TLS_server_method());
+    status st = t->ctx ? configure(t->ctx, o) : err_nomem();
+    if (st != ST_OK) {
+        tls_close(t);
+        return st;
+    }
+    *out = t;
+    return ST_OK;
+}
+
+struct ssl_st *tls_session(tls *t) { return SSL_new(t->ctx); }
+void tls_session_free(struct ssl_st *s) { SSL_free(s); }
+
+void tls_goodbye(struct ssl_st *s)
+{
+    if (!s || !SSL_is_init_finished(s)) return;
+    SSL_shutdown(s);
+    ERR_clear_error();
+}
+
+void tls_close(tls *t)
+{
+    if (!t) return;
+    SSL_CTX_free(t->ctx);
+    mem_free(t);
+}
