@@ -90,8 +90,25 @@ typedef struct request_spec {
 
 typedef struct engine engine;
 
-/* Loads nothing itself: the device_model is ready. Starts its threads. */
+/* What the engine needs of a device: engine_start makes one from a device_model; tests and simulators bring their own. `self` is
+ * passed to every call. run is called by the step thread only, the rest during engine_start. */
+typedef struct engine_device {
+    status (*run)(void *self, const batch *b);
+    status (*kv_resize)(void *self, int32_t n_blocks);
+    int64_t (*kv_block_bytes)(void *self);
+    void *self;
+    const char *name;                            /* "CPU": for log lines */
+    int64_t free_bytes;                          /* memory left for the KV cache, 0 = ask the operating system */
+} engine_device;
+
+/* Applies vLLM's defaults and checks the combination: `out` has no zeros left where a value is needed. Planning planned options changes
+ * nothing. `limits` (may be NULL) is what the device must be loaded with (device_load) before engine_start. */
+status engine_plan(const engine_options *o, const model_info *mi, engine_options *out, device_limits *limits) FALLIBLE;
+
+/* Loads nothing itself: the device_model is ready, loaded with the limits of engine_plan for the same options. Sizes the KV cache
+ * and starts the threads. All arguments are copied or outlive the engine. */
 status engine_start(device_model *dm, const model *m, const engine_options *o, engine **out) FALLIBLE;
+status engine_start_on(const engine_device *dev, const model_info *mi, const engine_options *o, engine **out) FALLIBLE;
 /* The options after defaults and limits were applied. */
 const engine_options *engine_config(const engine *e);
 int engine_num_blocks(const engine *e);          /* usable KV blocks */

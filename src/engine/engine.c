@@ -1,0 +1,524 @@
+/* The threads around the scheduler: callers put requests and wishes into lists under one mutex, the scheduler thread takes them,
+ * makes plans and applies results, the step thread runs plans. Only whole plans cross between the two, so neither needs another lock. */
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "engine/internal.h"
+#include "engine/options.h"
+#include "engine/sched.h"
+
+enum { MAX_DEPTH = 2 }; /* plans in flight with asynchronous scheduling: one runs, the next is ready */
+
+/* Something another thread wants done on the scheduler thread, while it waits. */
+typedef struct call {
+    void (*fn)(engine *e, struct call *c);
+    bool result, done;
+    struct call *next;
+} call;
+
+typedef struct plan_list { plan *first, *last; } plan_list;
+
+struct engine {
+    engine_options o;
+    device_limits limits;
+    int vocab_size, rope_switch_len;
+    int32_t n_blocks;
+    block_hasher hasher;
+    int depth;
+    pthread_t sched_thread, step_thread;
+    bool sched_started, step_started;
+
+    /* Scheduler thread only. */
+    sched *sched;
+    plan_list spare;
+    int n_in_flight;
+    bool drained;              /* the time to drain is over and what was left has been aborted */
+    /* Step thread only. */
+    stepper *stepper;
+
+    pthread_mutex_t mu;
+    pthread_cond_t wake;       /* for the scheduler thread */
+    pthread_cond_t run;        /* for the step thread */
+    pthread_cond_t called;     /* for those who wait for a call */
+    bool have_sync;
+    /* Under mu. */
+    engine_request *inbox_first, *inbox_last, *kills;
+    int n_inbox;
+    int64_t n_inbox_tokens;
+    call *calls;
+    plan_list submitted, finished;
+    bool stopping, step_stop, dead;
+    double stop_at;
+    char death[512];
+    uint64_t next_seq, rejected_reqs, rejected_tokens;
+    engine_stats stats;        /* the scheduler's last snapshot */
+};
+
+static void list_push(plan_list *l, plan *p)
+{
+    p->next = NULL;
+    if (l->last) l->last->next = p;
+    else l->first = p;
+    l->last = p;
+}
+
+static plan *list_pop(plan_list *l)
+{
+    plan *p = l->first;
+    if (!p) return NULL;
+    l->first = p->next;
+    if (!l->first) l->last = NULL;
+    return p;
+}
+
+/* ---- step thread ---- */
+
+static void *step_main(void *arg)
+{
+    engine *e = arg;
+    pthread_mutex_lock(&e->mu);
+    for (;;) {
+        plan *p = list_pop(&e->submitted);
+        if (!p) {
+            if (e->step_stop) break;
+            pthread_cond_wait(&e->run, &e->mu);
+            continue;
+        }
+        const bool dead = e->dead;
+        pthread_mutex_unlock(&e->mu);
+        if (dead) p->st = ST_CANCELLED;
+        else stepper_run(e->stepper, p);
+        pthread_mutex_lock(&e->mu);
+        if (p->st != ST_OK) e->dead = true;
+        list_push(&e->finished, p);
+        pthread_cond_signal(&e->wake);
+    }
+    pthread_mutex_unlock(&e->mu);
+    return NULL;
+}
+
+/* ---- scheduler thread ---- */
+
+/* What the scheduler takes from the lists in one go. */
+typedef struct news {
+    engine_request *inbox, *kills;
+    call *calls;
+    plan_list finished;
+    bool stopping;
+    double stop_at;
+} news;
+
+static bool has_news(const engine *e)
+{
+    if (e->inbox_first || e->kills || e->calls || e->finished.first) return true;
+    return e->stopping && (e->n_in_flight == 0 || (!e->drained && clock_now() >= e->stop_at));
+}
+
+static struct timespec monotonic_at(double t)
+{
+    struct timespec ts = { .tv_sec = (time_t)t };
+    ts.tv_nsec = (long)((t - (double)ts.tv_sec) * 1e9);
+    return ts;
+}
+
+static news take_news(engine *e)
+{
+    news n;
+    pthread_mutex_lock(&e->mu);
+    while (!has_news(e)) {
+        if (e->stopping && !e->drained) {
+            struct timespec ts = monotonic_at(e->stop_at);
+            pthread_cond_timedwait(&e->wake, &e->mu, &ts);
+        } else {
+            pthread_cond_wait(&e->wake, &e->mu);
+        }
+    }
+    n = (news){ .inbox = e->inbox_first, .kills = e->kills, .calls = e->calls, .finished = e->finished, .stopping = e->stopping, .stop_at = e->stop_at };
+    /* From here on these count as waiting in the snapshot, so that admission limits never lose sight of them. */
+    e->stats.n_waiting += e->n_inbox;
+    e->stats.n_queued_tokens += e->n_inbox_tokens;
+    e->inbox_first = e->inbox_last = e->kills = NULL;
+    e->n_inbox = 0;
+    e->n_inbox_tokens = 0;
+    e->calls = NULL;
+    e->finished = (plan_list){0};
+    pthread_mutex_unlock(&e->mu);
+    return n;
+}
+
+static void accept_requests(engine *e, engine_request *r)
+{
+    for (engine_request *next; r; r = next) {
+        next = r->inbox_next;
+        r->inbox_next = NULL;
+        sched_add(e->sched, r);
+    }
+}
+
+static void apply_kills(engine *e, engine_request *r)
+{
+    for (engine_request *next; r; r = next) {
+        pthread_mutex_lock(&e->mu);
+        next = r->kill_next;
+        finish_reason why = r->kill;
+        r->kill_queued = false;
+        pthread_mutex_unlock(&e->mu);
+        sched_end(e->sched, r, why, NULL);
+        engine_request_release(r);
+    }
+}
+
+static void die(engine *e, const plan *p)
+{
+    char why[sizeof p->error + 64];
+    pthread_mutex_lock(&e->mu);
+    if (p->st != ST_CANCELLED) {
+        snprintf(why, sizeof why, "the engine failed: %.500s", p->error[0] ? p->error : status_name(p->st));
+        if (!e->death[0]) memcpy(e->death, why, strlen(why) < sizeof e->death ? strlen(why) + 1 : sizeof e->death - 1);
+    }
+    pthread_mutex_unlock(&e->mu);
+    if (p->st != ST_CANCELLED) log_error("%s", e->death);
+}
+
+static void apply_results(engine *e, plan_list *done)
+{
+    for (plan *p; (p = list_pop(done));) {
+        e->n_in_flight--;
+        if (p->st == ST_OK) {
+            sched_apply(e->sched, p);
+        } else {
+            die(e, p);
+            sched_discard(e->sched, p);
+        }
+        list_push(&e->spare, p);
+    }
+}
+
+static bool is_dead(engine *e)
+{
+    pthread_mutex_lock(&e->mu);
+    const bool dead = e->death[0] != 0;
+    pthread_mutex_unlock(&e->mu);
+    return dead;
+}
+
+static void submit_plans(engine *e)
+{
+    while (e->n_in_flight < e->depth) {
+        plan *p = e->spare.first;
+        if (!sched_plan(e->sched, p)) return;
+        list_pop(&e->spare);
+        e->n_in_flight++;
+        pthread_mutex_lock(&e->mu);
+        list_push(&e->submitted, p);
+        pthread_cond_signal(&e->run);
+        pthread_mutex_unlock(&e->mu);
+    }
+}
+
+static void publish(engine *e)
+{
+    engine_stats s;
+    sched_stats(e->sched, &s);
+    pthread_mutex_lock(&e->mu);
+    e->stats = s;
+    pthread_mutex_unlock(&e->mu);
+}
+
+static void answer_calls(engine *e, call *c)
+{
+    for (call *next; c; c = next) {
+        next = c->next;
+        c->fn(e, c);
+        pthread_mutex_lock(&e->mu);
+        c->done = true;
+        pthread_cond_broadcast(&e->called);
+        pthread_mutex_unlock(&e->mu);
+    }
+}
+
+/* Sanitized builds prove the block accounting each time the engine runs dry. */
+static void check_when_idle(engine *e)
+{
+#ifdef SYSTOLIC_SANITIZED
+    if (sched_idle(e->sched) && sched_check(e->sched) != ST_OK) {
+        log_error("%s", err_msg());
+        abort();
+    }
+#else
+    (void)e;
+#endif
+}
+
+static void *sched_main(void *arg)
+{
+    engine *e = arg;
+    for (;;) {
+        news n = take_news(e);
+        accept_requests(e, n.inbox);
+        apply_kills(e, n.kills);
+        apply_results(e, &n.finished);
+        if (is_dead(e)) {
+            sched_end_all(e->sched, FINISH_ERROR, e->death);
+        } else if (n.stopping && clock_now() >= n.stop_at) {
+            sched_end_all(e->sched, FINISH_ABORT, NULL);
+            e->drained = true;
+        }
+        submit_plans(e);
+        check_when_idle(e);
+        publish(e);
+        answer_calls(e, n.calls);
+        if (n.stopping && sched_idle(e->sched) && e->n_in_flight == 0) break;
+    }
+    return NULL;
+}
+
+/* ---- start and stop ---- */
+
+static status init_sync(engine *e)
+{
+    pthread_condattr_t a;
+    pthread_condattr_init(&a);
+    pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
+    int bad = pthread_mutex_init(&e->mu, NULL) || pthread_cond_init(&e->wake, &a) || pthread_cond_init(&e->run, &a) || pthread_cond_init(&e->called, &a);
+    pthread_condattr_destroy(&a);
+    if (bad) return err_set(ST_INTERNAL, "cannot make a mutex");
+    e->have_sync = true;
+    return ST_OK;
+}
+
+static void stop_step_thread(engine *e)
+{
+    if (!e->step_started) return;
+    pthread_mutex_lock(&e->mu);
+    e->step_stop = true;
+    pthread_cond_signal(&e->run);
+    pthread_mutex_unlock(&e->mu);
+    pthread_join(e->step_thread, NULL);
+}
+
+static void engine_free(engine *e)
+{
+    if (!e) return;
+    stop_step_thread(e);
+    for (engine_request *r = e->kills, *next; r; r = next) { /* aborted while the engine was stopping */
+        next = r->kill_next;
+        engine_request_release(r);
+    }
+    stepper_free(e->stepper);
+    sched_free(e->sched);
+    for (plan *p; (p = list_pop(&e->spare));) plan_free(p);
+    if (e->have_sync) {
+        pthread_mutex_destroy(&e->mu);
+        pthread_cond_destroy(&e->wake);
+        pthread_cond_destroy(&e->run);
+        pthread_cond_destroy(&e->called);
+    }
+    mem_free(e);
+}
+
+static status make_sched(engine *e)
+{
+    buf scratch = {0};
+    status st = block_hasher_init(&e->hasher, e->o.hash_algo, getenv("PYTHONHASHSEED"), &scratch);
+    buf_free(&scratch);
+    TRY(st);
+    const char *hostile = getenv("SYSTOLIC_HOSTILE");
+    sched_config c = { .o = &e->o, .limits = &e->limits, .hasher = e->o.no_prefix_caching ? NULL : &e->hasher, .rope_switch_len = e->rope_switch_len,
+                       .n_blocks = e->n_blocks, .preempt_every = hostile ? atoi(hostile) : 0 };
+    TRY(sched_new(&c, &e->sched));
+    for (int i = 0; i < MAX_DEPTH; i++) {
+        plan *p;
+        TRY(plan_new(&e->limits, &p));
+        list_push(&e->spare, p);
+    }
+    sched_stats(e->sched, &e->stats);
+    return ST_OK;
+}
+
+static status start_threads(engine *e)
+{
+    int err = pthread_create(&e->step_thread, NULL, step_main, e);
+    e->step_started = err == 0;
+    if (!err) err = pthread_create(&e->sched_thread, NULL, sched_main, e);
+    if (!err) e->sched_started = true;
+    if (!err) return ST_OK;
+    errno = err;
+    return err_errno("cannot start an engine thread");
+}
+
+static status start(engine *e, const engine_device *dev, const model_info *mi, const engine_options *o)
+{
+    TRY(init_sync(e));
+    TRY(engine_plan(o, mi, &e->o, &e->limits));
+    e->vocab_size = mi->vocab_size;
+    e->rope_switch_len = mi->rope_switch_len;
+    e->depth = e->o.no_async_scheduling ? 1 : MAX_DEPTH;
+    TRY(options_count_blocks(&e->o, dev, dev->kv_block_bytes(dev->self), &e->n_blocks));
+    TRY(dev->kv_resize(dev->self, e->n_blocks));
+    TRY(stepper_new(dev, &e->limits, e->vocab_size, e->o.logprobs_mode, &e->stepper));
+    TRY(make_sched(e));
+    return start_threads(e);
+}
+
+status engine_start_on(const engine_device *dev, const model_info *mi, const engine_options *o, engine **out)
+{
+    engine *e = mem_calloc(1, sizeof *e);
+    if (!e) return err_nomem();
+    status st = start(e, dev, mi, o);
+    if (st != ST_OK) {
+        engine_free(e);
+        return st;
+    }
+    *out = e;
+    return ST_OK;
+}
+
+void engine_stop(engine *e, double drain_s)
+{
+    if (!e) return;
+    pthread_mutex_lock(&e->mu);
+    e->stopping = true;
+    e->stop_at = clock_now() + (drain_s > 0 ? drain_s : 0);
+    pthread_cond_signal(&e->wake);
+    pthread_mutex_unlock(&e->mu);
+    pthread_join(e->sched_thread, NULL);
+    engine_free(e);
+}
+
+/* ---- callers ---- */
+
+const engine_options *engine_config(const engine *e) { return &e->o; }
+int engine_num_blocks(const engine *e) { return e->n_blocks - 1; }
+
+bool engine_healthy(const engine *e)
+{
+    engine *m = (engine *)(uintptr_t)e; /* the mutex is not part of what const promises */
+    pthread_mutex_lock(&m->mu);
+    bool ok = !m->dead;
+    pthread_mutex_unlock(&m->mu);
+    return ok;
+}
+
+/* Requests the scheduler has not seen yet do not count as queued while there are seats for them and nobody else waits. */
+static status check_admission(engine *e, int n_prompt)
+{
+    const int seats = e->o.max_num_active_seqs > 0 && e->o.max_num_active_seqs < e->o.max_num_seqs ? e->o.max_num_active_seqs : e->o.max_num_seqs;
+    const int n_queued = e->stats.n_waiting + e->n_inbox;
+    if (e->dead) return err_set(ST_INTERNAL, "%s", e->death[0] ? e->death : "the engine failed");
+    if (e->stopping) return err_set(ST_CANCELLED, "the engine is shutting down");
+    if (e->stats.n_waiting == 0 && e->stats.n_running + e->n_inbox < seats) return ST_OK;
+    if (e->o.max_num_queued_reqs > 0 && n_queued >= e->o.max_num_queued_reqs) {
+        e->rejected_reqs++;
+        return err_set(ST_LIMIT, "the waiting queue is full: %d requests (max_num_queued_reqs)", n_queued);
+    }
+    const int64_t n_tokens = e->stats.n_queued_tokens + e->n_inbox_tokens;
+    if (e->o.max_num_queued_tokens > 0 && n_tokens + n_prompt > e->o.max_num_queued_tokens) {
+        e->rejected_tokens++;
+        return err_set(ST_LIMIT, "the waiting queue is full: %lld tokens and %d more (max_num_queued_tokens %lld)", (long long)n_tokens, n_prompt,
+                       (long long)e->o.max_num_queued_tokens);
+    }
+    return ST_OK;
+}
+
+status engine_submit(engine *e, const request_spec *spec, engine_request **out)
+{
+    pthread_mutex_lock(&e->mu);
+    status st = check_admission(e, spec->n_prompt); /* before the work of copying and hashing */
+    const uint64_t seq = e->next_seq;
+    e->next_seq += st == ST_OK;
+    pthread_mutex_unlock(&e->mu);
+    TRY(st);
+    engine_request *r;
+    TRY(request_new(spec, &e->o, e->vocab_size, e->rope_switch_len, e->o.no_prefix_caching ? NULL : &e->hasher, seq, &r));
+    request_ref(r); /* the caller's; the first is the scheduler's */
+    pthread_mutex_lock(&e->mu);
+    st = check_admission(e, spec->n_prompt);
+    if (st == ST_OK) {
+        *out = r; /* before the scheduler can see it: a callback may come at once */
+        if (e->inbox_last) e->inbox_last->inbox_next = r;
+        else e->inbox_first = r;
+        e->inbox_last = r;
+        e->n_inbox++;
+        e->n_inbox_tokens += r->n_prompt;
+        pthread_cond_signal(&e->wake);
+    }
+    pthread_mutex_unlock(&e->mu);
+    if (st != ST_OK) {
+        engine_request_release(r);
+        engine_request_release(r);
+    }
+    return st;
+}
+
+static void kill_locked(engine *e, engine_request *r, finish_reason why)
+{
+    if (r->kill == FINISH_NONE) r->kill = why;
+    if (r->kill_queued) return;
+    r->kill_queued = true;
+    request_ref(r);
+    r->kill_next = e->kills;
+    e->kills = r;
+    pthread_cond_signal(&e->wake);
+}
+
+static void end_request(engine *e, engine_request *r, finish_reason why)
+{
+    pthread_mutex_lock(&e->mu);
+    kill_locked(e, r, why);
+    pthread_mutex_unlock(&e->mu);
+}
+
+void engine_abort(engine *e, engine_request *r) { end_request(e, r, FINISH_ABORT); }
+void engine_finish(engine *e, engine_request *r) { end_request(e, r, FINISH_STOP); }
+
+static bool call_scheduler(engine *e, void (*fn)(engine *, call *))
+{
+    call c = { .fn = fn };
+    if (pthread_equal(pthread_self(), e->sched_thread)) {
+        fn(e, &c);
+        return c.result;
+    }
+    pthread_mutex_lock(&e->mu);
+    c.next = e->calls;
+    e->calls = &c;
+    pthread_cond_signal(&e->wake);
+    while (!c.done) pthread_cond_wait(&e->called, &e->mu);
+    pthread_mutex_unlock(&e->mu);
+    return c.result;
+}
+
+static void do_reset(engine *e, call *c) { c->result = sched_reset_prefix_cache(e->sched); }
+
+static void do_check(engine *e, call *c)
+{
+    c->result = sched_check(e->sched) == ST_OK;
+    if (!c->result) log_error("%s", err_msg());
+    if (!sched_idle(e->sched)) {
+        c->result = false;
+        log_error("KV check: the engine is not idle");
+    }
+}
+
+bool engine_reset_prefix_cache(engine *e) { return call_scheduler(e, do_reset); }
+bool engine_check_kv(engine *e) { return call_scheduler(e, do_check); }
+void engine_observe(engine *e, const engine_observer *o) { sched_observe(e->sched, o); }
+
+void engine_get_stats(engine *e, engine_stats *out)
+{
+    pthread_mutex_lock(&e->mu);
+    *out = e->stats;
+    out->n_waiting += e->n_inbox;
+    out->n_waiting_capacity = out->n_waiting;
+    out->n_queued_tokens += e->n_inbox_tokens;
+    out->rejected_reqs = e->rejected_reqs;
+    out->rejected_tokens = e->rejected_tokens;
+    pthread_mutex_unlock(&e->mu);
+}

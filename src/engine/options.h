@@ -1,0 +1,10 @@
+/* Defaults, limits and the size of the KV cache. */
+#ifndef SYSTOLIC_ENGINE_OPTIONS_H
+#define SYSTOLIC_ENGINE_OPTIONS_H
+
+#include "engine/engine.h"
+
+/* How many blocks (null block included) to make; logs the size the way vLLM does. Fails when not one sequence of max_model_len fits. */
+status options_count_blocks(const engine_options *o, const engine_device *dev, int64_t block_bytes, int32_t *out) FALLIBLE;
+
+#endif

@@ -1,0 +1,219 @@
+#include "engine/sample.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "engine/cut.h"
+#include "engine/row.h"
+
+struct sampler {
+    size_t n;                 /* vocabulary */
+    logprobs_mode mode;
+    const row_ops *ops;
+    float *copy;              /* [n] logits as they came, or those kept while others are banned */
+    uint32_t *marks;          /* [n] of history tokens; all zero between calls */
+    cut_scratch cut;
+};
+
+status lp_vec_reserve(lp_vec *v, size_t n)
+{
+    if (v->cap - v->len >= n) return ST_OK;
+    size_t cap = v->cap * 2 > v->len + n ? v->cap * 2 : v->len + n;
+    token_logprob *p = mem_realloc_array(v->data, cap, sizeof *p);
+    if (!p) return err_nomem();
+    v->data = p;
+    v->cap = cap;
+    return ST_OK;
+}
+
+void lp_vec_free(lp_vec *v)
+{
+    mem_free(v->data);
+    *v = (lp_vec){0};
+}
+
+status sampler_new(int vocab_size, logprobs_mode mode, sampler **out)
+{
+    sampler *s = mem_calloc(1, sizeof *s);
+    if (!s) return err_nomem();
+    s->n = (size_t)vocab_size;
+    s->mode = mode;
+    s->ops = row_ops_best();
+    s->copy = mem_array(s->n, sizeof *s->copy);
+    s->marks = mem_calloc(s->n, sizeof *s->marks);
+    status st = s->copy && s->marks ? cut_scratch_new(&s->cut, s->ops, s->n) : err_nomem();
+    if (st != ST_OK) {
+        sampler_free(s);
+        return st;
+    }
+    *out = s;
+    return ST_OK;
+}
+
+void sampler_free(sampler *s)
+{
+    if (!s) return;
+    mem_free(s->copy);
+    mem_free(s->marks);
+    cut_scratch_free(&s->cut);
+    mem_free(s);
+}
+
+/* ---- logits processors, in vLLM's order ---- */
+
+static void allow_only(const sampler *s, const sampling_params *p, float *x)
+{
+    if (p->n_allowed_token_ids == 0) return;
+    float *kept = s->cut.vals; /* repeated ids are harmless: all are read before any is written */
+    size_t n = 0;
+    for (int i = 0; i < p->n_allowed_token_ids && n < s->n; i++) {
+        const size_t id = (size_t)p->allowed_token_ids[i];
+        if (s->marks[id]) continue;
+        s->marks[id] = 1;
+        s->cut.ids[n] = (int32_t)id;
+        kept[n++] = x[id];
+    }
+    for (size_t i = 0; i < s->n; i++) x[i] = -INFINITY;
+    for (size_t i = 0; i < n; i++) {
+        x[s->cut.ids[i]] = kept[i];
+        s->marks[s->cut.ids[i]] = 0;
+    }
+}
+
+static void ban_words(const sample_input *in, float *x)
+{
+    const sampling_params *p = in->params;
+    const int n_out = in->n_tokens - in->n_prompt;
+    for (int i = 0; i < p->n_bad_words; i++) {
+        const int32_t *word = p->bad_words[i];
+        const int prefix = p->bad_word_lens[i] - 1;
+        if (prefix > n_out) continue;
+        if (prefix > 0 && memcmp(in->tokens + in->n_tokens - prefix, word, (size_t)prefix * sizeof *word) != 0) continue;
+        x[word[prefix]] = -INFINITY;
+    }
+}
+
+static void ban_early_stop(const sampler *s, const sample_input *in, float *x)
+{
+    const sampling_params *p = in->params;
+    if (in->n_tokens - in->n_prompt >= p->min_tokens) return;
+    for (int i = 0; i < p->n_all_stop_ids; i++)
+        if (p->all_stop_ids[i] >= 0 && (size_t)p->all_stop_ids[i] < s->n) x[p->all_stop_ids[i]] = -INFINITY;
+}
+
+static void add_bias(const sampling_params *p, float *x)
+{
+    for (int i = 0; i < p->n_logit_bias; i++) x[p->logit_bias_ids[i]] += p->logit_bias[i];
+}
+
+enum { MARK_REPEATED = 1u << 31, MARK_COUNTED = 1u << 30, MARK_COUNT = MARK_COUNTED - 1 };
+
+/* Counts live in marks only for the length of this call: linear in the history, and nothing to keep in step with it. */
+static void penalise(const sampler *s, const sample_input *in, float *x)
+{
+    const sampling_params *p = in->params;
+    const bool repetition = p->repetition_penalty != 1.0f, output = p->frequency_penalty != 0 || p->presence_penalty != 0;
+    if (!repetition && !output) return;
+    uint32_t *m = s->marks;
+    for (int i = in->n_prompt; i < in->n_tokens; i++) m[in->tokens[i]]++;
+    for (int i = repetition ? 0 : in->n_prompt; i < in->n_tokens; i++) {
+        const int32_t t = in->tokens[i];
+        if (repetition && !(m[t] & (uint32_t)MARK_REPEATED)) {
+            x[t] = x[t] > 0 ? x[t] / p->repetition_penalty : x[t] * p->repetition_penalty;
+            m[t] |= (uint32_t)MARK_REPEATED;
+        }
+        if (i < in->n_prompt || m[t] & MARK_COUNTED) continue;
+        m[t] |= MARK_COUNTED;
+        x[t] -= p->frequency_penalty * (float)(m[t] & MARK_COUNT);
+        x[t] -= p->presence_penalty;
+    }
+    for (int i = repetition ? 0 : in->n_prompt; i < in->n_tokens; i++) m[in->tokens[i]] = 0;
+}
+
+/* ---- choice ---- */
+
+/* The key of the race for one output: the same whatever happened to the request in between. */
+static uint64_t race_key(uint64_t seed, int index)
+{
+    uint64_t z = seed + 0x9E3779B97F4A7C15u * (uint64_t)(index + 1);
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return z ^ z >> 31;
+}
+
+static int32_t choose(sampler *s, const sample_input *in, float *x, bool show_cut)
+{
+    const sampling_params *p = in->params;
+    if (p->temperature < 1e-5f) return (int32_t)s->ops->argmax(x, s->n);
+    const float max = p->temperature == 1.0f ? s->ops->max(x, s->n) : s->ops->divide(x, s->n, p->temperature);
+    if (!isfinite(max)) return (int32_t)s->ops->argmax(x, s->n); /* everything banned, or a bias of infinity */
+    const uint64_t key = race_key(in->seed, in->n_tokens - in->n_prompt);
+    const cut_point at = cut_find(&s->cut, x, max, p->min_p, p->top_k, p->top_p);
+    if (!cut_any(at)) return (int32_t)s->ops->race(x, NULL, s->n, max, key);
+    const size_t n = cut_survivors(&s->cut, x, at);
+    const int32_t token = s->cut.ids[s->ops->race(s->cut.vals, s->cut.ids, n, max, key)];
+    if (show_cut) cut_apply(x, s->n, at);
+    return token;
+}
+
+/* ---- logprobs ---- */
+
+static void log_softmax(const sampler *s, float *x)
+{
+    const float max = s->ops->max(x, s->n);
+    if (!isfinite(max)) return;
+    const float log_sum = (float)log(s->ops->sum_exp(x, s->n, max));
+    for (size_t i = 0; i < s->n; i++) x[i] = x[i] - max - log_sum;
+}
+
+static int32_t rank_of(const sampler *s, const float *x, int32_t id) { return (int32_t)s->ops->count_ge(x, s->n, x[id]); }
+
+/* `k` as in sampling_params.logprobs; x is the returned tensor. */
+static status collect(sampler *s, const sampling_params *p, int k, const float *x, int32_t token, lp_vec *lps)
+{
+    const bool by_id = p->n_logprob_token_ids > 0;
+    const size_t n = by_id ? (size_t)p->n_logprob_token_ids : k < 0 || (size_t)k > s->n ? s->n : (size_t)k;
+    TRY(lp_vec_reserve(lps, n + 1));
+    token_logprob *out = lps->data + lps->len;
+    size_t m = 0;
+    out[m++] = (token_logprob){ token, x[token], rank_of(s, x, token) };
+    if (by_id) {
+        for (size_t i = 0; i < n; i++) {
+            const int32_t id = p->logprob_token_ids[i];
+            if (id != token) out[m++] = (token_logprob){ id, x[id], rank_of(s, x, id) };
+        }
+    } else {
+        const size_t found = cut_best(&s->cut, x, n);
+        for (size_t i = 0; i < found; i++)
+            if (s->cut.ids[i] != token) out[m++] = (token_logprob){ s->cut.ids[i], x[s->cut.ids[i]], (int32_t)i + 1 };
+    }
+    lps->len += m;
+    return ST_OK;
+}
+
+status sampler_next(sampler *s, const sample_input *in, float *logits, int32_t *token, lp_vec *lps)
+{
+    const sampling_params *p = in->params;
+    const bool wanted = p->logprobs >= -1 || p->n_logprob_token_ids > 0;
+    const bool raw = s->mode == LOGPROBS_RAW || s->mode == LOGITS_RAW;
+    if (wanted && raw) memcpy(s->copy, logits, s->n * sizeof *logits);
+    allow_only(s, p, logits);
+    ban_words(in, logits);
+    ban_early_stop(s, in, logits);
+    add_bias(p, logits);
+    penalise(s, in, logits);
+    *token = choose(s, in, logits, wanted && !raw);
+    if (!wanted) return ST_OK;
+    float *shown = raw ? s->copy : logits;
+    if (s->mode == LOGPROBS_RAW || s->mode == LOGPROBS_PROCESSED) log_softmax(s, shown);
+    return collect(s, p, p->logprobs < -1 ? 0 : p->logprobs, shown, *token, lps);
+}
+
+status sampler_prompt(sampler *s, const sampling_params *p, int32_t token, const float *logits, lp_vec *lps)
+{
+    memcpy(s->copy, logits, s->n * sizeof *logits);
+    if (s->mode == LOGPROBS_RAW || s->mode == LOGPROBS_PROCESSED) log_softmax(s, s->copy);
+    sampling_params plain = { .logprobs = p->prompt_logprobs };
+    return collect(s, &plain, p->prompt_logprobs, s->copy, token, lps);
+}

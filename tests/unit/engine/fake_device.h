@@ -1,0 +1,104 @@
+/* A device for tests: logits are a pure function of the token history it finds in its own paged store. A wrong page table, slot,
+ * position, token or rope variant, or a block that somebody else overwrote, changes them. Sequences are run one after the other, last
+ * one first, so that reading what the same step writes elsewhere shows. */
+#ifndef SYSTOLIC_TESTS_FAKE_DEVICE_H
+#define SYSTOLIC_TESTS_FAKE_DEVICE_H
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "engine/engine.h"
+
+typedef struct fake_device {
+    int vocab, block_size;
+    int32_t n_blocks;
+    uint64_t *store;         /* [n_blocks * block_size] */
+    int delay_us;
+    int fail_at;             /* this run fails, 1-based; 0 = none */
+    atomic_int n_runs;
+    atomic_int max_seqs_seen, max_tokens_seen;
+} fake_device;
+
+static inline uint64_t fake_mix(uint64_t x)
+{
+    x ^= x >> 31;
+    x *= 0x7FB5D329728EA185u;
+    x ^= x >> 27;
+    x *= 0x81DADEF4BC2DD44Du;
+    return x ^ x >> 33;
+}
+
+static inline uint64_t fake_cell(int32_t token, int32_t pos, int32_t variant)
+{
+    return fake_mix((uint64_t)(uint32_t)token << 34 ^ (uint64_t)(uint32_t)pos << 2 ^ (uint64_t)(uint32_t)variant ^ 0x5DEECE66Du << 1);
+}
+
+static inline uint64_t fake_fold(uint64_t h, uint64_t cell) { return fake_mix(h * 0x9E3779B97F4A7C15u + cell); }
+
+static inline void fake_logits(uint64_t h, int vocab, float *out)
+{
+    for (int i = 0; i < vocab; i++) {
+        uint64_t x = fake_mix(h + (uint64_t)(i + 1) * 0xD1342543DE82EF95u);
+        out[i] = (float)(x >> 40) * (12.0f / 16777216.0f) - 6.0f;
+    }
+}
+
+/* The logits after `n` tokens, straight from the definition. */
+static inline void fake_reference(const int32_t *tokens, int n, int variant, int vocab, float *out)
+{
+    uint64_t h = 1;
+    for (int i = 0; i < n; i++) h = fake_fold(h, fake_cell(tokens[i], i, variant));
+    fake_logits(h, vocab, out);
+}
+
+static void fake_seq(fake_device *d, const batch *b, int s, int *row)
+{
+    const int32_t *pages = b->page_table + (size_t)s * (size_t)b->max_pages;
+    for (int t = b->cu_q_lens[s]; t < b->cu_q_lens[s + 1]; t++) d->store[b->slots[t]] = fake_cell(b->token_ids[t], b->positions[t], b->rope_variant[s]);
+    uint64_t h = 1;
+    const int first = b->kv_lens[s] - (b->cu_q_lens[s + 1] - b->cu_q_lens[s]);
+    for (int pos = 0; pos < b->kv_lens[s]; pos++) {
+        h = fake_fold(h, d->store[pages[pos / d->block_size] * d->block_size + pos % d->block_size]);
+        const int t = b->cu_q_lens[s] + pos - first;
+        if (pos >= first && *row < b->n_rows && b->rows[*row] == t) {
+            fake_logits(h, d->vocab, b->logits + (size_t)*row * (size_t)d->vocab);
+            ++*row;
+        }
+    }
+}
+
+static status fake_run(void *self, const batch *b)
+{
+    fake_device *d = self;
+    if (atomic_fetch_add(&d->n_runs, 1) + 1 == d->fail_at) return err_set(ST_INTERNAL, "the fake device broke");
+    if (b->n_seqs > atomic_load(&d->max_seqs_seen)) atomic_store(&d->max_seqs_seen, b->n_seqs);
+    if (b->n_tokens > atomic_load(&d->max_tokens_seen)) atomic_store(&d->max_tokens_seen, b->n_tokens);
+    for (int s = b->n_seqs - 1; s >= 0; s--) {
+        int row = 0;
+        while (row < b->n_rows && b->rows[row] < b->cu_q_lens[s]) row++;
+        fake_seq(d, b, s, &row);
+        if (row < b->n_rows && b->rows[row] < b->cu_q_lens[s + 1]) return err_set(ST_INTERNAL, "row %d is not among the tokens", row);
+    }
+    if (d->delay_us > 0) nanosleep(&(struct timespec){ 0, d->delay_us * 1000L }, NULL);
+    return ST_OK;
+}
+
+static status fake_resize(void *self, int32_t n_blocks)
+{
+    fake_device *d = self;
+    free(d->store);
+    d->n_blocks = n_blocks;
+    d->store = calloc((size_t)n_blocks * (size_t)d->block_size, sizeof *d->store);
+    return d->store ? ST_OK : err_nomem();
+}
+
+static int64_t fake_block_bytes(void *self) { return ((fake_device *)self)->block_size * 8; }
+
+static inline engine_device fake_engine_device(fake_device *d)
+{
+    return (engine_device){ .run = fake_run, .kv_resize = fake_resize, .kv_block_bytes = fake_block_bytes, .self = d, .name = "Fake", .free_bytes = 1 << 30 };
+}
+
+#endif
