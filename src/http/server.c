@@ -8,8 +8,9 @@
  *           unread input makes the kernel send a reset that can destroy the answer before the client has read it
  *
  * Reading stays enabled in every state, so a client that leaves is noticed while its request waits or runs. In BUSY and
- * FLUSH the input is left in the buffer, whose watermark stops reading at 64 KiB. One request per connection is under way;
- * pipelined ones wait in the input.
+ * FLUSH the input is left in the buffer; at 64 KiB reading stops until the request is answered. (Not with
+ * bufferevent_setwatermark, which crashes when memory is short.) One request per connection is under way; pipelined ones
+ * wait in the input.
  *
  * End of input in BUSY: the client has closed, or has shut down its sending side only; TCP cannot tell. As uvicorn does,
  * the request counts as abandoned (on_disconnect runs, streams stop); but a plain connection is kept until a handler that
@@ -41,7 +42,7 @@
 #endif
 
 enum {
-    READ_WATERMARK = 64 << 10,
+    READ_WATERMARK = 64 << 10,  /* input held behind a running request */
     BY_REFERENCE = 64 << 10,    /* larger output is handed to libevent, not copied */
     BODY_RATE = 16 << 10,       /* bytes a second a body must keep up after read_timeout_s */
     OVERFLOW_CONNS = 256,       /* this many above max_connections are told 503; more are closed unheard */
@@ -64,6 +65,7 @@ typedef struct conn {
     double body_from;
     conn_state state;
     bool dead, eof, started, overflow, close_after;
+    bool paused;                /* not reading: READ_WATERMARK */
     buf in;                     /* taken from the bufferevent, not yet understood */
     size_t scanned;
     uint64_t body_left;
@@ -179,6 +181,8 @@ static void pull(conn *c)
         c->dead = true;
         return;
     }
+    if (c->paused && bufferevent_enable(c->bev, EV_READ) != 0) c->dead = true;
+    c->paused = false;
     int got = evbuffer_remove(in, dst, n);
     if (got > 0) {
         c->in.len += (size_t)got;
@@ -307,6 +311,8 @@ static void linger(conn *c)
     shutdown(c->fd, SHUT_WR);
     struct evbuffer *in = bufferevent_get_input(c->bev);
     evbuffer_drain(in, evbuffer_get_length(in));
+    if (c->paused && bufferevent_enable(c->bev, EV_READ) != 0) c->dead = true;
+    c->paused = false;
     buf_free(&c->in);
     c->state = LINGER;
     c->deadline = clock_now() + LINGER_S;
@@ -416,12 +422,15 @@ static void on_timer(evutil_socket_t fd, short what, void *arg)
 static void on_read(struct bufferevent *bev, void *arg)
 {
     conn *c = arg;
+    struct evbuffer *in = bufferevent_get_input(bev);
     if (c->state == LINGER) {
-        struct evbuffer *in = bufferevent_get_input(bev);
         evbuffer_drain(in, evbuffer_get_length(in));
     } else if (c->state == HEAD || c->state == BODY) {
         pull(c);
         advance(c);
+    } else if (evbuffer_get_length(in) >= READ_WATERMARK) {
+        bufferevent_disable(bev, EV_READ);
+        c->paused = true;
     }
     settle(c);
 }
@@ -523,7 +532,6 @@ static void on_accept(struct evconnlistener *l, evutil_socket_t fd, struct socka
     }
     struct timeval slow = tv_of(s->o.read_timeout_s);
     bufferevent_setcb(c->bev, on_read, on_drained, on_event, c);
-    bufferevent_setwatermark(c->bev, EV_READ, 0, READ_WATERMARK);
     c->deadline = clock_now() + (c->overflow ? OVERFLOW_S : s->o.read_timeout_s);
     if (bufferevent_set_timeouts(c->bev, NULL, &slow) != 0 || bufferevent_enable(c->bev, EV_READ | EV_WRITE) != 0) c->dead = true;
     settle(c);
@@ -686,9 +694,11 @@ static status make_loop(http_server *s)
     s->accept_timer = event_new(s->base, -1, 0, on_accept_again, s);
     if (!s->wake || !s->stop_timer || !s->accept_timer || event_add(s->wake, NULL) != 0) return err_nomem();
     for (int i = 0; i < s->ls.n; i++) {
-        s->accepting[i] = evconnlistener_new(s->base, on_accept, s, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, s->ls.fds[i]);
+        unsigned flags = LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC | LEV_OPT_DISABLED;
+        s->accepting[i] = evconnlistener_new(s->base, on_accept, s, flags, 0, s->ls.fds[i]);
         if (!s->accepting[i]) return err_nomem();
         s->ls.fds[i] = -1;
+        if (evconnlistener_enable(s->accepting[i]) != 0) return err_nomem(); /* evconnlistener_new would not tell */
         evconnlistener_set_error_cb(s->accepting[i], on_accept_error);
     }
     return ST_OK;

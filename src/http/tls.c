@@ -10,7 +10,7 @@ struct tls { SSL_CTX *ctx; };
 /* "what FILE: reason" with OpenSSL's reason. */
 static status failed(const char *what, const char *file)
 {
-    unsigned long e = ERR_peek_last_error();
+    unsigned long e = ERR_peek_error(); /* the first one is the cause */
     const char *why = ERR_reason_error_string(e);
     if (ERR_GET_LIB(e) == ERR_LIB_SYS) why = strerror(ERR_GET_REASON(e));
     status st = err_set(ST_INVALID, "%s '%s': %s", what, file, why ? why : "unknown reason");

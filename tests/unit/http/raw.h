@@ -28,14 +28,14 @@ static _Atomic int n_handled, n_gone, n_released, n_held;
 static _Atomic bool flood_refused;
 static http_request *_Atomic held[64];
 
-static void on_gone(http_request *r, void *arg)
+static inline void on_gone(http_request *r, void *arg)
 {
     (void)r;
     n_gone += (int)(intptr_t)arg;
 }
-static void on_released(void *data) { n_released += (int)(intptr_t)data; }
+static inline void on_released(void *data) { n_released += (int)(intptr_t)data; }
 
-static void echo(http_request *r)
+static inline void echo(http_request *r)
 {
     size_t n;
     const char *body = http_body(r, &n), *q = http_query(r, "q"), *h = http_header(r, "x-thing");
@@ -46,7 +46,7 @@ static void echo(http_request *r)
     buf_free(&b);
 }
 
-static void stream(http_request *r)
+static inline void stream(http_request *r)
 {
     const char *n = http_query(r, "n");
     char line[64];
@@ -57,7 +57,7 @@ static void stream(http_request *r)
 }
 
 /* Streams as fast as it can until told to stop. */
-static void flood(http_request *r)
+static inline void flood(http_request *r)
 {
     static const char block[16384];
     double until = clock_now() + 20;
@@ -67,7 +67,7 @@ static void flood(http_request *r)
     http_stream_end(r);
 }
 
-static void handler(http_request *r, void *arg)
+static inline void handler(http_request *r, void *arg)
 {
     (void)arg;
     const char *p = http_path(r);
@@ -79,7 +79,7 @@ static void handler(http_request *r, void *arg)
     } else if (strcmp(p, "/big") == 0) {
         size_t n = (size_t)atoi(http_query(r, "n"));
         char *body = mem_calloc(1, n);
-        http_reply(r, 200, "text/plain", body, n);
+        http_reply(r, body ? 200 : 503, "text/plain", body, body ? n : 0);
         mem_free(body);
     } else if (strcmp(p, "/sleep") == 0) {
         usleep(300000);
@@ -101,7 +101,7 @@ static void handler(http_request *r, void *arg)
     }
 }
 
-static bool serve(http_options o)
+static inline bool serve(http_options o)
 {
     n_handled = n_gone = n_released = n_held = 0;
     flood_refused = false;
@@ -112,7 +112,7 @@ static bool serve(http_options o)
     return st == ST_OK;
 }
 
-static int dial(void)
+static inline int dial(void)
 {
     struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -123,7 +123,7 @@ static int dial(void)
     return fd;
 }
 
-static void put_n(int fd, const void *s, size_t n)
+static inline void put_n(int fd, const void *s, size_t n)
 {
     for (size_t i = 0; i < n;) {
         ssize_t w = send(fd, (const char *)s + i, n - i, MSG_NOSIGNAL);
@@ -131,11 +131,11 @@ static void put_n(int fd, const void *s, size_t n)
         i += (size_t)w;
     }
 }
-static void put(int fd, const char *s) { put_n(fd, s, strlen(s)); }
+static inline void put(int fd, const char *s) { put_n(fd, s, strlen(s)); }
 
 /* Reads until `want` was seen (NULL: until the end), the peer closes or the seconds pass. Returns the text so far; valid
  * until the next call. *closed tells whether the end came. */
-static const char *get_until(int fd, const char *want, double seconds, bool *closed)
+static inline const char *get_until(int fd, const char *want, double seconds, bool *closed)
 {
     static char text[1 << 20];
     size_t n = 0;
@@ -159,7 +159,7 @@ static const char *get_until(int fd, const char *want, double seconds, bool *clo
 }
 
 /* One connection, one send, everything the server says until it closes or is silent for a moment. */
-static const char *ask_n(const char *s, size_t n, bool *closed)
+static inline const char *ask_n(const char *s, size_t n, bool *closed)
 {
     int fd = dial();
     if (fd < 0) return "no connection";
@@ -176,9 +176,9 @@ static const char *ask_n(const char *s, size_t n, bool *closed)
     close(fd);
     return all;
 }
-static const char *ask(const char *s) { return ask_n(s, strlen(s), NULL); }
+static inline const char *ask(const char *s) { return ask_n(s, strlen(s), NULL); }
 
-static int code_of(const char *answer) { return strncmp(answer, "HTTP/1.1 ", 9) == 0 ? atoi(answer + 9) : -1; }
+static inline int code_of(const char *answer) { return strncmp(answer, "HTTP/1.1 ", 9) == 0 ? atoi(answer + 9) : -1; }
 
 #define EVENTUALLY(cond) do { double end_ = clock_now() + 5; while (!(cond) && clock_now() < end_) usleep(2000); CHECK(cond); } while (0)
 
