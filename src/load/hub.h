@@ -11,7 +11,7 @@ typedef struct hub_options {
     const char *revision;        /* NULL = "main" */
     const char *token;           /* NULL = HF_TOKEN, else the file HF_HOME/token, else none */
     const char *download_dir;    /* NULL = HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, HF_HOME/hub, ~/.cache/huggingface/hub */
-    const char *const *ignore;   /* extra patterns not to fetch ("original/**"), NULL-terminated, or NULL */
+    const char *const *ignore;   /* extra patterns not to fetch ("*.bin"; a star matches slashes too), NULL-terminated, or NULL */
     bool weights;                /* false: only config and tokenizer files */
     bool offline;                /* also HF_HUB_OFFLINE=1 / TRANSFORMERS_OFFLINE=1 */
     bool progress;               /* progress bar on stderr (bar on a terminal, lines otherwise) */
