@@ -93,7 +93,8 @@ static inline void handler(http_request *r, void *arg)
         http_set_data(r, (void *)1);
         http_on_release(r, on_released);
         http_on_disconnect(r, on_gone, (void *)1);
-        held[n_held++] = http_retain(r);
+        held[n_held] = http_retain(r); /* tests hold one after the other */
+        n_held++;
     } else if (strcmp(p, "/null") == 0) {
         http_reply(r, 200, "text/plain", "ok", 2);
     } else {
@@ -162,6 +163,7 @@ static inline const char *get_until(int fd, const char *want, double seconds, bo
 static inline const char *ask_n(const char *s, size_t n, bool *closed)
 {
     int fd = dial();
+    if (closed) *closed = false;
     if (fd < 0) return "no connection";
     put_n(fd, s, n);
     const char *text = get_until(fd, "\r\n\r\n", 5, closed);
