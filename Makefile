@@ -41,7 +41,7 @@ objs      = $(patsubst %.c,$(B)/%.o,$(call srcs,$(1)))
 deps_of   = $(strip $(shell sed -n 's/^$(1)://p' LAYERS))
 libs_of   = $(B)/lib$(1).a $(foreach d,$(call deps_of,$(1)),$(B)/lib$(d).a)
 
-.PHONY: all unit run check venv check-asan check-tsan check-oom fuzz fuzzers soak lint clean
+.PHONY: all unit run check venv check-asan check-tsan check-oom fuzz fuzzers soak bench lint clean
 all: $(B)/systolic
 
 MAIN := src/cli/main.c
@@ -114,6 +114,13 @@ $(B)/fuzz/%: $(B)/tests/fuzz/%.o $(foreach l,$(LAYERS),$(B)/lib$(l).a)
 # 64 streaming clients with disconnects, then 10,000 short requests: nothing wrong, nothing leaked.
 soak: all
 	@SECONDS=$(or $(SOAK_SECONDS),60) REQUESTS=$(or $(SOAK_REQUESTS),10000) python3 tests/soak.py --bin $(B)/systolic
+
+# Figures, never part of check: prefill and decode beside the machine's limits (bench/*.py have more).
+bench: all $(B)/bench/limits
+	@python3 bench/cpu.py --build $(B)
+$(B)/bench/%: bench/%.c $(foreach l,$(LAYERS),$(B)/lib$(l).a)
+	@mkdir -p $(@D)
+	$(CC) $(ALLCFLAGS) $(LDFLAGS) -o $@ $< -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
 
 lint:
 	@python3 tools/lint.py
