@@ -22,6 +22,7 @@ typedef struct http_options {
     int port;                    /* 0 = any; see http_port */
     const char *uds;             /* Unix socket path instead of host:port, or NULL */
     const char *ssl_certfile, *ssl_keyfile, *ssl_ca_certs, *ssl_ciphers; /* TLS when certfile is set */
+    bool ssl_refresh;            /* new connections get the certificate files as they are now, when those changed */
     int ssl_cert_reqs;           /* 0 none, 1 optional, 2 required (Python ssl numbers) */
     size_t max_body_bytes;       /* 0 = 64 MiB; larger is 413 */
     size_t max_header_bytes;     /* 0 = 4 MiB (h11_max_incomplete_event_size) */

@@ -1,11 +1,22 @@
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <string.h>
+#include <sys/stat.h>
 
+#include "base/clock.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "http/internal.h"
 
-struct tls { SSL_CTX *ctx; };
+enum { N_FILES = 3 };
+
+struct tls {
+    SSL_CTX *ctx;
+    http_options o;               /* its strings are those below */
+    char *names[N_FILES + 1];     /* certificate, key, authorities, ciphers; or NULL */
+    struct timespec changed[N_FILES];
+    double checked_at;
+};
 
 /* "what FILE: reason" with OpenSSL's reason. */
 static status failed(const char *what, const char *file)
@@ -72,13 +83,45 @@ static status configure(SSL_CTX *ctx, const http_options *o)
     return set_client_check(ctx, o);
 }
 
+static status make_context(const http_options *o, SSL_CTX **out)
+{
+    ERR_clear_error();
+    SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
+    status st = ctx ? configure(ctx, o) : err_nomem();
+    if (st != ST_OK) {
+        SSL_CTX_free(ctx);
+        return st;
+    }
+    *out = ctx;
+    return ST_OK;
+}
+
+/* Notes when the files changed last; true if that differs from the last time. */
+static bool note_changes(tls *t)
+{
+    bool differs = false;
+    for (int i = 0; i < N_FILES; i++) {
+        struct stat sb;
+        if (!t->names[i] || stat(t->names[i], &sb) != 0) continue;
+        differs |= sb.st_mtim.tv_sec != t->changed[i].tv_sec || sb.st_mtim.tv_nsec != t->changed[i].tv_nsec;
+        t->changed[i] = sb.st_mtim;
+    }
+    return differs;
+}
+
 status tls_open(const http_options *o, tls **out)
 {
     tls *t = mem_calloc(1, sizeof *t);
     if (!t) return err_nomem();
-    ERR_clear_error();
-    t->ctx = SSL_CTX_new(TLS_server_method());
-    status st = t->ctx ? configure(t->ctx, o) : err_nomem();
+    t->o = *o;
+    const char **fields[] = { &t->o.ssl_certfile, &t->o.ssl_keyfile, &t->o.ssl_ca_certs, &t->o.ssl_ciphers };
+    status st = ST_OK;
+    for (int i = 0; i <= N_FILES && st == ST_OK; i++) {
+        if (*fields[i] && !(t->names[i] = mem_strdup(*fields[i]))) st = err_nomem();
+        *fields[i] = t->names[i];
+    }
+    note_changes(t);
+    if (st == ST_OK) st = make_context(&t->o, &t->ctx);
     if (st != ST_OK) {
         tls_close(t);
         return st;
@@ -87,7 +130,30 @@ status tls_open(const http_options *o, tls **out)
     return ST_OK;
 }
 
-struct ssl_st *tls_session(tls *t) { return SSL_new(t->ctx); }
+/* Looked at when a client connects, at most once a second: no timer, no watcher. Sessions hold their own reference to the
+ * context they began with. */
+static void refresh(tls *t)
+{
+    double now = clock_now();
+    SSL_CTX *ctx = NULL;
+    if (now < t->checked_at + 1) return;
+    t->checked_at = now;
+    if (!note_changes(t)) return;
+    if (make_context(&t->o, &ctx) != ST_OK) {
+        log_error("the changed TLS files are not used: %s", err_msg());
+        return;
+    }
+    SSL_CTX_free(t->ctx);
+    t->ctx = ctx;
+    log_info("TLS certificate loaded anew from %s", t->names[0]);
+}
+
+struct ssl_st *tls_session(tls *t)
+{
+    if (t->o.ssl_refresh) refresh(t);
+    return SSL_new(t->ctx);
+}
+
 void tls_session_free(struct ssl_st *s) { SSL_free(s); }
 
 void tls_goodbye(struct ssl_st *s)
@@ -101,5 +167,6 @@ void tls_close(tls *t)
 {
     if (!t) return;
     SSL_CTX_free(t->ctx);
+    for (int i = 0; i <= N_FILES; i++) mem_free(t->names[i]);
     mem_free(t);
 }

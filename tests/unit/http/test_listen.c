@@ -242,6 +242,27 @@ TEST(tls_client_certificates)
     http_stop(server, 1);
 }
 
+/* The subject of the certificate the server shows now. */
+static bool shows(const char *subject)
+{
+    return run("timeout 5 openssl s_client -connect 127.0.0.1:%d </dev/null 2>/dev/null | openssl x509 -noout -subject | grep -q '%s'", port, subject);
+}
+
+TEST(tls_refresh)
+{
+    if (!make_certificates()) SKIP("no openssl command");
+    REQUIRE(run("cp %s/both.pem %s/live.pem", dir, dir));
+    REQUIRE(serve((http_options){ .ssl_certfile = file("live.pem"), .ssl_refresh = true }));
+    CHECK(shows("localhost"));
+    usleep(1100000);
+    REQUIRE(run("echo garbage > %s/live.pem", dir));
+    CHECK(shows("localhost")); /* what cannot be used is not used */
+    usleep(1100000);
+    REQUIRE(run("cd %s && openssl req -x509 -newkey rsa:2048 -nodes -keyout k -out c -days 2 -subj /CN=renewed 2>/dev/null && cat k c > live.pem", dir));
+    CHECK(shows("renewed"));
+    http_stop(server, 1);
+}
+
 TEST(tls_refuses_bad_files)
 {
     if (!make_certificates()) SKIP("no openssl command");
