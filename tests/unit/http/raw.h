@@ -26,7 +26,7 @@ static int port;
 /* What the handler has seen; requests to /hold wait in held[] for the test to answer them. */
 static _Atomic int n_handled, n_gone, n_released, n_held;
 static _Atomic bool flood_refused;
-static http_request *_Atomic held[64];
+static http_request *_Atomic held[128];
 
 static inline void on_gone(http_request *r, void *arg)
 {

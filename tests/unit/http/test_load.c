@@ -117,6 +117,65 @@ TEST(churn_and_stop)
     }
 }
 
+/* Requests that are held keep their bodies: together no more than 64 of the largest. */
+TEST(bodies_are_bounded_together)
+{
+    REQUIRE(serve((http_options){ .max_body_bytes = 1000 }));
+    char ask_[1100], pad[1001];
+    int fds[65];
+    memset(pad, 'x', 1000);
+    pad[1000] = 0;
+    int len = snprintf(ask_, sizeof ask_, "POST /hold HTTP/1.1\r\n" H "Content-Length: 1000\r\n\r\n%s", pad);
+    for (int i = 0; i < 65; i++) {
+        put_n(fds[i] = dial(), ask_, (size_t)len);
+        if (i < 64) EVENTUALLY(n_held == i + 1);
+    }
+    CHECK_INT(code_of(get_until(fds[64], "\r\n\r\n", 5, NULL)), 503);
+    for (int i = 0; i < 64; i++) {
+        http_reply(held[i], 200, NULL, NULL, 0);
+        http_release(held[i]);
+    }
+    EVENTUALLY(n_released == 64);
+    ask_[6] = 'p'; /* not held */
+    CHECK_INT(code_of(ask(ask_)), 200); /* room again */
+    for (int i = 0; i < 65; i++) close(fds[i]);
+    http_stop(server, 1);
+}
+
+/* Without descriptors left accepting pauses (no spinning) and goes on when there are some again. */
+TEST(out_of_descriptors)
+{
+    struct rlimit old, few;
+    struct rusage a, b;
+    static int spare[256];
+    int n = 0;
+    REQUIRE(serve((http_options){0}));
+    int fd = dial();
+    put(fd, "GET /x HTTP/1.1\r\n" H "\r\n");
+    get_until(fd, "GET /x", 5, NULL);
+    close(fd);
+    usleep(50000);
+    getrlimit(RLIMIT_NOFILE, &old);
+    few = old;
+    few.rlim_cur = 200;
+    setrlimit(RLIMIT_NOFILE, &few);
+    fd = socket(AF_INET, SOCK_STREAM, 0);
+    while (n < 256 && (spare[n] = dup(fd)) >= 0) n++;
+    struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    getrusage(RUSAGE_SELF, &a);
+    CHECK(connect(fd, (struct sockaddr *)&to, sizeof to) == 0);
+    put(fd, "GET /x HTTP/1.1\r\n" H "\r\n");
+    CHECK_STR(get_until(fd, "GET /x", 0.5, NULL), "");
+    getrusage(RUSAGE_SELF, &b);
+    CHECK((b.ru_utime.tv_sec - a.ru_utime.tv_sec) * 1000000 + b.ru_utime.tv_usec - a.ru_utime.tv_usec +
+          (b.ru_stime.tv_sec - a.ru_stime.tv_sec) * 1000000 + b.ru_stime.tv_usec - a.ru_stime.tv_usec < 150000);
+    while (n > 0) close(spare[--n]);
+    setrlimit(RLIMIT_NOFILE, &old);
+    CHECK(strstr(get_until(fd, "GET /x", 5, NULL), "GET /x"));
+    close(fd);
+    http_stop(server, 1);
+}
+
 /* A burst written before the I/O thread looks costs it one turn: fewer wake-ups than writes. */
 TEST(writes_are_coalesced)
 {
