@@ -47,6 +47,7 @@ enum {
     BODY_RATE = 16 << 10,       /* bytes a second a body must keep up after read_timeout_s */
     OVERFLOW_CONNS = 256,       /* this many above max_connections are told 503; more are closed unheard */
     BODIES_AT_ONCE = 64,        /* all bodies held together: this many of the largest */
+    HEADS_AT_ONCE = 64,         /* all heads that are arriving, likewise */
 };
 static const double LINGER_S = 2, OVERFLOW_S = 5, ACCEPT_PAUSE_S = 0.1;
 
@@ -67,6 +68,7 @@ typedef struct conn {
     bool dead, eof, started, overflow, close_after;
     bool paused;                /* not reading: READ_WATERMARK */
     buf in;                     /* taken from the bufferevent, not yet understood */
+    size_t counted_in;          /* our part of s->in_bytes */
     size_t scanned;
     uint64_t body_left;
     chunk_reader chunks;
@@ -87,6 +89,7 @@ struct http_server {
     struct evconnlistener *accepting[MAX_LISTENERS];
     conn *conns;
     int n_conns;
+    size_t in_bytes;            /* of all connections' `in`, as of their last settle() */
     int port;
     bool drained, stopping;
     _Atomic bool stop;
@@ -285,6 +288,7 @@ static bool advance_head(conn *c)
     if (sc == HEAD_BAD) refuse(c, 400, err_msg());
     else if (sc == HEAD_DONE) begin_request(c, c->scanned);
     else if (c->in.len > c->s->limits.max_head_bytes) refuse(c, 431, "the request's head is too large");
+    else if (c->s->in_bytes / HEADS_AT_ONCE > c->s->limits.max_head_bytes) refuse(c, 503, "the server is out of memory for request heads");
     else return false;
     return true;
 }
@@ -356,6 +360,7 @@ static void conn_free(conn *c)
     if (c->state != LINGER) tls_goodbye(c->ssl);
     if (c->bev) bufferevent_free(c->bev); /* closes the socket, frees the TLS session */
     if (c->timer) event_free(c->timer);
+    s->in_bytes -= c->counted_in;
     buf_free(&c->in);
     mem_free(c);
 }
@@ -379,6 +384,8 @@ static void settle(conn *c)
         if (s->stopping && all_lingering(s)) event_base_loopbreak(s->base);
         return;
     }
+    c->s->in_bytes += c->in.len - c->counted_in;
+    c->counted_in = c->in.len;
     double due = keep_alive_due(c), at = c->deadline;
     if (due > 0 && (at == 0 || due < at)) at = due;
     if (at == 0 || (c->timer_at > 0 && c->timer_at <= at)) return; /* firing early is cheaper than moving it each time */
@@ -639,6 +646,8 @@ static void *io_main(void *arg)
     if (!s->drained) stop_accepting(s);
     while (s->conns) conn_free(s->conns); /* tells every request that its client is gone */
     take_answers(s, shared_close(s->sh));
+    /* libevent closes sockets in a later turn: not to be left until slow handlers have ended */
+    event_base_loop(s->base, EVLOOP_NONBLOCK);
     return NULL;
 }
 

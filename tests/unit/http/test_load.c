@@ -142,6 +142,26 @@ TEST(bodies_are_bounded_together)
     http_stop(server, 1);
 }
 
+TEST(heads_are_bounded_together)
+{
+    REQUIRE(serve((http_options){ .max_header_bytes = 2000 }));
+    char part[1901];
+    int fds[70];
+    memset(part, 'x', 1900);
+    memcpy(part, "GET /", 5);
+    for (int i = 0; i < 70; i++) put_n(fds[i] = dial(), part, 1900);
+    int code = 0;
+    for (int i = 0; i < 70 && !code; i++) {
+        struct pollfd p = { .fd = fds[i], .events = POLLIN };
+        if (poll(&p, 1, i ? 0 : 300) > 0) code = code_of(get_until(fds[i], "\r\n\r\n", 1, NULL));
+    }
+    CHECK_INT(code, 503);
+    for (int i = 0; i < 70; i++) close(fds[i]);
+    for (int i = 0; i < 100 && code != 200; i++, usleep(10000)) code = code_of(ask("GET /x HTTP/1.1\r\n" H "\r\n"));
+    CHECK_INT(code, 200);
+    http_stop(server, 1);
+}
+
 /* Without descriptors left accepting pauses (no spinning) and goes on when there are some again. */
 TEST(out_of_descriptors)
 {

@@ -527,4 +527,23 @@ TEST(stop_waits_then_cuts)
     }
 }
 
+/* A handler that takes its time does not keep the clients of a stopped server. */
+TEST(stop_cuts_before_handlers_end)
+{
+    double none = 0, t;
+    REQUIRE(serve((http_options){0}));
+    int fd = dial();
+    bool closed;
+    put(fd, "GET /sleep HTTP/1.1\r\n" H "\r\n");
+    EVENTUALLY(n_handled == 1);
+    pthread_t th;
+    t = clock_now();
+    pthread_create(&th, NULL, stop_soon, &none);
+    get_until(fd, NULL, 3, &closed);
+    CHECK(closed && clock_now() - t < 0.2);
+    pthread_join(th, NULL);
+    CHECK(clock_now() - t > 0.2);
+    close(fd);
+}
+
 TEST_MAIN
