@@ -58,6 +58,7 @@ status job_new(const call *c, const job_ops *ops, const char *id_prefix, job **o
     j->created = (int64_t)time(NULL);
     j->id = atomic_fetch_add(&c->app->next_job_id, 1) + 1;
     j->cancel_msg = (out_msg){ .kind = MSG_CANCEL, .j = j };
+    j->abort_msg = (out_msg){ .kind = MSG_ABORT, .j = j };
     if (c->r) http_retain(c->r);
     worker_assign(c->app, j);
     link_job(c->app, j);

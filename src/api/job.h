@@ -14,7 +14,7 @@ typedef struct seq seq;
 /* Something for an output thread. Tokens and logprobs follow in the same block. */
 typedef struct out_msg {
     struct out_msg *next;
-    enum { MSG_OUTPUT, MSG_LOST, MSG_CANCEL } kind;   /* LOST: an output could not be copied, out of memory */
+    enum { MSG_OUTPUT, MSG_LOST, MSG_CANCEL, MSG_ABORT } kind;   /* LOST: an output could not be copied, out of memory */
     bool owned;                                       /* freed after use; embedded ones are not */
     seq *s; job *j;
     const int32_t *tokens; int n_tokens;
@@ -69,7 +69,7 @@ struct job {
     buf json, out;                       /* one chunk; what goes to the client next */
     size_t bytes; double last_write_s;
     bool streaming, answered, cancelled, first_sent, counted_load;
-    out_msg cancel_msg; atomic_bool cancel_posted;
+    out_msg cancel_msg, abort_msg; bool cancel_posted, abort_posted; /* the flags under app->jobs_mu */
 };
 
 /* A job with one reference, the caller's, and its id made from the headers and the body ("cmpl-..."). */
@@ -96,7 +96,8 @@ void worker_post(struct out_worker *w, out_msg *m);
 void worker_on_output(const engine_output *o);
 /* Posts MSG_CANCEL to a live job; any thread. */
 void job_cancel_by_id(app *a, uint64_t id);
-void job_cancel_all(app *a);
+/* Aborts what every live job still has in the engine; the jobs are answered with finish_reason "abort". */
+void job_abort_all(app *a);
 
 /* ---- output.c ---- */
 /* Takes one message of the engine into the sequence: text, stop strings, logprobs, state. */

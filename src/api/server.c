@@ -21,9 +21,9 @@ static double stats_interval(void)
 
 static void log_stats(const engine_stats *now, const engine_stats *before, double seconds, bool *was_active)
 {
-    double prompt = (double)(now->prompt_tokens_computed - before->prompt_tokens_computed) / seconds;
+    double prefill = (double)(now->prompt_tokens_computed - before->prompt_tokens_computed) / seconds;
     double gen = (double)(now->generation_tokens - before->generation_tokens) / seconds;
-    bool active = prompt > 0 || gen > 0;
+    bool active = prefill > 0 || gen > 0;
     log_level level = active || *was_active ? LOG_INFO : LOG_DEBUG;
     *was_active = active;
     char deferred[48] = "", preempted[48] = "";
@@ -32,7 +32,7 @@ static void log_stats(const engine_stats *now, const engine_stats *before, doubl
     log_write(level, "loggers.c", __LINE__,
               "Engine 000: Avg prompt throughput: %.1f tokens/s, Avg generation throughput: %.1f tokens/s, Running: %d reqs, Waiting: %d reqs, "
               "%s%sGPU KV cache usage: %.1f%%, Prefix cache hit rate: %.1f%%",
-              prompt, gen, now->n_running, now->n_waiting, deferred, preempted, now->kv_usage * 100, now->hit_rate_recent > 0 ? now->hit_rate_recent * 100 : 0);
+              prefill, gen, now->n_running, now->n_waiting, deferred, preempted, now->kv_usage * 100, now->hit_rate_recent > 0 ? now->hit_rate_recent * 100 : 0);
 }
 
 static void *stats_main(void *arg)
@@ -128,14 +128,6 @@ status api_start(const api_options *o, api_server **out)
 
 int api_port(const api_server *a) { return http_port(a->http); }
 
-void api_drain(api_server *a)
-{
-    atomic_store(&a->draining, true);
-    stats_stop(a); /* the engine may go before us */
-}
-
-int api_in_flight(const api_server *a) { return http_in_flight(a->http); }
-
 /* Waits until no job is left; false after `seconds`. */
 static bool wait_jobs(app *a, double seconds)
 {
@@ -150,19 +142,29 @@ static bool wait_jobs(app *a, double seconds)
     return empty;
 }
 
-void api_stop(api_server *a, double seconds)
+void api_close(api_server *a, double seconds)
 {
-    api_drain(a);
-    http_drain(a->http);
+    atomic_store(&a->draining, true);
+    stats_stop(a);
+    int n = http_in_flight(a->http);
+    if (n > 0) log_info("Shutting down: %d requests open, waiting up to %.1f s", n, seconds);
+    else log_info("Shutting down");
     double end = clock_now() + seconds;
     while (http_in_flight(a->http) > 0 && clock_now() < end) {
         struct timespec ts = { .tv_nsec = 5000000 };
         nanosleep(&ts, NULL);
     }
-    job_cancel_all(a);
+    http_drain(a->http);
+    job_abort_all(a);
+    wait_jobs(a, 5);
+    http_stop(a->http, 2);
+    a->http = NULL;
+}
+
+void api_free(api_server *a)
+{
+    if (!a) return;
     bool empty = wait_jobs(a, 5);
-    http_stop(a->http, 1);
-    if (!empty) empty = wait_jobs(a, 1);
     workers_stop(a);
     if (empty) app_free(a);
     else log_warn("some requests did not end; their memory is left to the process");

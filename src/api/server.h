@@ -71,15 +71,13 @@ typedef struct api_server api_server;
 /* Builds the routes, starts the output threads and the HTTP server. */
 status api_start(const api_options *o, api_server **out) FALLIBLE;
 int api_port(const api_server *a);
-/* From now on /health and new requests answer 503; open ones go on. */
-void api_drain(api_server *a);
-/* Answers not finished yet. */
-int api_in_flight(const api_server *a);
 /* Logs the routes, as vLLM does at start-up. */
 void api_log_routes(void);
-/* Waits up to `seconds` for open answers, then cuts them. The engine may be stopped before (its last outputs are then
- * delivered first) or after. */
-void api_stop(api_server *a, double seconds);
+/* From now on /health and new requests answer 503; open ones go on for up to `seconds`, then they are aborted, which is
+ * an answer too. Ends the HTTP server: afterwards nothing calls the engine any more. */
+void api_close(api_server *a, double seconds);
+/* After api_close, and after engine_stop: the engine's callbacks need what this frees. */
+void api_free(api_server *a);
 
 /* Checks the same request bodies without a server, for tests and fuzzing: parses `body` as a request to `path`
  * ("/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize") up to the point where it would be submitted.

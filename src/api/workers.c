@@ -219,6 +219,10 @@ static int handle(out_msg *m)
         }
         drop = 1;
         break;
+    case MSG_ABORT:
+        if (!j->answered) abort_open(j);
+        drop = 1;
+        break;
     }
     pthread_mutex_unlock(&j->mu);
     if (m->owned) mem_free(m);
@@ -331,25 +335,25 @@ static bool retain_live(job *j)
     return false;
 }
 
-static void post_cancel(job *j)
+/* Under jobs_mu. The messages are part of the job, so each is posted once. */
+static void post_once(job *j, out_msg *m, bool *posted)
 {
-    if (atomic_load(&j->cancel_posted) || !retain_live(j)) return;
-    atomic_store(&j->cancel_posted, true); /* only ever set here, under jobs_mu */
-    worker_post(j->worker, &j->cancel_msg);
+    if (*posted || !retain_live(j)) return;
+    *posted = true;
+    worker_post(j->worker, m);
 }
 
 void job_cancel_by_id(app *a, uint64_t id)
 {
     pthread_mutex_lock(&a->jobs_mu);
     for (job *j = a->jobs; j; j = j->next)
-        if (j->id == id) post_cancel(j);
+        if (j->id == id) post_once(j, &j->cancel_msg, &j->cancel_posted);
     pthread_mutex_unlock(&a->jobs_mu);
 }
 
-void job_cancel_all(app *a)
+void job_abort_all(app *a)
 {
     pthread_mutex_lock(&a->jobs_mu);
-    for (job *j = a->jobs; j; j = j->next)
-        post_cancel(j);
+    for (job *j = a->jobs; j; j = j->next) post_once(j, &j->abort_msg, &j->abort_posted);
     pthread_mutex_unlock(&a->jobs_mu);
 }
