@@ -62,7 +62,7 @@ status block_hasher_init(block_hasher *h, hash_algo algo, const char *seed, buf 
 status block_hasher_run(const block_hasher *h, const block_hash *parent, const int32_t *tokens, int n_tokens, const char *cache_salt,
                         bool rope_long, buf *scratch, block_hash *out)
 {
-    const char *salt = parent ? NULL : cache_salt;
+    const char *salt = !parent && cache_salt && *cache_salt ? cache_salt : NULL; /* an empty salt is none, as in vLLM */
     buf_clear(scratch);
     cbor_head(scratch, CBOR_ARRAY, 3);
     if (parent) cbor_bytes(scratch, parent->bytes, h->len);

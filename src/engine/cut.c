@@ -49,14 +49,6 @@ static uint32_t ordered(float f)
     return u & 0x80000000u ? ~u : u | 0x80000000u;
 }
 
-static float unordered(uint32_t u)
-{
-    float f;
-    u = u & 0x80000000u ? u & 0x7FFFFFFFu : ~u;
-    memcpy(&f, &u, sizeof f);
-    return f;
-}
-
 /* Ascending. Radix sort beyond a few: no bad cases. The result is in `a`. */
 static void sort_keys(uint64_t *a, uint64_t *spare, size_t n)
 {
@@ -87,27 +79,35 @@ static void sort_keys(uint64_t *a, uint64_t *spare, size_t n)
     if (from != a) memcpy(a, from, n * sizeof *a);
 }
 
+static void swap(float *a, float *b)
+{
+    const float t = *a;
+    *a = *b;
+    *b = t;
+}
+
 /* The k-th largest (1-based) of x, which is reordered. No NaN. */
 static float quickselect(float *x, size_t n, size_t k)
 {
     size_t lo = 0, hi = n - 1;
     const size_t want = k - 1; /* index in descending order */
     while (lo < hi) {
-        float a = x[lo], b = x[lo + (hi - lo) / 2], c = x[hi];
-        const float pivot = a > b ? (b > c ? b : a > c ? c : a) : (a > c ? a : b > c ? c : b);
-        size_t i = lo, j = hi;
-        for (;;) {
+        /* The median of three goes first, which is what makes Hoare's partition end with both sides non-empty. */
+        float *mid = &x[lo + (hi - lo) / 2];
+        if (*mid < x[hi]) swap(mid, &x[hi]);
+        if (*mid < x[lo]) swap(mid, &x[lo]);
+        if (x[lo] < x[hi]) swap(&x[lo], &x[hi]);
+        const float pivot = x[lo];
+        size_t i = lo, j = hi + 1;
+        for (bool first = true;; first = false) {
+            if (!first) i++;
             while (x[i] > pivot) i++;
-            while (x[j] < pivot) j--;
+            do j--; while (x[j] < pivot);
             if (i >= j) break;
-            float t = x[i];
-            x[i++] = x[j];
-            x[j--] = t;
+            swap(&x[i], &x[j]);
         }
-        if (want <= j && i > j) hi = j;
-        else if (i == j && want == i) return x[i];
-        else if (want < i) hi = i - 1;
-        else lo = i == j ? i + 1 : i;
+        if (want <= j) hi = j;
+        else lo = j + 1;
     }
     return x[lo];
 }
@@ -127,46 +127,49 @@ static size_t collect_top(cut_scratch *c, const float *x, size_t k) { return c->
 static float kth_largest(cut_scratch *c, const float *x, size_t k)
 {
     const size_t m = collect_top(c, x, k);
-    if (m <= k) return -INFINITY;
+    if (m < k) return -INFINITY;
     memcpy(c->work, c->vals, m * sizeof *c->work);
     return quickselect(c->work, m, k);
 }
 
-/* The last token kept, going down from the largest while the sum of those before is < need. Among the m in vals, ids and weights. */
-static cut_point last_kept(cut_scratch *c, size_t m, float max, double need)
+/* The last token kept, going down from the largest while the sum of those before is < need. c->weights belong to vals; ids NULL means
+ * that ids[i] = i. */
+static cut_point last_kept(cut_scratch *c, const float *vals, const int32_t *ids, size_t m, float max, float low, double need)
 {
-    float low = max;
-    for (size_t i = 0; i < m; i++) low = c->vals[i] < low ? c->vals[i] : low;
     /* Only the bin in which the sum is reached has to be sorted. */
     const float scale = max > low ? (float)(N_BINS - 1) / (max - low) : 0;
     memset(c->bins, 0, N_BINS * sizeof *c->bins);
-    for (size_t i = 0; i < m; i++) c->bins[(size_t)((max - c->vals[i]) * scale)] += (double)c->weights[i];
-    double before = 0;
-    size_t bin = 0;
-    while (bin < N_BINS - 1 && before + c->bins[bin] < need) before += c->bins[bin++];
-    size_t n = 0;
     for (size_t i = 0; i < m; i++)
-        if ((size_t)((max - c->vals[i]) * scale) == bin) c->keys[n++] = (uint64_t)ordered(c->vals[i]) << 32 | (uint32_t)i;
+        if (vals[i] >= low) c->bins[(size_t)(int32_t)((max - vals[i]) * scale)] += (double)c->weights[i];
+    double before = 0;
+    size_t bin = 0, n = 0;
+    while (bin < N_BINS - 1 && before + c->bins[bin] < need) before += c->bins[bin++];
+    for (size_t i = 0; i < m; i++)
+        if (vals[i] >= low && (size_t)(int32_t)((max - vals[i]) * scale) == bin) c->keys[n++] = (uint64_t)ordered(vals[i]) << 32 | (uint32_t)i;
     if (n == 0) return (cut_point){ low, 0 }; /* rounding kept the sum below `need`: nothing is cut */
     sort_keys(c->keys, c->spare, n);
     size_t at = n;
     while (at > 0 && (at == n || before < need)) before += (double)c->weights[(uint32_t)c->keys[--at]];
-    return (cut_point){ unordered((uint32_t)(c->keys[at] >> 32)), c->ids[(uint32_t)c->keys[at]] };
+    const uint32_t i = (uint32_t)c->keys[at];
+    return (cut_point){ vals[i], ids ? ids[i] : (int32_t)i };
 }
 
+/* Only what is near the top is looked at, deeper each time, until it weighs enough. */
 static cut_point find_top_p(cut_scratch *c, const float *x, float max, float floor_v, float top_p)
 {
     const bool cut = floor_v > -INFINITY;
-    double total = cut ? 0 : c->ops->sum_exp(x, c->n, max);
+    double total = cut ? 0 : c->ops->exps(x, c->n, max, c->weights);
     for (float depth = cut ? NOTHING_LEFT : 4;; depth *= 2) {
         const bool all = depth >= NOTHING_LEFT;
         float from = max - (all ? NOTHING_LEFT : depth);
         if (from < floor_v) from = floor_v;
+        if (depth == 4 && c->ops->count_ge(x, c->n, from) > c->n / 4) /* a flat distribution: collecting would cost more than it saves */
+            return last_kept(c, x, NULL, c->n, max, max - NOTHING_LEFT, (double)top_p * total);
         const size_t m = c->ops->collect_ge(x, c->n, from, c->vals, c->ids);
         const double sum = c->ops->exps(c->vals, m, max, c->weights);
         if (cut) total = sum;
         const double need = (double)top_p * total;
-        if (sum >= need || all) return last_kept(c, m, max, need);
+        if (sum >= need || all) return last_kept(c, c->vals, c->ids, m, max, from, need);
     }
 }
 
@@ -194,10 +197,11 @@ size_t cut_survivors(cut_scratch *c, const float *x, cut_point at)
     return n;
 }
 
-void cut_apply(float *x, size_t n, cut_point at)
+void cut_apply(cut_scratch *c, float *x, cut_point at)
 {
-    for (size_t i = 0; i < n; i++)
-        if (x[i] < at.v || (x[i] == at.v && i < (size_t)at.id)) x[i] = -INFINITY;
+    c->ops->ban_below(x, c->n, at.v);
+    for (size_t i = 0; i < (size_t)at.id; i++)
+        if (x[i] == at.v) x[i] = -INFINITY;
 }
 
 size_t cut_best(cut_scratch *c, const float *x, size_t k)

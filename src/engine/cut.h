@@ -33,7 +33,7 @@ cut_point cut_find(cut_scratch *c, const float *x, float max, float min_p, int t
 /* Puts the survivors, by index, into c->vals and c->ids; returns how many. */
 size_t cut_survivors(cut_scratch *c, const float *x, cut_point at);
 /* Overwrites what is cut with -inf. */
-void cut_apply(float *x, size_t n, cut_point at);
+void cut_apply(cut_scratch *c, float *x, cut_point at);
 /* The k largest into c->ids, best first, ties by index; returns how many (fewer than k only if k > n or values are NaN). */
 size_t cut_best(cut_scratch *c, const float *x, size_t k);
 

@@ -39,6 +39,8 @@ struct engine {
     sched *sched;
     plan_list spare;
     int n_in_flight;
+    int n_taken;               /* requests taken from the inbox since the last snapshot */
+    int64_t n_taken_tokens;
     bool drained;              /* the time to drain is over and what was left has been aborted */
     /* Step thread only. */
     stepper *stepper;
@@ -50,8 +52,8 @@ struct engine {
     bool have_sync;
     /* Under mu. */
     engine_request *inbox_first, *inbox_last, *kills;
-    int n_inbox;
-    int64_t n_inbox_tokens;
+    int n_unseen;              /* requests submitted, and their prompt tokens, that `stats` does not cover yet */
+    int64_t n_unseen_tokens;
     call *calls;
     plan_list submitted, finished;
     bool stopping, step_stop, dead;
@@ -141,16 +143,26 @@ static news take_news(engine *e)
         }
     }
     n = (news){ .inbox = e->inbox_first, .kills = e->kills, .calls = e->calls, .finished = e->finished, .stopping = e->stopping, .stop_at = e->stop_at };
-    /* From here on these count as waiting in the snapshot, so that admission limits never lose sight of them. */
-    e->stats.n_waiting += e->n_inbox;
-    e->stats.n_queued_tokens += e->n_inbox_tokens;
     e->inbox_first = e->inbox_last = e->kills = NULL;
-    e->n_inbox = 0;
-    e->n_inbox_tokens = 0;
     e->calls = NULL;
     e->finished = (plan_list){0};
     pthread_mutex_unlock(&e->mu);
     return n;
+}
+
+/* Makes the counters of the moment visible; also before a request's last output goes out, so that who has it finds it counted. */
+static void publish(void *arg)
+{
+    engine *e = arg;
+    engine_stats s;
+    sched_stats(e->sched, &s);
+    pthread_mutex_lock(&e->mu);
+    e->stats = s;
+    e->n_unseen -= e->n_taken;
+    e->n_unseen_tokens -= e->n_taken_tokens;
+    pthread_mutex_unlock(&e->mu);
+    e->n_taken = 0;
+    e->n_taken_tokens = 0;
 }
 
 static void accept_requests(engine *e, engine_request *r)
@@ -158,6 +170,8 @@ static void accept_requests(engine *e, engine_request *r)
     for (engine_request *next; r; r = next) {
         next = r->inbox_next;
         r->inbox_next = NULL;
+        e->n_taken++;
+        e->n_taken_tokens += r->n_prompt;
         sched_add(e->sched, r);
     }
 }
@@ -221,15 +235,6 @@ static void submit_plans(engine *e)
         pthread_cond_signal(&e->run);
         pthread_mutex_unlock(&e->mu);
     }
-}
-
-static void publish(engine *e)
-{
-    engine_stats s;
-    sched_stats(e->sched, &s);
-    pthread_mutex_lock(&e->mu);
-    e->stats = s;
-    pthread_mutex_unlock(&e->mu);
 }
 
 static void answer_calls(engine *e, call *c)
@@ -332,7 +337,7 @@ static status make_sched(engine *e)
     TRY(st);
     const char *hostile = getenv("SYSTOLIC_HOSTILE");
     sched_config c = { .o = &e->o, .limits = &e->limits, .hasher = e->o.no_prefix_caching ? NULL : &e->hasher, .rope_switch_len = e->rope_switch_len,
-                       .n_blocks = e->n_blocks, .preempt_every = hostile ? atoi(hostile) : 0 };
+                       .n_blocks = e->n_blocks, .preempt_every = hostile ? atoi(hostile) : 0, .before_end = publish, .arg = e };
     TRY(sched_new(&c, &e->sched));
     for (int i = 0; i < MAX_DEPTH; i++) {
         plan *p;
@@ -407,19 +412,20 @@ bool engine_healthy(const engine *e)
     return ok;
 }
 
-/* Requests the scheduler has not seen yet do not count as queued while there are seats for them and nobody else waits. */
+/* Requests that the scheduler has not looked at do not count as queued while there are seats for them and nobody waits before them. */
 static status check_admission(engine *e, int n_prompt)
 {
     const int seats = e->o.max_num_active_seqs > 0 && e->o.max_num_active_seqs < e->o.max_num_seqs ? e->o.max_num_active_seqs : e->o.max_num_seqs;
-    const int n_queued = e->stats.n_waiting + e->n_inbox;
     if (e->dead) return err_set(ST_INTERNAL, "%s", e->death[0] ? e->death : "the engine failed");
     if (e->stopping) return err_set(ST_CANCELLED, "the engine is shutting down");
-    if (e->stats.n_waiting == 0 && e->stats.n_running + e->n_inbox < seats) return ST_OK;
+    const int free_seats = e->stats.n_waiting == 0 && e->stats.n_running < seats ? seats - e->stats.n_running : 0;
+    if (e->n_unseen < free_seats) return ST_OK;
+    const int n_queued = e->stats.n_waiting + e->n_unseen - free_seats;
     if (e->o.max_num_queued_reqs > 0 && n_queued >= e->o.max_num_queued_reqs) {
         e->rejected_reqs++;
         return err_set(ST_LIMIT, "the waiting queue is full: %d requests (max_num_queued_reqs)", n_queued);
     }
-    const int64_t n_tokens = e->stats.n_queued_tokens + e->n_inbox_tokens;
+    const int64_t n_tokens = e->stats.n_queued_tokens + e->n_unseen_tokens;
     if (e->o.max_num_queued_tokens > 0 && n_tokens + n_prompt > e->o.max_num_queued_tokens) {
         e->rejected_tokens++;
         return err_set(ST_LIMIT, "the waiting queue is full: %lld tokens and %d more (max_num_queued_tokens %lld)", (long long)n_tokens, n_prompt,
@@ -446,8 +452,8 @@ status engine_submit(engine *e, const request_spec *spec, engine_request **out)
         if (e->inbox_last) e->inbox_last->inbox_next = r;
         else e->inbox_first = r;
         e->inbox_last = r;
-        e->n_inbox++;
-        e->n_inbox_tokens += r->n_prompt;
+        e->n_unseen++;
+        e->n_unseen_tokens += r->n_prompt;
         pthread_cond_signal(&e->wake);
     }
     pthread_mutex_unlock(&e->mu);
@@ -515,9 +521,9 @@ void engine_get_stats(engine *e, engine_stats *out)
 {
     pthread_mutex_lock(&e->mu);
     *out = e->stats;
-    out->n_waiting += e->n_inbox;
+    out->n_waiting += e->n_unseen;
     out->n_waiting_capacity = out->n_waiting;
-    out->n_queued_tokens += e->n_inbox_tokens;
+    out->n_queued_tokens += e->n_unseen_tokens;
     out->rejected_reqs = e->rejected_reqs;
     out->rejected_tokens = e->rejected_tokens;
     pthread_mutex_unlock(&e->mu);

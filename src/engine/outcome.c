@@ -78,6 +78,7 @@ static void retire(sched *s, engine_request *r, finish_reason why)
     sched_remove(s, r);
     r->state = REQ_FINISHED;
     report_end(s, r, why);
+    if (s->c.before_end) s->c.before_end(s->c.arg);
 }
 
 void sched_end(sched *s, engine_request *r, finish_reason why, const char *error)

@@ -16,6 +16,10 @@ typedef struct row_ops {
     size_t (*argmax)(const float *x, size_t n);
     /* x /= by; returns the largest value. */
     float (*divide)(float *x, size_t n, float by);
+    /* x = x - a - b. */
+    void (*shift)(float *x, size_t n, float a, float b);
+    /* x = -inf where x < v. */
+    void (*ban_below)(float *x, size_t n, float v);
     /* Sum of exp(x - max). */
     double (*sum_exp)(const float *x, size_t n, float max);
     /* out = exp(x - max); returns the sum. */

@@ -10,7 +10,8 @@ enum { LANES = 8 };
 typedef float vf __attribute__((vector_size(LANES * 4)));
 typedef int32_t vi __attribute__((vector_size(LANES * 4)));
 typedef uint32_t vu __attribute__((vector_size(LANES * 4)));
-typedef double vd __attribute__((vector_size(LANES * 8)));
+typedef double vd __attribute__((vector_size(LANES / 2 * 8)));
+typedef float vh __attribute__((vector_size(LANES / 2 * 4)));
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -39,7 +40,16 @@ INLINE float reduce_max(vf v)
     return m;
 }
 
-INLINE double reduce_sum(vd v) { return ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7])); }
+/* Sums of float lanes in double, in two registers of half the lanes each. */
+typedef struct sums { vd lo, hi; } sums;
+INLINE void add_lanes(sums *s, vf v)
+{
+    vh half[2];
+    memcpy(half, &v, sizeof v);
+    s->lo += __builtin_convertvector(half[0], vd);
+    s->hi += __builtin_convertvector(half[1], vd);
+}
+INLINE double reduce_sum(sums s) { return ((s.lo[0] + s.lo[1]) + (s.lo[2] + s.lo[3])) + ((s.hi[0] + s.hi[1]) + (s.hi[2] + s.hi[3])); }
 
 /* exp for x <= 0 (0 below -87), relative error about 1e-7. Cephes' polynomial. */
 INLINE vf vexp(vf x)
@@ -154,28 +164,46 @@ static float row_divide(float *x, size_t n, float by)
     return best;
 }
 
+static void row_shift(float *x, size_t n, float a, float b)
+{
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) store(x + i, load(x + i) - a - b);
+    for (; i < n; i++) x[i] = x[i] - a - b;
+}
+
+static void row_ban_below(float *x, size_t n, float v)
+{
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        vf y = load(x + i);
+        store(x + i, pick(y < splat(v), splat(-INFINITY), y));
+    }
+    for (; i < n; i++)
+        if (x[i] < v) x[i] = -INFINITY;
+}
+
 static double row_sum_exp(const float *x, size_t n, float max)
 {
-    vd sum = {0};
+    sums sum = {0};
     size_t i = 0;
-    for (; i + LANES <= n; i += LANES) sum += __builtin_convertvector(vexp(load(x + i) - max), vd);
-    if (i < n) sum += __builtin_convertvector(vexp(load_tail(x + i, n - i, -INFINITY) - max), vd);
+    for (; i + LANES <= n; i += LANES) add_lanes(&sum, vexp(load(x + i) - max));
+    if (i < n) add_lanes(&sum, vexp(load_tail(x + i, n - i, -INFINITY) - max));
     return reduce_sum(sum);
 }
 
 static double row_exps(const float *x, size_t n, float max, float *out)
 {
-    vd sum = {0};
+    sums sum = {0};
     size_t i = 0;
     for (; i + LANES <= n; i += LANES) {
         vf e = vexp(load(x + i) - max);
         store(out + i, e);
-        sum += __builtin_convertvector(e, vd);
+        add_lanes(&sum, e);
     }
     if (i < n) {
         vf e = vexp(load_tail(x + i, n - i, -INFINITY) - max);
         for (size_t j = i; j < n; j++) out[j] = e[j - i];
-        sum += __builtin_convertvector(e, vd);
+        add_lanes(&sum, e);
     }
     return reduce_sum(sum);
 }
@@ -222,29 +250,45 @@ INLINE vf race_score(vf x, vi id, float max, uint64_t key)
     return vexp(x - max) / neg_log_1m(uniform((vu)id, (uint32_t)key, (uint32_t)(key >> 32)));
 }
 
+typedef struct leader { vf score; vi at; } leader;
+
+INLINE void race_step(leader *l, vf x, vi at, vi id, float max, uint64_t key)
+{
+    vf s = race_score(x, id, max, key);
+    s = pick(x > splat(-INFINITY), s, splat(-1)); /* banned tokens, padding and NaN never win */
+    vi better = s > l->score;
+    l->score = pick(better, s, l->score);
+    l->at = picki(better, at, l->at);
+}
+
 static size_t row_race(const float *x, const int32_t *ids, size_t n, float max, uint64_t key)
 {
     const vi lanes = { 0, 1, 2, 3, 4, 5, 6, 7 };
-    vf best = splat(-1);
-    vi best_at = {0};
-    for (size_t i = 0; i < n; i += LANES) {
-        const size_t len = n - i < LANES ? n - i : LANES;
-        vi at = lanes + (int32_t)i, id = at;
-        if (ids) memcpy(&id, ids + i, len * sizeof *ids);
-        vf v = len == LANES ? load(x + i) : load_tail(x + i, len, -INFINITY);
-        vf s = race_score(v, id, max, key);
-        s = pick(v > splat(-INFINITY), s, splat(-1)); /* banned tokens, the padding and NaN never win */
-        vi better = s > best;
-        best = pick(better, s, best);
-        best_at = picki(better, at, best_at);
+    leader l = { splat(-1), {0} };
+    size_t i = 0;
+    if (ids) {
+        for (; i + LANES <= n; i += LANES) {
+            vi id;
+            memcpy(&id, ids + i, sizeof id);
+            race_step(&l, load(x + i), lanes + (int32_t)i, id, max, key);
+        }
+    } else {
+        for (; i + LANES <= n; i += LANES) race_step(&l, load(x + i), lanes + (int32_t)i, lanes + (int32_t)i, max, key);
+    }
+    if (i < n) {
+        int32_t tail[LANES] = {0};
+        for (size_t j = i; j < n; j++) tail[j - i] = ids ? ids[j] : (int32_t)j;
+        vi id;
+        memcpy(&id, tail, sizeof id);
+        race_step(&l, load_tail(x + i, n - i, -INFINITY), lanes + (int32_t)i, id, max, key);
     }
     size_t w = 0;
-    for (int l = 1; l < LANES; l++)
-        if (best[l] > best[w] || (best[l] == best[w] && best_at[l] < best_at[w])) w = (size_t)l;
-    return (size_t)best_at[w];
+    for (int k = 1; k < LANES; k++)
+        if (l.score[k] > l.score[w] || (l.score[k] == l.score[w] && l.at[k] < l.at[w])) w = (size_t)k;
+    return (size_t)l.at[w];
 }
 
 const row_ops ROW_OPS = {
-    .name = ROW_NAME, .max = row_max, .argmax = row_argmax, .divide = row_divide, .sum_exp = row_sum_exp, .exps = row_exps,
-    .count_ge = row_count_ge, .collect_ge = row_collect_ge, .group_max = row_group_max, .race = row_race,
+    .name = ROW_NAME, .max = row_max, .argmax = row_argmax, .divide = row_divide, .shift = row_shift, .ban_below = row_ban_below, .sum_exp = row_sum_exp,
+    .exps = row_exps, .count_ge = row_count_ge, .collect_ge = row_collect_ge, .group_max = row_group_max, .race = row_race,
 };

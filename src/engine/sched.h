@@ -18,6 +18,8 @@ typedef struct sched_config {
     const block_hasher *hasher;    /* NULL = no prefix caching */
     int rope_switch_len;
     int32_t n_blocks;              /* with the null block */
+    void (*before_end)(void *arg); /* before a request's last output is delivered, when it is off the books; may be NULL */
+    void *arg;
     int preempt_every;             /* testing: preempt a running request every so many plans; 0 = never */
 } sched_config;
 
