@@ -510,7 +510,8 @@ status fetch_run(fetch *f, const char *url, const fetch_options *o, fetch_respon
     else if (!(own = mem_strdup(url))) return err_nomem();
     if (sock) p.sock = sock;
     st = follow(f, &own, o, &p, out);
-    if (st != ST_OK && mem_oom() && st != ST_CANCELLED && st != ST_LIMIT) st = err_nomem();
+    /* Also after success: libcurl sends a URL without the query that it had no memory for, and gets an answer. */
+    if (mem_oom() && st != ST_CANCELLED && st != ST_LIMIT) st = err_nomem();
     out->effective_url = own;
     mem_free(sock);
     return st;

@@ -1,6 +1,7 @@
 #include "load/hub.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <fnmatch.h>
 #include <stdio.h>
 #include <string.h>
@@ -92,7 +93,9 @@ static status fetch_blob(job *j, const char *name, const hub_meta *m)
         if (unlink(blob) != 0) return err_errno("cannot remove the damaged %s", blob);
     }
     TRY(hub_net_download(&j->net, j->commit, name, m, part));
-    return rename(part, blob) == 0 ? ST_OK : err_errno("cannot rename %s", part);
+    /* Where flock() is a lie (some network filesystems) another process may have written the same bytes and renamed them. */
+    if (rename(part, blob) == 0 || (errno == ENOENT && hub_is_file(blob))) return ST_OK;
+    return err_errno("cannot rename %s", part);
 }
 
 static status get_file(job *j, const char *name)
