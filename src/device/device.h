@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "graph/batch.h"
 #include "graph/dtype.h"
 #include "graph/graph.h"
 #include "graph/weights.h"
@@ -38,22 +39,6 @@ typedef struct device_limits {
     int block_size;         /* tokens per KV block */
     dtype kv_dtype;         /* DT_F32, DT_BF16 or DT_F16 */
 } device_limits;
-
-/* One step's work: a flat ragged batch. Arrays are borrowed for the call. Prefill and decode are the same thing: sequence s
- * owns tokens cu_q_lens[s] .. cu_q_lens[s+1]-1, which are the last ones of its kv_lens[s] tokens. */
-typedef struct batch {
-    int n_tokens, n_seqs, n_rows;
-    const int32_t *token_ids;   /* [n_tokens] */
-    const int32_t *positions;   /* [n_tokens] */
-    const int32_t *cu_q_lens;   /* [n_seqs+1] */
-    const int32_t *kv_lens;     /* [n_seqs] tokens in the cache after this step */
-    const int32_t *page_table;  /* [n_seqs][max_pages] block ids */
-    int max_pages;
-    const int32_t *slots;       /* [n_tokens] where each token's K and V go: block * block_size + offset */
-    const int32_t *rope_variant;/* [n_seqs] which frequency table a sequence uses (longrope: 0 short, 1 long) */
-    const int32_t *rows;        /* [n_rows] indices into the tokens whose logits are wanted, ascending */
-    float *logits;              /* out: [n_rows][vocab] */
-} batch;
 
 /* spec: "cpu" (more come: "pjrt:PATH", "tpu", "sim:v6e-8"). An unknown one is ST_INVALID and lists what exists. */
 status device_open(const char *spec, const device_options *o, device **out) FALLIBLE;

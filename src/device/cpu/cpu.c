@@ -1,0 +1,120 @@
+/* The CPU as a device: own kernels, a thread pool, KV blocks in lazily touched memory. */
+#include "device/cpu/cpu.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "device/cpu/pages.h"
+
+static status cpu_open(const char *arg, const device_options *o, device **out)
+{
+    static const device_options none;
+    if (!o) o = &none;
+    if (arg[0]) return err_set(ST_INVALID, "device 'cpu' takes nothing after the colon, got '%s'", arg);
+    cpu_device *d = mem_calloc(1, sizeof *d);
+    if (!d) return err_nomem();
+    d->base.cls = &device_cpu;
+    host_name(d->name, sizeof d->name);
+    status st = isa_parse(o->isa, &d->isa);
+    if (st == ST_OK) st = host_pick_cpus(getenv("VLLM_CPU_OMP_THREADS_BIND"), o->n_threads, &d->cpus);
+    if (st == ST_OK) st = pool_new(d->cpus.n, d->cpus.pinned ? d->cpus.cpu : NULL, &d->pool);
+    if (st != ST_OK) {
+        mem_free(d);
+        return st;
+    }
+    *out = &d->base;
+    return ST_OK;
+}
+
+static void cpu_close(device *dev)
+{
+    cpu_device *d = (cpu_device *)(void *)dev;
+    pool_free(d->pool);
+    mem_free(d);
+}
+
+static void cpu_describe(const device *dev, device_info *out)
+{
+    const cpu_device *d = (const cpu_device *)(const void *)dev;
+    *out = (device_info){ .platform = "cpu", .name = d->name, .isa = isa_name(d->isa), .n_threads = d->cpus.n };
+    host_memory(&out->memory_bytes, &out->free_bytes);
+}
+
+static void cpu_unload(device_model *dm)
+{
+    cpu_model *m = (cpu_model *)(void *)dm;
+    cpu_unpack(m);
+    pages_free(m->arena, m->arena_bytes);
+    pages_free(m->state, m->state_bytes);
+    pages_free(m->scratch, m->scratch_bytes * (size_t)m->limits.n_threads);
+    pages_free(m->cache, m->cache_bytes);
+    mem_free(m->places);
+    mem_free(m->weights);
+    mem_free(m->steps);
+    mem_free(m->counters);
+    mem_free(m->kv);
+    mem_free(m);
+}
+
+static status cpu_load(device *dev, const graph *g, const weight_source *w, const device_limits *l,
+                       void (*progress)(void *arg, int64_t done, int64_t total), void *arg, device_model **out)
+{
+    cpu_device *d = (cpu_device *)(void *)dev;
+    cpu_model *m = mem_calloc(1, sizeof *m);
+    if (!m) return err_nomem();
+    m->base.cls = &device_cpu;
+    m->dev = d;
+    m->g = g;
+    m->limits = (op_limits){ .max_tokens = l->max_tokens, .max_seqs = l->max_seqs, .max_rows = l->max_rows, .max_model_len = l->max_model_len,
+                             .block_size = l->block_size, .n_threads = pool_threads(d->pool), .kv_dtype = l->kv_dtype };
+    status st = cpu_plan(m);
+    if (st == ST_OK) st = cpu_pack(m, w, progress, arg);
+    if (st == ST_OK) *out = &m->base;
+    else cpu_unload(&m->base);
+    return st;
+}
+
+static int64_t cpu_weight_bytes(const device_model *m) { return ((const cpu_model *)(const void *)m)->weight_bytes; }
+static int64_t cpu_kv_block_bytes(const device_model *m) { return (int64_t)((const cpu_model *)(const void *)m)->block_bytes; }
+
+static status cpu_kv_resize(device_model *dm, int32_t n_blocks)
+{
+    cpu_model *m = (cpu_model *)(void *)dm;
+    size_t bytes;
+    void *cache = NULL;
+    if (n_blocks < 0 || __builtin_mul_overflow((size_t)n_blocks, m->block_bytes, &bytes)) return err_set(ST_INVALID, "a KV cache of %d blocks", n_blocks);
+    TRY(pages_alloc(bytes, "KV cache", &cache));
+    pages_free(m->cache, m->cache_bytes);
+    m->cache = cache;
+    m->cache_bytes = bytes;
+    m->n_blocks = n_blocks;
+    for (int i = 0; i < m->n_caches; i++) m->kv[i].base = m->cache;
+    return ST_OK;
+}
+
+static status check_block(const cpu_model *m, int32_t block)
+{
+    if (block >= 0 && block < m->n_blocks) return ST_OK;
+    return err_set(ST_INVALID, "KV block %d, expected 0 to %d", block, m->n_blocks - 1);
+}
+
+static status cpu_kv_read(device_model *dm, int32_t block, void *dst)
+{
+    cpu_model *m = (cpu_model *)(void *)dm;
+    TRY(check_block(m, block));
+    memcpy(dst, m->cache + (size_t)block * m->block_bytes, m->block_bytes);
+    return ST_OK;
+}
+
+static status cpu_kv_write(device_model *dm, int32_t block, const void *src)
+{
+    cpu_model *m = (cpu_model *)(void *)dm;
+    TRY(check_block(m, block));
+    memcpy(m->cache + (size_t)block * m->block_bytes, src, m->block_bytes);
+    return ST_OK;
+}
+
+const device_class device_cpu = { "cpu", cpu_open, cpu_close, cpu_describe, cpu_load, cpu_unload, cpu_weight_bytes, cpu_kv_block_bytes,
+                                  cpu_kv_resize, cpu_kv_read, cpu_kv_write, cpu_run };

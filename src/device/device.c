@@ -1,0 +1,51 @@
+#include "device/device.h"
+
+#include <string.h>
+
+#include "device/device_impl.h"
+
+static const device_class *const classes[] = { &device_cpu };
+
+status device_open(const char *spec, const device_options *o, device **out)
+{
+    size_t len = strcspn(spec, ":");
+    char have[256] = "";
+    for (size_t i = 0; i < sizeof classes / sizeof *classes; i++) {
+        const device_class *c = classes[i];
+        if (strlen(c->name) == len && strncmp(spec, c->name, len) == 0) return c->open(spec[len] ? spec + len + 1 : "", o, out);
+        if (have[0]) strncat(have, ", ", sizeof have - strlen(have) - 1);
+        strncat(have, c->name, sizeof have - strlen(have) - 1);
+    }
+    return err_set(ST_INVALID, "unknown device '%s'; devices: %s", spec, have);
+}
+
+void device_close(device *d) { if (d) d->cls->close(d); }
+void device_describe(const device *d, device_info *out) { d->cls->describe(d, out); }
+
+static status check_limits(const device_limits *l)
+{
+    const struct { const char *name; int64_t v, most; } fields[] = {
+        { "max_tokens", l->max_tokens, 1 << 24 }, { "max_seqs", l->max_seqs, 1 << 24 }, { "max_rows", l->max_rows, 1 << 24 },
+        { "max_model_len", l->max_model_len, 1 << 30 }, { "block_size", l->block_size, 1 << 20 } };
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+        if (fields[i].v < 1 || fields[i].v > fields[i].most)
+            return err_set(ST_INVALID, "%s is %lld, expected 1 to %lld", fields[i].name, (long long)fields[i].v, (long long)fields[i].most);
+    if (l->kv_dtype != DT_F32 && l->kv_dtype != DT_BF16 && l->kv_dtype != DT_F16)
+        return err_set(ST_UNSUPPORTED, "a KV cache of %s; supported: f32, bf16, f16", dtype_name(l->kv_dtype));
+    return ST_OK;
+}
+
+status device_load(device *d, const graph *g, const weight_source *w, const device_limits *l,
+                   void (*progress)(void *arg, int64_t done, int64_t total), void *arg, device_model **out)
+{
+    TRY(check_limits(l));
+    return d->cls->load(d, g, w, l, progress, arg, out);
+}
+
+void device_unload(device_model *m) { if (m) m->cls->unload(m); }
+int64_t device_weight_bytes(const device_model *m) { return m->cls->weight_bytes(m); }
+int64_t device_kv_block_bytes(const device_model *m) { return m->cls->kv_block_bytes(m); }
+status device_kv_resize(device_model *m, int32_t n_blocks) { return m->cls->kv_resize(m, n_blocks); }
+status device_kv_read(device_model *m, int32_t block, void *dst) { return m->cls->kv_read(m, block, dst); }
+status device_kv_write(device_model *m, int32_t block, const void *src) { return m->cls->kv_write(m, block, src); }
+status device_run(device_model *m, const batch *b) { return m->cls->run(m, b); }

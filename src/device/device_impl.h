@@ -1,0 +1,29 @@
+/* What a device implements: device.c finds the class by name and passes calls on. */
+#ifndef SYSTOLIC_DEVICE_DEVICE_IMPL_H
+#define SYSTOLIC_DEVICE_DEVICE_IMPL_H
+
+#include "device/device.h"
+
+typedef struct device_class {
+    const char *name;
+    status (*open)(const char *arg, const device_options *o, device **out);  /* arg: what follows "name:", or "" */
+    void (*close)(device *d);
+    void (*describe)(const device *d, device_info *out);
+    status (*load)(device *d, const graph *g, const weight_source *w, const device_limits *l,
+                   void (*progress)(void *arg, int64_t done, int64_t total), void *arg, device_model **out);
+    void (*unload)(device_model *m);
+    int64_t (*weight_bytes)(const device_model *m);
+    int64_t (*kv_block_bytes)(const device_model *m);
+    status (*kv_resize)(device_model *m, int32_t n_blocks);
+    status (*kv_read)(device_model *m, int32_t block, void *dst);
+    status (*kv_write)(device_model *m, int32_t block, const void *src);
+    status (*run)(device_model *m, const batch *b);
+} device_class;
+
+/* First member of every class's own struct. */
+struct device { const device_class *cls; };
+struct device_model { const device_class *cls; };
+
+extern const device_class device_cpu;
+
+#endif

@@ -1,0 +1,148 @@
+/* The IR: a straight line of operations that an LLM engineer thinks in, in single assignment form.
+ *
+ * A tensor is a 32-bit handle to the node that makes it. Shapes are known when a node is added; a dimension is a number or
+ * one of the step's symbols (tokens, sequences, sampled rows). Every dimension carries a logical axis, from which the
+ * partition pass derives what each device of a mesh holds. Nodes know the layer they belong to, so that equal layers can be
+ * found again and emitted as one loop.
+ *
+ * Errors of the builder stick: a failed call returns the null tensor, calls on null tensors return null, and graph_finish
+ * reports the first error. A finished graph never changes: passes make a new one. Not thread-safe while it is built. */
+#ifndef SYSTOLIC_GRAPH_GRAPH_H
+#define SYSTOLIC_GRAPH_GRAPH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "graph/dtype.h"
+
+typedef struct tensor { int32_t id; } tensor;   /* 0 = null */
+#define NO_TENSOR ((tensor){ 0 })
+
+enum { GRAPH_MAX_RANK = 4, GRAPH_MAX_INPUTS = 4, GRAPH_MAX_PARTS = 16 };
+
+/* Symbols of a step, as dimensions. */
+enum { DIM_T = -1, DIM_S = -2, DIM_R = -3 };   /* tokens, sequences, rows whose logits are wanted */
+
+#define GRAPH_AXES(X) X(NONE, none) X(TOKENS, tokens) X(ROWS, rows) X(EMBED, embed) X(HEADS, heads) X(KV_HEADS, kv_heads) \
+    X(HEAD_DIM, head_dim) X(MLP, mlp) X(VOCAB, vocab) X(ROPE, rope) X(MIXED, mixed)
+typedef enum axis {
+#define GRAPH_AXIS(up, low) AX_##up,
+    GRAPH_AXES(GRAPH_AXIS)
+#undef GRAPH_AXIS
+    AX_COUNT
+} axis;
+const char *axis_name(axis a);
+
+typedef struct shape {
+    dtype type;
+    int rank;
+    int64_t dim[GRAPH_MAX_RANK];   /* >= 0, or DIM_* */
+    axis axes[GRAPH_MAX_RANK];
+} shape;
+bool shape_equal(const shape *a, const shape *b);
+/* "f32[T, 64]" for messages. Returns dst. */
+char *shape_format(const shape *s, char *dst, size_t cap);
+
+typedef enum op {
+    OP_NULL,
+#define OP(up, low, lo, hi, flags, fields) OP_##up,
+#include "graph/ops.def"
+#undef OP
+    OP_COUNT
+} op;
+
+enum {
+    OPF_LEAF = 1,     /* no inputs, nothing to run */
+    OPF_VIEW = 2,     /* no data of its own: another look at its input's rows */
+    OPF_EFFECT = 4    /* writes the KV cache */
+};
+
+/* What a step feeds the graph. IN_ACTIVATION is any float tensor, for tests of single operations. */
+typedef enum input_kind { IN_TOKENS, IN_POSITIONS, IN_ROWS, IN_ACTIVATION, IN_COUNT } input_kind;
+
+/* How a weight is laid over a mesh: by output rows (COL: column parallel, as the papers call it), by input columns (ROW),
+ * not at all, or by vocabulary. */
+#define WEIGHT_ROLES(X) X(REPL, repl) X(COL, col) X(ROW, row) X(VOCAB, vocab)
+typedef enum weight_role {
+#define WEIGHT_ROLE(up, low) ROLE_##up,
+    WEIGHT_ROLES(WEIGHT_ROLE)
+#undef WEIGHT_ROLE
+    ROLE_COUNT
+} weight_role;
+
+/* A run of rows [from, to) of one checkpoint tensor that has `total` rows. A weight is its parts, one below the other. */
+typedef struct weight_part { const char *name; int64_t from, to, total; axis out_axis; } weight_part;
+
+typedef struct floats { int64_t n; const float *v; } floats;
+
+typedef union op_attrs {
+    struct { int64_t kind; } input;
+    struct { int64_t role; int64_t n_parts; const weight_part *parts; } weight;
+    struct { double eps; } rms_norm;
+    struct { int64_t from, to; } slice;                     /* of the last dimension */
+    struct { int64_t head_dim; } split_heads;
+    struct { floats scale, inv_freq; } rope_table;          /* per variant: what cos and sin are multiplied by; [variants][half] */
+    struct { int64_t cache; double scale; int64_t window; } paged_attention; /* window: keys a query sees with itself; 0 = all */
+} op_attrs;
+
+typedef struct node {
+    op op;
+    int layer;                      /* -1 = outside the layers */
+    int n_in;
+    tensor in[GRAPH_MAX_INPUTS];    /* NO_TENSOR for an absent optional input */
+    shape s;
+    op_attrs a;
+} node;
+
+typedef struct graph graph;
+
+/* Shape rules of the operations, from above (ops/ops.h has them): fills out, or fails naming what was expected. */
+typedef status graph_infer_fn(const graph *g, const node *n, shape *out);
+typedef struct graph_rules { graph_infer_fn *infer[OP_COUNT]; } graph_rules;
+
+/* ---- building ---- */
+status graph_new(const graph_rules *rules, graph **out) FALLIBLE;
+void graph_free(graph *g);
+/* Nodes added from now on belong to this layer (-1: none). */
+void graph_set_layer(graph *g, int layer);
+tensor graph_input(graph *g, input_kind kind, const shape *s);
+/* `s->dim[0]` must be the sum of the parts' rows. Names and parts are copied. A weight with the same parts is returned again. */
+tensor graph_weight(graph *g, weight_role role, const shape *s, const weight_part *parts, int n_parts);
+/* Attributes are copied, arrays included; NULL = none. Inputs may hold NO_TENSOR where optional. */
+tensor graph_add(graph *g, op o, const tensor *in, int n_in, const op_attrs *a);
+/* Makes the graph fail with this message, unless it has failed already. */
+void graph_fail(graph *g, status s, const char *fmt, ...) PRINTF_LIKE(3, 4);
+/* Ends building: the first error, or the result of graph_verify. */
+status graph_finish(graph *g, tensor output) FALLIBLE;
+
+/* ---- reading ---- */
+int graph_n_nodes(const graph *g);                      /* ids are 1..n */
+const node *graph_at(const graph *g, int id);
+static inline const node *graph_node(const graph *g, tensor t) { return graph_at(g, t.id); }
+tensor graph_output(const graph *g);
+const graph_rules *graph_rules_of(const graph *g);
+int graph_n_caches(const graph *g);                     /* attention nodes: cache ids are 0..n-1 */
+int graph_n_uses(const graph *g, int id);
+
+/* ---- the grammar ---- */
+/* Checks every rule of the IR: order, arity, shapes as inferred, parts, caches, one output. */
+status graph_verify(const graph *g) FALLIBLE;
+/* One node per line; graph_parse reads it back. */
+status graph_print(const graph *g, buf *out) FALLIBLE;
+status graph_parse(const graph_rules *rules, const char *text, size_t len, graph **out) FALLIBLE;
+
+/* What an operation looks like: from ops.def. */
+typedef enum field_kind { FIELD_I64, FIELD_F64, FIELD_FLOATS } field_kind;
+typedef struct op_field { const char *name; field_kind kind; size_t offset; } op_field;
+enum { OP_MAX_FIELDS = 4 };
+typedef struct op_schema { const char *name; int min_in, max_in, flags; op_field fields[OP_MAX_FIELDS + 1]; } op_schema;
+const op_schema *op_schema_of(op o);
+static inline const char *op_name(op o) { return op_schema_of(o)->name; }
+static inline bool op_is(op o, int flag) { return (op_schema_of(o)->flags & flag) != 0; }
+/* Same operation, inputs, attributes and shape. */
+bool node_equal(const node *a, const node *b);
+
+#endif

@@ -1,0 +1,71 @@
+/* The grammar of the IR, executable. A broken graph is a bug of ours or of a model file, so everything is ST_INTERNAL. */
+#include <string.h>
+
+#include "graph/graph.h"
+
+static status verify_shape(const node *n)
+{
+    if (n->s.rank < 1 || n->s.rank > GRAPH_MAX_RANK) return err_set(ST_INTERNAL, "rank %d, expected 1 to %d", n->s.rank, GRAPH_MAX_RANK);
+    for (int i = 0; i < n->s.rank; i++) {
+        int64_t d = n->s.dim[i];
+        if (d == 0 || d < DIM_R) return err_set(ST_INTERNAL, "dimension %d is %lld", i, (long long)d);
+        if (i > 0 && d < 0) return err_set(ST_INTERNAL, "dimension %d is a symbol; only the first may be", i);
+    }
+    return ST_OK;
+}
+
+static status verify_weight(const node *n)
+{
+    int64_t rows = 0, count = n->a.weight.n_parts;
+    if (count < 1 || count > GRAPH_MAX_PARTS) return err_set(ST_INTERNAL, "%lld parts, expected 1 to %d", (long long)count, GRAPH_MAX_PARTS);
+    if (n->a.weight.role < 0 || n->a.weight.role >= ROLE_COUNT) return err_set(ST_INTERNAL, "unknown role");
+    if (n->s.rank > 2) return err_set(ST_INTERNAL, "rank %d, expected 1 or 2", n->s.rank);
+    for (int i = 0; i < n->s.rank; i++)
+        if (n->s.dim[i] < 1) return err_set(ST_INTERNAL, "a weight's dimension is a symbol");
+    for (int64_t i = 0; i < count; i++) {
+        const weight_part *p = &n->a.weight.parts[i];
+        if (!p->name[0]) return err_set(ST_INTERNAL, "a part has no name");
+        if (p->from < 0 || p->to <= p->from || p->to > p->total)
+            return err_set(ST_INTERNAL, "%s: rows %lld to %lld of %lld", p->name, (long long)p->from, (long long)p->to, (long long)p->total);
+        rows += p->to - p->from;
+    }
+    if (rows != n->s.dim[0]) return err_set(ST_INTERNAL, "parts have %lld rows, the weight %lld", (long long)rows, (long long)n->s.dim[0]);
+    return ST_OK;
+}
+
+static status verify_node(const graph *g, int id)
+{
+    const node *n = graph_at(g, id);
+    const op_schema *sc = op_schema_of(n->op);
+    if (n->op <= OP_NULL || n->op >= OP_COUNT) return err_set(ST_INTERNAL, "unknown operation %d", (int)n->op);
+    if (n->n_in < sc->min_in || n->n_in > sc->max_in) return err_set(ST_INTERNAL, "%d inputs, expected %d to %d", n->n_in, sc->min_in, sc->max_in);
+    for (int i = 0; i < n->n_in; i++) {
+        if (n->in[i].id >= id || n->in[i].id < 0) return err_set(ST_INTERNAL, "input %d comes later", i);
+        if (n->in[i].id == 0 && i < sc->min_in) return err_set(ST_INTERNAL, "input %d is null", i);
+    }
+    TRY(verify_shape(n));
+    if (n->op == OP_WEIGHT) return verify_weight(n);
+    if (n->op == OP_INPUT) return n->a.input.kind >= 0 && n->a.input.kind < IN_COUNT ? ST_OK : err_set(ST_INTERNAL, "unknown kind of input");
+    shape want;
+    TRY(graph_rules_of(g)->infer[n->op](g, n, &want));
+    if (shape_equal(&want, &n->s)) return ST_OK;
+    char a[128], b[128];
+    return err_set(ST_INTERNAL, "shape is %s, inferred %s", shape_format(&n->s, a, sizeof a), shape_format(&want, b, sizeof b));
+}
+
+status graph_verify(const graph *g)
+{
+    int n_caches = 0;
+    for (int id = 1; id <= graph_n_nodes(g); id++) {
+        const node *n = graph_at(g, id);
+        status st = verify_node(g, id);
+        /* caches are numbered in order of use: a layer's cache is its place in memory */
+        if (st == ST_OK && n->op == OP_PAGED_ATTENTION && n->a.paged_attention.cache != n_caches++)
+            st = err_set(ST_INTERNAL, "cache %lld, expected %d", (long long)n->a.paged_attention.cache, n_caches - 1);
+        if (st != ST_OK) return err_wrap(st, "graph: %%%d %s", id, op_name(n->op));
+    }
+    tensor out = graph_output(g);
+    if (out.id < 1 || out.id > graph_n_nodes(g)) return err_set(ST_INTERNAL, "graph: no output");
+    if (op_is(graph_node(g, out)->op, OPF_LEAF | OPF_VIEW)) return err_set(ST_INTERNAL, "graph: the output is not computed");
+    return ST_OK;
+}

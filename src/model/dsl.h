@@ -1,0 +1,47 @@
+/* The words model files are written in. A model file describes one decoder layer; decoder_lm puts embedding, final norm and
+ * head around a stack of them. No function fails: errors stick in the graph. */
+#ifndef SYSTOLIC_MODEL_DSL_H
+#define SYSTOLIC_MODEL_DSL_H
+
+#include "graph/graph.h"
+#include "model/config.h"
+
+typedef struct net {
+    graph *g;
+    const model_config *c;
+    dtype type;         /* of the weights */
+    int layer;          /* -1 = outside the layers */
+    tensor positions;
+    tensor rope_table;  /* made once, shared by the layers */
+} net;
+
+/* Rows [from, to) of a checkpoint tensor with `total` rows; "NAME" is completed to model.layers.<layer>.NAME.weight (or .bias). */
+typedef struct weight_ref { weight_role role; axis out; const char *name; int64_t from, to, total; } weight_ref;
+#define W(role, axis, name, rows) ((weight_ref){ ROLE_##role, AX_##axis, (name), 0, (rows), (rows) })
+#define W_ROWS(role, axis, name, from, to, total) ((weight_ref){ ROLE_##role, AX_##axis, (name), (from), (to), (total) })
+
+tensor linear(net *n, tensor x, weight_ref w, bool bias);
+tensor rms_norm(net *n, tensor x, const char *name);           /* over the last dimension */
+tensor split_heads(net *n, tensor x, int head_dim);            /* [T, h*d] -> [T, h, d] */
+tensor merge_heads(net *n, tensor x);
+tensor rope(net *n, tensor x);                                 /* by the model's rope configuration */
+tensor paged_attention(net *n, tensor q, tensor k, tensor v);  /* scale 1/sqrt(head_dim), the layer's window */
+tensor add(net *n, tensor x, tensor y);
+tensor silu_mul(net *n, tensor gate, tensor up);
+tensor embed(net *n, tensor ids, const char *name, int rows, int width);
+
+/* One layer: residual stream [T, hidden] in and out. */
+typedef tensor layer_fn(net *n, tensor x);
+/* Embedding, layers, norm and head over the rows that are wanted: logits [R, vocab]. */
+tensor decoder_lm(net *n, layer_fn *layer);
+
+/* The pre-norm block that these families share: x + attention(norm(x)), then x + mlp(norm(x)). */
+tensor prenorm_block(net *n, tensor x, layer_fn *attention, layer_fn *mlp);
+/* down(silu(gate(x)) * up(x)) with the usual names and config.json's mlp_bias. */
+tensor gated_mlp(net *n, tensor x);
+
+/* An architecture: what the registry (model.c) lists. */
+typedef struct model_family { const char *architecture; config_defaults defaults; layer_fn *layer; } model_family;
+extern const model_family llama_family, qwen2_family, qwen3_family, mistral_family, phi3_family;
+
+#endif

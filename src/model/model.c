@@ -1,0 +1,120 @@
+/* The registry of architectures, and a model made from one. */
+#include "model/model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "graph/passes.h"
+#include "model/dsl.h"
+#include "ops/op.h"
+
+struct model {
+    model_config config;
+    model_info info;
+    graph *g;
+};
+
+/* ---- registry ---- */
+
+static const model_family *const families[] = { &llama_family, &mistral_family, &phi3_family, &qwen2_family, &qwen3_family };
+enum { N_FAMILIES = sizeof families / sizeof *families };
+
+const char *const *model_architectures(void)
+{
+    static const char *names[N_FAMILIES + 1];
+    for (int i = 0; i < N_FAMILIES; i++) names[i] = families[i]->architecture;
+    return names;
+}
+
+static status find_family(const char *name, const model_family **out)
+{
+    char have[512] = "";
+    for (int i = 0; i < N_FAMILIES; i++) {
+        if (strcmp(families[i]->architecture, name) == 0) {
+            *out = families[i];
+            return ST_OK;
+        }
+        if (i) strncat(have, ", ", sizeof have - strlen(have) - 1);
+        strncat(have, families[i]->architecture, sizeof have - strlen(have) - 1);
+    }
+    return err_set(ST_UNSUPPORTED, "architecture '%.100s' is not supported; supported: %s", name, have);
+}
+
+/* ---- what others need to know ---- */
+
+static int64_t count_params(const graph *g)
+{
+    int64_t n = 0;
+    for (int id = 1; id <= graph_n_nodes(g); id++) {
+        const node *w = graph_at(g, id);
+        if (w->op == OP_WEIGHT) n += w->s.dim[0] * shape_cols(&w->s);
+    }
+    return n;
+}
+
+/* vLLM's rule: what the configuration derives is the limit, unless an environment variable takes the blame. */
+static status context_length(const model_config *c, int wanted, int *out)
+{
+    int derived = (int)c->rope.max_len;
+    const char *allow = getenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN");
+    if (wanted > derived && !(allow && strcmp(allow, "1") == 0))
+        return err_set(ST_INVALID, "max_model_len %d is greater than %d, the context length derived from config.json (max_position_embeddings %d, rope %s); "
+                       "VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 allows it, at the risk of wrong output", wanted, derived, c->max_position, c->rope.type);
+    *out = wanted > 0 ? wanted : derived;
+    return ST_OK;
+}
+
+static status fill_info(model *m, const model_options *o)
+{
+    const model_config *c = &m->config;
+    m->info = (model_info){ .architecture = c->architecture, .model_type = c->model_type, .vocab_size = c->vocab, .n_layers = c->n_layers,
+                            .hidden_size = c->hidden, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim,
+                            .torch_dtype = c->torch_dtype, .sliding_window = c->window[0], .rope_switch_len = c->rope.switch_len,
+                            .n_params = count_params(m->g), .bos_id = c->bos, .eos_ids = c->eos, .n_eos = c->n_eos };
+    for (int l = 0; l < c->n_layers; l++)
+        if (c->window[l] != c->window[0]) m->info.sliding_window = 0; /* some layer needs every key */
+    return context_length(c, o->max_model_len, &m->info.max_model_len);
+}
+
+/* ---- building ---- */
+
+static status build(model *m, const model_family *f, dtype type)
+{
+    graph *plain = NULL;
+    TRY(graph_new(ops_rules(), &plain));
+    net n = { .g = plain, .c = &m->config, .type = type, .layer = -1 };
+    status st = graph_finish(plain, decoder_lm(&n, f->layer));
+    if (st == ST_OK) st = graph_optimize(plain, &m->g);
+    graph_free(plain);
+    return st;
+}
+
+status model_new(const jv *config, const model_options *o, model **out)
+{
+    const char *name;
+    const model_family *f;
+    TRY(config_architecture(config, &name));
+    TRY(find_family(name, &f));
+    if (o->weight_dtype != DT_F32 && o->weight_dtype != DT_BF16 && o->weight_dtype != DT_F16)
+        return err_set(ST_INVALID, "weights of %s; supported: f32, bf16, f16", dtype_name(o->weight_dtype));
+    model *m = mem_calloc(1, sizeof *m);
+    if (!m) return err_nomem();
+    status st = config_parse(config, &f->defaults, &m->config);
+    if (st == ST_OK) st = build(m, f, o->weight_dtype);
+    if (st == ST_OK) st = fill_info(m, o);
+    if (st == ST_OK) *out = m;
+    else model_free(m);
+    return st;
+}
+
+void model_free(model *m)
+{
+    if (!m) return;
+    graph_free(m->g);
+    config_free(&m->config);
+    mem_free(m);
+}
+
+const model_info *model_describe(const model *m) { return &m->info; }
+const graph *model_graph(const model *m) { return m->g; }

@@ -1,0 +1,101 @@
+/* linear(x [M, K], w [N, K], bias [N]?, residual [M, N]?) -> x @ w^T + bias + residual. The kernels are in gemm.h. */
+#include "ops/op.h"
+
+enum { X, W, BIAS, RESIDUAL };
+
+static status infer(const graph *g, const node *n, shape *out)
+{
+    const shape *x = op_in(g, n, X), *w = op_in(g, n, W);
+    char a[128], b[128];
+    TRY(op_need_type("x", x, DT_F32));
+    TRY(op_need_rank(n, "x", x, 2));
+    TRY(op_need_rank(n, "the weight", w, 2));
+    if (graph_node(g, n->in[W])->op != OP_WEIGHT) return err_set(ST_INTERNAL, "the second input must be a weight");
+    if (w->type != DT_F32 && w->type != DT_BF16 && w->type != DT_F16) return err_set(ST_INTERNAL, "the weight is %s", dtype_name(w->type));
+    if (x->dim[1] != w->dim[1])
+        return err_set(ST_INTERNAL, "x is %s, the weight %s: inner dimensions differ", shape_format(x, a, sizeof a), shape_format(w, b, sizeof b));
+    if (x->axes[1] != w->axes[1])
+        return err_set(ST_INTERNAL, "x's inner axis is %s, the weight's %s", axis_name(x->axes[1]), axis_name(w->axes[1]));
+    *out = (shape){ DT_F32, 2, { x->dim[0], w->dim[0] }, { x->axes[0], w->axes[0] } };
+    if (op_has_in(n, BIAS)) {
+        const shape *bias = op_in(g, n, BIAS);
+        if (bias->rank != 1 || bias->dim[0] != w->dim[0])
+            return err_set(ST_INTERNAL, "the bias is %s, the weight %s", shape_format(bias, a, sizeof a), shape_format(w, b, sizeof b));
+    }
+    if (op_has_in(n, RESIDUAL) && !shape_equal(op_in(g, n, RESIDUAL), out))
+        return err_set(ST_INTERNAL, "the residual is %s, the result %s", shape_format(op_in(g, n, RESIDUAL), a, sizeof a), shape_format(out, b, sizeof b));
+    return ST_OK;
+}
+
+static void ref(const ref_call *c)
+{
+    int64_t m = c->out.dim[0], n = c->out.dim[1], k = c->in[X].dim[1];
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n; j++) {
+            double sum = 0;
+            for (int64_t l = 0; l < k; l++) sum += (double)c->in[X].f[i * k + l] * c->in[W].f[j * k + l];
+            if (op_has_in(c->n, BIAS)) sum += c->in[BIAS].f[j];
+            if (op_has_in(c->n, RESIDUAL)) sum += c->in[RESIDUAL].f[i * n + j];
+            c->out.f[i * n + j] = (float)sum;
+        }
+}
+
+static gemm_fn *const kernels[ISA_COUNT] = OP_CPU_EACH(gemm);
+
+/* Rows that stay in the second-level cache while a thread's panels pass: 1 MiB of activations less room for the weights. */
+static int64_t row_block(int64_t k)
+{
+    int64_t rows = (int64_t)(512 << 10) / (k * 4) / GEMM_MR * GEMM_MR;
+    return rows < 8 * GEMM_MR ? 8 * GEMM_MR : rows;
+}
+
+static void cpu(const cpu_call *c, const cpu_thread *t, int phase)
+{
+    const gemm_weight *w = c->in[W].w;
+    int64_t panels = gemm_n_panels(w->n), rows = c->out.rows, from, to;
+    /* About 8 pieces a thread balance well; 12 panels at least keep the rows' reads worth it. */
+    int64_t grain = panels / (8 * c->limits->n_threads);
+    grain = grain < 12 ? 12 : grain > 96 ? 96 : grain / 12 * 12;
+    if (grain * c->limits->n_threads > panels) grain = (panels + c->limits->n_threads - 1) / c->limits->n_threads;
+    int64_t block = row_block(w->k);
+    while (cpu_take(c, phase, panels, grain, &from, &to))
+        for (int64_t r = 0; r < rows; r += block) {
+            gemm_call call = { .w = w, .x = c->in[X].f + r * c->in[X].ld, .m = rows - r < block ? rows - r : block, .ldx = c->in[X].ld,
+                               .y = c->out.f + r * c->out.ld, .ldy = c->out.ld, .scratch = t->scratch };
+            if (op_has_in(c->n, BIAS)) call.bias = c->in[BIAS].f;
+            if (op_has_in(c->n, RESIDUAL)) {
+                call.residual = c->in[RESIDUAL].f + r * c->in[RESIDUAL].ld;
+                call.ldr = c->in[RESIDUAL].ld;
+            }
+            kernels[c->isa](&call, from, to);
+        }
+}
+
+static void needs(const graph *g, const node *n, const op_limits *l, op_needs *out)
+{
+    (void)g, (void)n, (void)l;
+    out->scratch_bytes = GEMM_SCRATCH_BYTES;
+}
+
+static void cost(const graph *g, const node *n, const op_sizes *s, op_cost *out)
+{
+    double m = op_dim(s, n->s.dim[0]), cols = (double)n->s.dim[1], k = (double)op_in(g, n, X)->dim[1];
+    out->flops += 2 * m * cols * k;
+    out->weight_bytes += cols * k * (double)dtype_bits(op_in(g, n, W)->type) / 8;
+    out->activation_bytes += 4 * m * (k + cols * (op_has_in(n, RESIDUAL) ? 2 : 1));
+}
+
+static tensor build_case(graph *g, int i, dtype type)
+{
+    static const struct { int64_t n, k; bool bias, residual, by_rows; } cases[] = {
+        { 1, 1, false, false, false }, { 16, 16, true, false, false }, { 48, 33, false, true, false }, { 130, 257, true, true, false },
+        { 64, 1030, false, false, true }, { 33, 64, true, true, false }, { 15, 1, false, false, true } };
+    if (i >= 7) return NO_TENSOR;
+    tensor x = case_input(g, cases[i].by_rows ? DIM_R : DIM_T, cases[i].k, AX_EMBED);
+    tensor in[] = { x, case_weight(g, "w", type, cases[i].n, cases[i].k), NO_TENSOR, NO_TENSOR };
+    if (cases[i].bias) in[BIAS] = case_weight(g, "bias", type, cases[i].n, 0);
+    if (cases[i].residual) in[RESIDUAL] = case_input(g, DIM_T, cases[i].n, AX_EMBED);
+    return graph_add(g, OP_LINEAR, in, 4, NULL);
+}
+
+const op_impl op_linear = { infer, ref, OP_CPU_ALL(cpu), 1, NULL, needs, cost, build_case };

@@ -1,0 +1,47 @@
+/* Attention kernels over one part of a sequence's keys.
+ *
+ * Exactness: keys are taken in parts of ATTN_PART by absolute position. In a part, a score is one chain of fused
+ * multiply-adds over the head, the sum of weights has 16 lanes by key position, a value one chain over the keys in order;
+ * parts are merged in order. Nothing of this depends on which queries are computed together, on who computes a part, on
+ * the block size of the cache or on the instruction set, so a row has the same bits however a batch is cut. */
+#ifndef SYSTOLIC_OPS_ATTENTION_H
+#define SYSTOLIC_OPS_ATTENTION_H
+
+#include <stdint.h>
+
+#include "graph/dtype.h"
+#include "ops/isa.h"
+
+enum { ATTN_PART = 256, ATTN_GROUPS = ATTN_PART / 16, ATTN_ROWS = 64 };
+
+/* Running softmax of a row: greatest score, sum of weights, weighted sum of values. */
+typedef struct attn_state { float *m, *l, *acc; int64_t acc_ld; } attn_state;   /* [rows], [rows], [rows][acc_ld] */
+
+typedef struct attn_tile {
+    int rows;                        /* at most ATTN_ROWS */
+    int64_t d, dp;                   /* head size, and rounded up to 16 */
+    float scale;
+    const float *q;                  /* [rows][d] */
+    dtype type;                      /* of k and v */
+    const void *k[ATTN_GROUPS];      /* per 16 keys: element (i of head, key) at i * k_ld + key */
+    const void *v[ATTN_GROUPS];      /* per 16 keys: element (key, i of head) at key * v_ld + i */
+    int64_t k_ld, v_ld;
+    const int *lo, *hi;              /* [rows] keys of the part that a row sees: [lo, hi); none if hi <= lo */
+    float *s;                        /* scratch [rows][ATTN_PART] */
+    attn_state state;
+    const bool *empty;               /* [rows] no part has been merged into the row's state yet */
+} attn_tile;
+
+/* Attends to the part and merges the result into the state. */
+typedef void attn_part_fn(const attn_tile *t);
+/* Merges a row's partial state (m, l, acc[dp]) into another that is not empty. */
+typedef void attn_merge_fn(float *m, float *l, float *acc, float pm, float pl, const float *pacc, int64_t dp);
+/* out[i] = acc[i] / l, i < d */
+typedef void attn_finish_fn(const float *acc, float l, float *out, int64_t d);
+
+typedef struct attn_kernels { attn_part_fn *part; attn_merge_fn *merge; attn_finish_fn *finish; } attn_kernels;
+#define ATTN_DECLARE(isa) extern const attn_kernels attn_##isa;
+ISA_VARIANTS(ATTN_DECLARE)
+#undef ATTN_DECLARE
+
+#endif

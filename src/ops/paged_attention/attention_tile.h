@@ -1,0 +1,233 @@
+/* The kernels' body, compiled per instruction set: see ops/vec.h. The file that includes this defines the tile sizes:
+ *   QK_ROWS, QK_GROUPS(rows)   query rows x groups of 16 keys whose scores are in registers at once
+ *   PV_ROWS, PV_CHUNKS(rows)   query rows x 16-float pieces of the head */
+#include <math.h>
+#include <string.h>
+
+#define TILE VEC_INLINE
+
+TILE void load16(dtype type, const void *p, int64_t at, V *out)
+{
+    VEC_UNROLL for (int i = 0; i < NV; i++)
+        out[i] = type == DT_F32 ? v_load((const float *)p + at + i * VW)
+               : type == DT_BF16 ? v_load_bf16((const uint16_t *)p + at + i * VW) : v_load_f16((const uint16_t *)p + at + i * VW);
+}
+
+/* ---- scores ---- */
+
+TILE void qk_tile(const int R, const int G, dtype type, const attn_tile *t, int row, int group)
+{
+    V acc[8][4 * NV], k[4 * NV];
+    VEC_UNROLL for (int r = 0; r < R; r++) VEC_UNROLL for (int j = 0; j < G * NV; j++) acc[r][j] = v_zero();
+    const float *q = t->q + row * t->d;
+    const int64_t d = t->d;
+    for (int64_t i = 0; i < d; i++) {
+        VEC_UNROLL for (int g = 0; g < G; g++) load16(type, t->k[group + g], i * t->k_ld, &k[g * NV]);
+        VEC_UNROLL for (int r = 0; r < R; r++) {
+            V x = v_set1(q[r * d + i]);
+            VEC_UNROLL for (int j = 0; j < G * NV; j++) acc[r][j] = v_fma(x, k[j], acc[r][j]);
+        }
+    }
+    V scale = v_set1(t->scale);
+    VEC_UNROLL for (int r = 0; r < R; r++)
+        VEC_UNROLL for (int j = 0; j < G * NV; j++)
+            v_store(t->s + (row + r) * ATTN_PART + group * VEC_LANES + j * VW, v_mul(acc[r][j], scale));
+}
+
+#define QK_CASE(r, g) case (r) * 8 + (g): qk_tile(r, g, type, t, row, group); break;
+TILE void qk_rows(dtype type, const attn_tile *t, int row, int rows, int group, int groups)
+{
+    switch (rows * 8 + groups) { QK_CASES }
+}
+
+TILE void qk_type(dtype type, const attn_tile *t, int g0, int g1)
+{
+    for (int group = g0; group < g1;) {
+        int step = 0;
+        for (int row = 0; row < t->rows;) {
+            /* a last short tile is avoided by halving the last two */
+            int left = t->rows - row, rows = left >= 2 * QK_ROWS || left == QK_ROWS ? QK_ROWS : left > QK_ROWS ? (left + 1) / 2 : left;
+            if (!step) step = QK_GROUPS(rows) < g1 - group ? QK_GROUPS(rows) : (g1 - group >= 2 && QK_GROUPS(rows) >= 2 ? 2 : 1);
+            for (int g = 0; g < step;) {
+                int n = QK_GROUPS(rows) < step - g ? QK_GROUPS(rows) : step - g;
+                if (n == 3) n = 2;
+                qk_rows(type, t, row, rows, group + g, n);
+                g += n;
+            }
+            row += rows;
+        }
+        group += step;
+    }
+}
+
+/* ---- weights ---- */
+
+/* Scores of a row to weights exp(s - max), zero where the row does not see. Returns the greatest score and the sum. */
+TILE void softmax_row(float *s, int lo, int hi, float *max_out, float *sum_out)
+{
+    int g0 = lo / VEC_LANES * VEC_LANES, g1 = (hi + VEC_LANES - 1) / VEC_LANES * VEC_LANES;
+    for (int j = g0; j < lo; j++) s[j] = -INFINITY;
+    for (int j = hi; j < g1; j++) s[j] = -INFINITY;
+    V m = v_set1(-INFINITY);
+    for (int j = g0; j < g1; j += VW) m = v_max(v_load(s + j), m);
+    float lane[VEC_LANES];
+    v_store(lane, m);
+    float max = lane[0];
+    for (int i = 1; i < VW; i++) max = lane[i] > max ? lane[i] : max;
+    m = v_set1(max);
+    for (int j = g0; j < g1; j += VW) v_store(s + j, v_exp(v_sub(v_load(s + j), m)));
+    for (int j = g0; j < lo; j++) s[j] = 0;
+    for (int j = hi; j < g1; j++) s[j] = 0;
+    V sum[NV];
+    for (int i = 0; i < NV; i++) sum[i] = v_zero();
+    for (int j = g0; j < g1; j += VEC_LANES)
+        for (int i = 0; i < NV; i++) sum[i] = v_add(sum[i], v_load(s + j + i * VW));
+    for (int i = 0; i < NV; i++) v_store(lane + i * VW, sum[i]);
+    for (int w = 8; w; w /= 2)
+        for (int i = 0; i < w; i++) lane[i] += lane[i + w];
+    *max_out = max;
+    *sum_out = lane[0];
+}
+
+/* exp of one number with the vectors' bits. */
+TILE float exp_one(float x)
+{
+    float lane[VEC_LANES];
+    v_store(lane, v_exp(v_set1(x)));
+    return lane[0];
+}
+
+/* The factors that bring an old state and a part to their common maximum. */
+TILE void merge_scalars(float *m, float *l, float pm, float pl, float *old_factor, float *part_factor)
+{
+    float max = *m > pm ? *m : pm;
+    *old_factor = exp_one(*m - max);
+    *part_factor = exp_one(pm - max);
+    *l = fmaf(pl, *part_factor, *l * *old_factor);
+    *m = max;
+}
+
+/* ---- values ---- */
+
+typedef struct pv_factors { float old_f[ATTN_ROWS], part_f[ATTN_ROWS]; } pv_factors;
+
+#define PV_FMA(r, j) do { V p_ = v_set1(p[(r) * ATTN_PART + (j)]); \
+    VEC_UNROLL for (int i = 0; i < C * NV; i++) acc[r][i] = v_fma(p_, v[i], acc[r][i]); } while (0)
+
+TILE void pv_range(const int R, const int C, dtype type, const attn_tile *t, int row, int64_t col, int from, int to, int every, V acc[8][4 * NV])
+{
+    const float *p = t->s + row * ATTN_PART;
+    V v[4 * NV];
+    for (int j = from; j < to; j++) {
+        int64_t at = (j % VEC_LANES) * t->v_ld + col;
+        VEC_UNROLL for (int c = 0; c < C; c++) load16(type, t->v[j / VEC_LANES], at + c * VEC_LANES, &v[c * NV]);
+        if (every) {
+            VEC_UNROLL for (int r = 0; r < R; r++) PV_FMA(r, j);
+        } else {
+            /* the edges of what rows see: a row must not touch what it does not see, not even with weight zero */
+            VEC_UNROLL for (int r = 0; r < R; r++)
+                if (j >= t->lo[row + r] && j < t->hi[row + r]) PV_FMA(r, j);
+        }
+    }
+}
+
+TILE void pv_tile(const int R, const int C, dtype type, const attn_tile *t, int row, int64_t col, const pv_factors *f)
+{
+    V acc[8][4 * NV];
+    VEC_UNROLL for (int r = 0; r < R; r++) VEC_UNROLL for (int i = 0; i < C * NV; i++) acc[r][i] = v_zero();
+    int lo = ATTN_PART, lo_all = 0, hi = 0, hi_all = ATTN_PART; /* seen by some, seen by all */
+    for (int r = row; r < row + R; r++) {
+        if (t->hi[r] <= t->lo[r]) { hi_all = 0; continue; }
+        lo = t->lo[r] < lo ? t->lo[r] : lo;
+        lo_all = t->lo[r] > lo_all ? t->lo[r] : lo_all;
+        hi = t->hi[r] > hi ? t->hi[r] : hi;
+        hi_all = t->hi[r] < hi_all ? t->hi[r] : hi_all;
+    }
+    if (lo_all < hi_all) {
+        pv_range(R, C, type, t, row, col, lo, lo_all, 0, acc);
+        pv_range(R, C, type, t, row, col, lo_all, hi_all, 1, acc);
+        pv_range(R, C, type, t, row, col, hi_all, hi, 0, acc);
+    } else {
+        pv_range(R, C, type, t, row, col, lo, hi, 0, acc);
+    }
+    VEC_UNROLL for (int r = 0; r < R; r++) {
+        if (t->hi[row + r] <= t->lo[row + r]) continue;
+        float *out = t->state.acc + (row + r) * t->state.acc_ld + col;
+        V a = v_set1(f->old_f[row + r]), b = v_set1(f->part_f[row + r]);
+        VEC_UNROLL for (int i = 0; i < C * NV; i++)
+            v_store(out + i * VW, t->empty[row + r] ? acc[r][i] : v_fma(acc[r][i], b, v_mul(v_load(out + i * VW), a)));
+    }
+}
+
+#define PV_CASE(r, c) case (r) * 8 + (c): pv_tile(r, c, type, t, row, col, f); break;
+TILE void pv_rows(dtype type, const attn_tile *t, int row, int rows, int64_t col, int chunks, const pv_factors *f)
+{
+    switch (rows * 8 + chunks) { PV_CASES }
+}
+
+TILE void pv_type(dtype type, const attn_tile *t, const pv_factors *f)
+{
+    for (int row = 0; row < t->rows;) {
+        int left = t->rows - row, rows = left >= 2 * PV_ROWS || left == PV_ROWS ? PV_ROWS : left > PV_ROWS ? (left + 1) / 2 : left;
+        for (int64_t col = 0; col < t->dp;) {
+            int64_t chunks = (t->dp - col) / VEC_LANES;
+            int n = chunks >= PV_CHUNKS(rows) ? PV_CHUNKS(rows) : chunks >= 2 && PV_CHUNKS(rows) >= 2 ? 2 : 1;
+            pv_rows(type, t, row, rows, col, n, f);
+            col += n * VEC_LANES;
+        }
+        row += rows;
+    }
+}
+
+/* ---- one part ---- */
+
+TILE void part_body(const attn_tile *t)
+{
+    int lo = ATTN_PART, hi = 0;
+    for (int r = 0; r < t->rows; r++) {
+        if (t->hi[r] <= t->lo[r]) continue;
+        lo = t->lo[r] < lo ? t->lo[r] : lo;
+        hi = t->hi[r] > hi ? t->hi[r] : hi;
+    }
+    if (hi <= lo) return;
+    int g0 = lo / VEC_LANES, g1 = (hi + VEC_LANES - 1) / VEC_LANES;
+    switch (t->type) {
+    case DT_F32: qk_type(DT_F32, t, g0, g1); break;
+    case DT_BF16: qk_type(DT_BF16, t, g0, g1); break;
+    default: qk_type(DT_F16, t, g0, g1); break;
+    }
+    pv_factors f;
+    for (int r = 0; r < t->rows; r++) {
+        if (t->hi[r] <= t->lo[r]) continue;
+        float m, l;
+        softmax_row(t->s + r * ATTN_PART, t->lo[r], t->hi[r], &m, &l);
+        f.old_f[r] = f.part_f[r] = 1;
+        if (t->empty[r]) {
+            t->state.m[r] = m;
+            t->state.l[r] = l;
+        } else {
+            merge_scalars(&t->state.m[r], &t->state.l[r], m, l, &f.old_f[r], &f.part_f[r]);
+        }
+    }
+    switch (t->type) {
+    case DT_F32: pv_type(DT_F32, t, &f); break;
+    case DT_BF16: pv_type(DT_BF16, t, &f); break;
+    default: pv_type(DT_F16, t, &f); break;
+    }
+}
+
+static void attn_part(const attn_tile *t) { part_body(t); }
+
+static void attn_merge(float *m, float *l, float *acc, float pm, float pl, const float *pacc, int64_t dp)
+{
+    float a, b;
+    merge_scalars(m, l, pm, pl, &a, &b);
+    V va = v_set1(a), vb = v_set1(b);
+    for (int64_t i = 0; i < dp; i += VW) v_store(acc + i, v_fma(v_load(pacc + i), vb, v_mul(v_load(acc + i), va)));
+}
+
+static void attn_finish(const float *acc, float l, float *out, int64_t d)
+{
+    float inv = 1.0f / l;
+    for (int64_t i = 0; i < d; i++) out[i] = acc[i] * inv;
+}

@@ -1,0 +1,425 @@
+/* paged_attention(q [T, heads, d], k [T, kv_heads, d], v [T, kv_heads, d]) -> [T, heads, d]
+ *
+ * Writes the tokens' K and V into the cache at batch.slots, then attends causally: token i of a sequence sees the keys at
+ * positions 0 .. its own, or the last `window` of them. Query head h reads kv head h / (heads / kv_heads).
+ *
+ * On the CPU the work is cut into units: some consecutive tokens of one sequence, times a kv head with its query heads, so
+ * that a part of the cache is read once for all of them. A long sequence with few queries is cut further, by parts; partial
+ * results then go through memory and are merged in order in a last phase, with the same bits. */
+#include <math.h>
+#include <stdalign.h>
+#include <string.h>
+
+#include "ops/op.h"
+#include "ops/paged_attention/attention.h"
+
+enum { Q, K, VAL };
+
+static status infer(const graph *g, const node *n, shape *out)
+{
+    const shape *q = op_in(g, n, Q), *k = op_in(g, n, K), *v = op_in(g, n, VAL);
+    char a[128], b[128];
+    TRY(op_need_rank(n, "q", q, 3));
+    TRY(op_need_rank(n, "k", k, 3));
+    if (!shape_equal(k, v)) return err_set(ST_INTERNAL, "k is %s, v %s", shape_format(k, a, sizeof a), shape_format(v, b, sizeof b));
+    if (q->dim[0] != DIM_T || k->dim[0] != DIM_T || q->dim[2] != k->dim[2] || q->dim[1] % k->dim[1])
+        return err_set(ST_INTERNAL, "q is %s, k %s", shape_format(q, a, sizeof a), shape_format(k, b, sizeof b));
+    if (n->a.paged_attention.window < 0) return err_set(ST_INTERNAL, "negative window");
+    *out = *q;
+    return ST_OK;
+}
+
+/* ---- ref ---- */
+
+static int64_t first_key(const node *n, int64_t pos)
+{
+    int64_t window = n->a.paged_attention.window;
+    return window && pos + 1 > window ? pos + 1 - window : 0;
+}
+
+static void ref_write(const ref_call *c, int which, float *cache)
+{
+    int64_t width = c->in[which].dim[1] * c->in[which].dim[2];
+    dtype type = c->caches[c->n->a.paged_attention.cache].type;
+    for (int64_t t = 0; t < c->b->n_tokens; t++)
+        for (int64_t i = 0; i < width; i++) {
+            uint32_t bits = 0;
+            dtype_from_f32(type, &c->in[which].f[t * width + i], &bits, 1);
+            dtype_to_f32(type, &bits, &cache[c->b->slots[t] * width + i], 1);
+        }
+}
+
+static int64_t slot_of(const batch *b, int s, int64_t pos, int block_size)
+{
+    return (int64_t)b->page_table[(int64_t)s * b->max_pages + pos / block_size] * block_size + pos % block_size;
+}
+
+static void ref_query(const ref_call *c, int s, int64_t t, int64_t pos, int64_t h)
+{
+    const ref_cache *cache = &c->caches[c->n->a.paged_attention.cache];
+    int64_t heads = c->in[Q].dim[1], kv_heads = c->in[K].dim[1], d = c->in[Q].dim[2], kh = h / (heads / kv_heads);
+    const float *q = c->in[Q].f + (t * heads + h) * d;
+    float *out = c->out.f + (t * heads + h) * d;
+    double max = -INFINITY, sum = 0;
+    for (int pass = 0; pass < 2; pass++)
+        for (int64_t j = first_key(c->n, pos); j <= pos; j++) {
+            int64_t at = (slot_of(c->b, s, j, c->block_size) * kv_heads + kh) * d;
+            double score = 0;
+            for (int64_t i = 0; i < d; i++) score += (double)q[i] * cache->k[at + i];
+            score *= c->n->a.paged_attention.scale;
+            if (pass == 0) max = score > max ? score : max;
+            else sum += exp(score - max);
+        }
+    for (int64_t i = 0; i < d; i++) {
+        double value = 0;
+        for (int64_t j = first_key(c->n, pos); j <= pos; j++) {
+            int64_t at = (slot_of(c->b, s, j, c->block_size) * kv_heads + kh) * d;
+            double score = 0;
+            for (int64_t e = 0; e < d; e++) score += (double)q[e] * cache->k[at + e];
+            value += exp(score * c->n->a.paged_attention.scale - max) / sum * cache->v[at + i];
+        }
+        out[i] = (float)value;
+    }
+}
+
+static void ref(const ref_call *c)
+{
+    const ref_cache *cache = &c->caches[c->n->a.paged_attention.cache];
+    ref_write(c, K, cache->k);
+    ref_write(c, VAL, cache->v);
+    for (int s = 0; s < c->b->n_seqs; s++)
+        for (int64_t t = c->b->cu_q_lens[s]; t < c->b->cu_q_lens[s + 1]; t++)
+            for (int64_t h = 0; h < c->in[Q].dim[1]; h++)
+                ref_query(c, s, t, c->b->kv_lens[s] - c->b->cu_q_lens[s + 1] + t, h);
+}
+
+/* ---- planning the work ---- */
+
+/* Parts [p0, p1) of tokens [t0, t0 + n) of a sequence. partial >= 0: results go to memory, from this float on. */
+typedef struct unit { int seq, t0, n, p0, p1, first_part; int64_t partial; } unit;
+
+typedef struct plan {
+    int n_units, n_splits, cap_units;
+    int64_t n_partial, cap_partial;   /* floats */
+    unit *units;                      /* [cap_units] */
+    unit *splits;                     /* [cap_units] blocks whose parts must be merged */
+    float *partial;
+} plan;
+
+/* How query heads of one kv head are cut into items of at most ATTN_ROWS rows. */
+typedef struct heads { int64_t kv, group, per_item, items_per_kv, items, d, dp; } heads;
+
+static heads heads_of(int64_t n_heads, int64_t n_kv, int64_t d)
+{
+    heads h = { .kv = n_kv, .group = n_heads / n_kv, .d = d, .dp = (d + 15) / 16 * 16 };
+    h.per_item = h.group < ATTN_ROWS ? h.group : ATTN_ROWS;
+    h.items_per_kv = (h.group + h.per_item - 1) / h.per_item;
+    h.items = h.items_per_kv * n_kv;
+    return h;
+}
+
+static int block_tokens(const heads *h) { return h->per_item >= ATTN_ROWS ? 1 : (int)(ATTN_ROWS / h->per_item); }
+static int64_t row_floats(const heads *h) { return h->dp + 16; }   /* acc, m, l; a multiple of a cache line */
+
+static void part_range(const node *n, int64_t pos0, int64_t pos1, int *p0, int *p1)
+{
+    *p0 = (int)(first_key(n, pos0) / ATTN_PART);
+    *p1 = (int)(pos1 / ATTN_PART) + 1;
+}
+
+static void add_block(plan *p, const heads *h, unit u, int64_t share)
+{
+    int64_t rows = u.n * h->per_item, parts = u.p1 - u.p0, chunk = share / rows < 2 ? 2 : share / rows;
+    int64_t floats_needed = parts * h->items * rows * row_floats(h), n_chunks = (parts + chunk - 1) / chunk;
+    bool split = share > 0 && parts * rows > share && n_chunks > 1 && p->n_partial + floats_needed <= p->cap_partial &&
+                 p->n_units + n_chunks < p->cap_units / 2;
+    if (!split) {
+        u.partial = -1;
+        p->units[p->n_units++] = u;
+        return;
+    }
+    u.partial = p->n_partial;
+    p->n_partial += floats_needed;
+    p->splits[p->n_splits++] = u;
+    for (int64_t at = u.p0; at < u.p1; at += chunk) {
+        unit c = u;
+        c.p0 = (int)at;
+        c.p1 = at + chunk < u.p1 ? (int)(at + chunk) : u.p1;
+        p->units[p->n_units++] = c;
+    }
+}
+
+/* One sequence's blocks of tokens, last first: they see most keys, and big pieces should start early. */
+static void plan_seq(plan *p, const cpu_call *c, const heads *h, int s, int64_t share, int64_t *cost)
+{
+    const batch *b = c->b;
+    int q0 = b->cu_q_lens[s], q1 = b->cu_q_lens[s + 1], step = block_tokens(h);
+    for (int t1 = q1; t1 > q0; t1 -= step) {
+        int t0 = t1 - step > q0 ? t1 - step : q0;
+        unit u = { .seq = s, .t0 = t0, .n = t1 - t0 };
+        int64_t base = (int64_t)b->kv_lens[s] - q1;
+        part_range(c->n, base + t0, base + t1 - 1, &u.p0, &u.p1);
+        u.first_part = u.p0;
+        if (cost) *cost += (int64_t)(u.p1 - u.p0) * u.n * h->per_item * h->items;
+        else add_block(p, h, u, share);
+    }
+}
+
+static size_t plan_units(const op_limits *l, const heads *h)
+{
+    return (size_t)(2 * (l->max_seqs + l->max_tokens / block_tokens(h)) + 16 * l->n_threads + 64);
+}
+
+static void plan_layout(plan *p, void *state, size_t bytes, size_t cap_units)
+{
+    char *at = (char *)state + 128;
+    p->cap_units = (int)cap_units;
+    p->units = (unit *)(void *)at;
+    p->splits = p->units + cap_units;
+    size_t used = (size_t)((char *)(p->splits + cap_units) - (char *)state);
+    used = (used + 63) / 64 * 64;
+    p->partial = (float *)(void *)((char *)state + used);
+    p->cap_partial = (int64_t)((bytes - used) / sizeof(float));
+    p->n_units = p->n_splits = 0;
+    p->n_partial = 0;
+}
+
+static void make_plan(const cpu_call *c, const heads *h)
+{
+    plan *p = c->state;
+    plan_layout(p, c->state, c->state_bytes, plan_units(c->limits, h));
+    int64_t cost = 0, share = 0;
+    if (c->limits->n_threads > 1) {
+        for (int s = 0; s < c->b->n_seqs; s++) plan_seq(p, c, h, s, 0, &cost);
+        share = cost / (4 * c->limits->n_threads) + 1;
+    }
+    for (int s = 0; s < c->b->n_seqs; s++) plan_seq(p, c, h, s, share, NULL);
+}
+
+/* ---- cache ---- */
+
+static void store_element(dtype type, void *p, int64_t at, float x)
+{
+    if (type == DT_F32) ((float *)p)[at] = x;
+    else ((uint16_t *)p)[at] = type == DT_BF16 ? f32_to_bf16(x) : f32_to_f16(x);
+}
+
+static void write_token(const cpu_call *c, int64_t t, int64_t head)
+{
+    const kv_layer *kv = c->kv;
+    int32_t slot = c->b->slots[t];
+    int64_t off = slot % kv->block_size;
+    char *block = kv_block(kv, slot / kv->block_size);
+    const float *k = c->in[K].f + t * c->in[K].ld + head * kv->dim, *v = c->in[VAL].f + t * c->in[VAL].ld + head * kv->dim;
+    int64_t k_at = head * kv->dim * kv->block_size + off, v_at = (head * kv->block_size + off) * kv->dim_pad;
+    char *vals = block + kv_k_bytes(kv);
+    for (int64_t i = 0; i < kv->dim; i++) {
+        store_element(kv->type, block, k_at + i * kv->block_size, k[i]);
+        store_element(kv->type, vals, v_at + i, v[i]);
+    }
+    for (int64_t i = kv->dim; i < kv->dim_pad; i++) store_element(kv->type, vals, v_at + i, 0);
+}
+
+/* ---- one unit ---- */
+
+typedef struct work {
+    alignas(64) float m[ATTN_ROWS], l[ATTN_ROWS];
+    int lo[ATTN_ROWS], hi[ATTN_ROWS];
+    bool empty[ATTN_ROWS];
+    float *q, *s, *acc, *k_copy, *v_copy;
+} work;
+
+static size_t work_layout(work *w, const heads *h, char *base)
+{
+    size_t at = (sizeof(work) + 63) / 64 * 64, pad = (size_t)h->dp * sizeof(float);
+    float **fields[] = { &w->q, &w->s, &w->acc, &w->k_copy, &w->v_copy };
+    size_t sizes[] = { ATTN_ROWS * pad, ATTN_ROWS * ATTN_PART * sizeof(float), ATTN_ROWS * pad, ATTN_PART * pad, ATTN_PART * pad };
+    for (int i = 0; i < 5; i++) {
+        if (base) *fields[i] = (float *)(void *)(base + at);
+        at += sizes[i];
+    }
+    return at;
+}
+
+/* Points the tile at 16-key groups of part p, keys below `end`: straight into the cache where a block holds whole groups,
+ * else at a copy in float32. */
+static void point_at_keys(const cpu_call *c, attn_tile *t, work *w, int seq, int64_t kh, int part, int64_t end)
+{
+    const kv_layer *kv = c->kv;
+    const int32_t *pages = c->b->page_table + (int64_t)seq * c->b->max_pages;
+    size_t size = dtype_bytes(kv->type, 1);
+    int64_t bs = kv->block_size, key0 = (int64_t)part * ATTN_PART;
+    bool direct = bs % 16 == 0;
+    t->type = direct ? kv->type : DT_F32;
+    t->k_ld = direct ? bs : ATTN_PART;
+    t->v_ld = kv->dim_pad;
+    for (int g = 0; g < ATTN_GROUPS && key0 + g * 16 < end; g++) {
+        int64_t pos = key0 + g * 16;
+        if (direct) {
+            const char *block = kv_block(kv, pages[pos / bs]);
+            t->k[g] = block + (size_t)(kh * kv->dim * bs + pos % bs) * size;
+            t->v[g] = block + kv_k_bytes(kv) + (size_t)((kh * bs + pos % bs) * kv->dim_pad) * size;
+            continue;
+        }
+        t->k[g] = w->k_copy + g * 16;
+        t->v[g] = w->v_copy + g * 16 * kv->dim_pad;
+        for (int64_t j = 0; j < 16 && pos + j < end; j++) {
+            const char *block = kv_block(kv, pages[(pos + j) / bs]);
+            int64_t off = (pos + j) % bs;
+            dtype_to_f32(kv->type, block + kv_k_bytes(kv) + (size_t)((kh * bs + off) * kv->dim_pad) * size, w->v_copy + (g * 16 + j) * kv->dim_pad, (size_t)kv->dim_pad);
+            for (int64_t i = 0; i < kv->dim; i++)
+                dtype_to_f32(kv->type, block + (size_t)((kh * kv->dim + i) * bs + off) * size, w->k_copy + i * ATTN_PART + g * 16 + j, 1);
+        }
+    }
+}
+
+static const attn_kernels *kernels_of(isa i)
+{
+#define ATTN_ROW(name) [ISA_##name] = &attn_##name,
+    static const attn_kernels *const table[ISA_COUNT] = { ISA_VARIANTS(ATTN_ROW) };
+#undef ATTN_ROW
+    return table[i];
+}
+
+/* Where row r of item `item` of part p keeps its partial result: acc[dp], m, l. */
+static float *partial_row(const plan *p, const heads *h, const unit *u, int part, int64_t item, int64_t rows, int64_t r)
+{
+    return p->partial + u->partial + (((part - u->first_part) * h->items + item) * rows + r) * row_floats(h);
+}
+
+/* What the rows see of a part: row r is head r % n_heads of token u->t0 + r / n_heads. */
+static void set_ranges(const cpu_call *c, const unit *u, int64_t n_heads, int part, work *w)
+{
+    int64_t base = (int64_t)c->b->kv_lens[u->seq] - c->b->cu_q_lens[u->seq + 1], key0 = (int64_t)part * ATTN_PART;
+    for (int i = 0; i < u->n; i++) {
+        int64_t pos = base + u->t0 + i, lo = first_key(c->n, pos) - key0, hi = pos + 1 - key0;
+        lo = lo < 0 ? 0 : lo > ATTN_PART ? ATTN_PART : lo;
+        hi = hi < 0 ? 0 : hi > ATTN_PART ? ATTN_PART : hi;
+        for (int64_t r = 0; r < n_heads; r++) {
+            w->lo[i * n_heads + r] = (int)lo;
+            w->hi[i * n_heads + r] = (int)hi;
+        }
+    }
+}
+
+static void run_unit(const cpu_call *c, const heads *h, const unit *u, int64_t item, void *scratch)
+{
+    work *w = scratch;
+    work_layout(w, h, scratch);
+    const attn_kernels *kern = kernels_of(c->isa);
+    const plan *p = c->state;
+    int64_t kh = item / h->items_per_kv, h0 = kh * h->group + item % h->items_per_kv * h->per_item;
+    int64_t n_heads = (kh + 1) * h->group - h0 < h->per_item ? (kh + 1) * h->group - h0 : h->per_item, rows = u->n * n_heads;
+    for (int64_t r = 0; r < rows; r++) {
+        memcpy(w->q + r * h->d, c->in[Q].f + (u->t0 + r / n_heads) * c->in[Q].ld + (h0 + r % n_heads) * h->d, (size_t)h->d * sizeof(float));
+        w->empty[r] = true;
+    }
+    attn_tile t = { .rows = (int)rows, .d = h->d, .dp = h->dp, .scale = (float)c->n->a.paged_attention.scale, .q = w->q, .lo = w->lo,
+                    .hi = w->hi, .s = w->s, .state = { w->m, w->l, w->acc, h->dp }, .empty = w->empty };
+    int64_t end = (int64_t)c->b->kv_lens[u->seq] - c->b->cu_q_lens[u->seq + 1] + u->t0 + u->n;
+    for (int part = u->p0; part < u->p1; part++) {
+        set_ranges(c, u, n_heads, part, w);
+        point_at_keys(c, &t, w, u->seq, kh, part, end);
+        kern->part(&t);
+        for (int64_t r = 0; r < rows; r++) {
+            if (w->hi[r] <= w->lo[r]) continue;
+            if (u->partial < 0) {
+                w->empty[r] = false;
+                continue;
+            }
+            float *to = partial_row(p, h, u, part, item, rows, r);
+            memcpy(to, w->acc + r * h->dp, (size_t)h->dp * sizeof(float));
+            to[h->dp] = w->m[r];
+            to[h->dp + 1] = w->l[r];
+        }
+    }
+    for (int64_t r = 0; r < rows && u->partial < 0; r++)
+        kern->finish(w->acc + r * h->dp, w->l[r], c->out.f + (u->t0 + r / n_heads) * c->out.ld + (h0 + r % n_heads) * h->d, h->d);
+}
+
+static void merge_unit(const cpu_call *c, const heads *h, const unit *u, int64_t item, void *scratch)
+{
+    work *w = scratch;
+    work_layout(w, h, scratch);
+    const attn_kernels *kern = kernels_of(c->isa);
+    int64_t kh = item / h->items_per_kv, h0 = kh * h->group + item % h->items_per_kv * h->per_item;
+    int64_t n_heads = (kh + 1) * h->group - h0 < h->per_item ? (kh + 1) * h->group - h0 : h->per_item, rows = u->n * n_heads;
+    float *acc = w->acc;
+    for (int64_t r = 0; r < rows; r++) w->empty[r] = true;
+    for (int part = u->p0; part < u->p1; part++) {
+        set_ranges(c, u, n_heads, part, w);
+        for (int64_t r = 0; r < rows; r++) {
+            if (w->hi[r] <= w->lo[r]) continue;
+            const float *from = partial_row(c->state, h, u, part, item, rows, r);
+            if (w->empty[r]) {
+                memcpy(acc + r * h->dp, from, (size_t)h->dp * sizeof(float));
+                w->m[r] = from[h->dp];
+                w->l[r] = from[h->dp + 1];
+                w->empty[r] = false;
+            } else {
+                kern->merge(&w->m[r], &w->l[r], acc + r * h->dp, from[h->dp], from[h->dp + 1], from, h->dp);
+            }
+        }
+    }
+    for (int64_t r = 0; r < rows; r++)
+        kern->finish(acc + r * h->dp, w->l[r], c->out.f + (u->t0 + r / n_heads) * c->out.ld + (h0 + r % n_heads) * h->d, h->d);
+}
+
+static void cpu(const cpu_call *c, const cpu_thread *t, int phase)
+{
+    heads h = heads_of(c->n->s.dim[1], c->kv->heads, c->kv->dim);
+    const plan *p = c->state;
+    int64_t from, to;
+    if (phase == 0) {
+        if (t->id == 0) make_plan(c, &h);
+        while (cpu_take(c, 0, (int64_t)c->b->n_tokens * h.kv, h.kv < 4 ? 4 : h.kv, &from, &to))
+            for (int64_t i = from; i < to; i++) write_token(c, i / h.kv, i % h.kv);
+    } else if (phase == 1) {
+        while (cpu_take(c, 1, p->n_units * h.items, 1, &from, &to)) run_unit(c, &h, &p->units[from / h.items], from % h.items, t->scratch);
+    } else {
+        while (cpu_take(c, 2, p->n_splits * h.items, 1, &from, &to)) merge_unit(c, &h, &p->splits[from / h.items], from % h.items, t->scratch);
+    }
+}
+
+/* Without cut units there is nothing to merge. */
+static bool skip_phase(const cpu_call *c, int phase) { return phase == 2 && ((const plan *)c->state)->n_splits == 0; }
+
+static void needs(const graph *g, const node *n, const op_limits *l, op_needs *out)
+{
+    const shape *q = op_in(g, n, Q), *k = op_in(g, n, K);
+    heads h = heads_of(q->dim[1], k->dim[1], q->dim[2]);
+    out->scratch_bytes = work_layout(NULL, &h, NULL);
+    /* Room to cut one sequence per thread at full length; more than that runs uncut, which gives the same bits. */
+    int64_t parts = l->max_model_len / ATTN_PART + 1, seqs = l->n_threads < l->max_seqs ? l->n_threads : l->max_seqs;
+    int64_t one = parts * h.items * h.per_item * row_floats(&h) * (int64_t)sizeof(float), most = (int64_t)64 << 20;
+    int64_t partial = l->n_threads < 2 ? 0 : one * seqs < most ? one * seqs : one > most ? one : most;
+    out->state_bytes = 128 + 2 * plan_units(l, &h) * sizeof(unit) + 64 + (size_t)partial;
+}
+
+static void cost(const graph *g, const node *n, const op_sizes *s, op_cost *out)
+{
+    const shape *q = op_in(g, n, Q), *k = op_in(g, n, K);
+    double width = (double)shape_cols(q), kv_width = (double)shape_cols(k);
+    out->flops += 4 * s->kv_read * width;
+    out->activation_bytes += 8 * s->tokens * width;
+    out->kv_bytes += 2 * (s->tokens + s->kv_read) * kv_width;   /* elements; the device knows their size */
+}
+
+static tensor build_case(graph *g, int i, dtype type)
+{
+    (void)type;
+    static const struct { int64_t heads, kv, d, window; } cases[] = {
+        { 1, 1, 8, 0 }, { 4, 2, 16, 0 }, { 8, 2, 64, 0 }, { 4, 1, 128, 0 }, { 3, 3, 20, 5 }, { 4, 4, 80, 100 }, { 70, 1, 16, 0 }, { 14, 2, 48, 300 } };
+    if (i >= 8) return NO_TENSOR;
+    int64_t d = cases[i].d, widths[] = { cases[i].heads * d, cases[i].kv * d, cases[i].kv * d }, at = 0;
+    tensor all = case_input(g, DIM_T, widths[0] + widths[1] + widths[2], AX_HEADS), in[3];
+    for (int j = 0; j < 3; j++) {
+        in[j] = graph_add(g, OP_SLICE, &all, 1, &(op_attrs){ .slice = { at, at + widths[j] } });
+        in[j] = graph_add(g, OP_SPLIT_HEADS, &in[j], 1, &(op_attrs){ .split_heads = { d } });
+        at += widths[j];
+    }
+    op_attrs a = { .paged_attention = { 0, 1 / sqrt((double)d), cases[i].window } };
+    return graph_add(g, OP_PAGED_ATTENTION, in, 3, &a);
+}
+
+const op_impl op_paged_attention = { infer, ref, OP_CPU_ALL(cpu), 3, skip_phase, needs, cost, build_case };
