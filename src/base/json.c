@@ -187,6 +187,11 @@ status jv_push(jv *arr, jv *val)
     return ST_OK;
 }
 
+void jv_pop(jv *arr)
+{
+    if (jv_len(arr) > 0) json_array_remove(in(arr), jv_len(arr) - 1);
+}
+
 jv *jv_copy(const jv *v) { return v ? ex(json_deep_copy(in(v))) : NULL; }
 
 /* ---- writing ---- */

@@ -59,6 +59,7 @@ jv *jv_new_obj(void);
 status jv_set(jv *obj, const char *key, jv *val) FALLIBLE;
 void jv_del(jv *obj, const char *key);
 status jv_push(jv *arr, jv *val) FALLIBLE;
+void jv_pop(jv *arr);                      /* drops the last element, if any */
 jv *jv_copy(const jv *v);                 /* deep */
 
 /* ---- writing ---- */
