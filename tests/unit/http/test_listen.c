@@ -254,6 +254,7 @@ TEST(tls_refresh)
     REQUIRE(run("cp %s/both.pem %s/live.pem", dir, dir));
     REQUIRE(serve((http_options){ .ssl_certfile = file("live.pem"), .ssl_refresh = true }));
     CHECK(shows("localhost"));
+    CHECK(run("timeout 5 openssl s_client -alpn h2,http/1.1 -connect 127.0.0.1:%d </dev/null 2>/dev/null | grep -q 'ALPN protocol: http/1.1'", port));
     usleep(1100000);
     REQUIRE(run("echo garbage > %s/live.pem", dir));
     CHECK(shows("localhost")); /* what cannot be used is not used */
