@@ -16,7 +16,7 @@ struct detok {
     i32vec pending;
 };
 
-static bool skipped(const detok *d, int32_t id) { return d->skip_special && tokenizer_is_special(d->t, id); }
+static bool skipped(const detok *d, int32_t id) { return d->skip_special && tok_skips(d->t, id); }
 
 /* The bytes at the end of a token list that belong to byte tokens, oldest first. */
 static size_t tail_bytes(const tokenizer *t, const i32vec *ids, char *dst, size_t cap)

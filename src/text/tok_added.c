@@ -121,12 +121,14 @@ static status build_sets(tokenizer *t)
     for (size_t i = 0; i < a->n; i++) {
         added_token *tok = &a->tokens[i];
         piece p = { tok->content.s, tok->content.n, tok->content.n };
+        tok->shown = tok->content;
         if (!tok->normalized) {
             TRY_OUT(set_add(&a->raw, p.s, p.n, tok->id));
             continue;
         }
         TRY_OUT(norm_run(&e, p, &p));
         TRY_OUT(set_add(&a->normal, p.s, p.n, tok->id));
+        TRY_OUT(tok_copy(&t->mem, p.s, p.n, &tok->shown));
     }
 out:
     enc_free(&e);

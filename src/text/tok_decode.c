@@ -122,6 +122,13 @@ bool tok_has_decoder(const tokenizer *t, dec_kind kind)
     return false;
 }
 
+/* The package compares what it shows with the names of special tokens: one that normalization changed is not skipped. */
+bool tok_skips(const tokenizer *t, int32_t id)
+{
+    const added_token *a = added_find(t, id);
+    return a && a->special && a->shown.n == a->content.n && memcmp(a->shown.s, a->content.s, a->content.n) == 0;
+}
+
 bool tok_is_byte_token(const tokenizer *t, int32_t id)
 {
     size_t n;
@@ -432,7 +439,7 @@ static status decode_bytes(const tokenizer *t, const int32_t *ids, size_t n, boo
 {
     buf raw = {0};
     for (size_t i = 0; i < n; i++) {
-        if (skip_special && tokenizer_is_special(t, ids[i])) continue;
+        if (skip_special && tok_skips(t, ids[i])) continue;
         buf_append(&raw, t->raw_tokens[ids[i]].s, t->raw_tokens[ids[i]].n);
     }
     tok_lossy(buf_cstr(&raw), raw.len, out);
@@ -448,7 +455,7 @@ static status decode_list(const tokenizer *t, const int32_t *ids, size_t n, bool
     status st = ST_OK;
     for (size_t i = 0; i < n; i++) {
         size_t len;
-        if (skip_special && tokenizer_is_special(t, ids[i])) continue;
+        if (skip_special && tok_skips(t, ids[i])) continue;
         const char *s = tok_spelling(t, ids[i], &len);
         if (!t->has_decoder && a.n) buf_char(&a.text, ' ');
         buf_append(&a.text, s, len);

@@ -82,6 +82,7 @@ typedef struct model {
 /* ---- added tokens ---- */
 typedef struct added_token {
     span content;
+    span shown;      /* what decoding gives: the normalized content of a normalized token, as the package has it */
     int32_t id;
     bool single_word, lstrip, rstrip, normalized, special;
 } added_token;
@@ -164,7 +165,7 @@ status tok_get_bool(const jv *obj, const char *where, const char *key, bool def,
 status pattern_new(arena *a, const jv *spec, const char *where, pattern *out) FALLIBLE;
 void pattern_free(pattern *p);
 typedef struct pattern_iter { regex_iter it; size_t pos; } pattern_iter;
-/* Next match; for the empty literal there is none. rx may be NULL for patterns without a regex. */
+/* Next match, like regex_next. */
 status pattern_next(const pattern *p, enc *e, const char *s, size_t n, pattern_iter *it, bool *found, size_t *from, size_t *to) FALLIBLE;
 
 /* tok_normalize.c */

@@ -150,7 +150,7 @@ static void map_nmt(const normalizer *x, uint32_t c, buf *b)
 static void map_strip_accents(const normalizer *x, uint32_t c, buf *b)
 {
     (void)x;
-    if (!(UM(uni_category(c)) & UM_M)) buf_utf8(b, c);
+    if (!uni_is_mark_9(c)) buf_utf8(b, c);
 }
 
 static bool chinese(uint32_t c)
@@ -164,9 +164,8 @@ static bool chinese(uint32_t c)
 static void map_bert(const normalizer *x, uint32_t c, buf *b)
 {
     if (x->clean) {
-        unsigned cat = uni_category(c);
-        bool keep = c == '\t' || c == '\n' || c == '\r' || !(UM(cat) & (UM(UC_CC) | UM(UC_CF) | UM(UC_CN) | UM(UC_CO)));
-        if (c == 0 || c == 0xFFFD || !keep) return;
+        bool keep = c == '\t' || c == '\n' || c == '\r' || !uni_is_control_8(c);
+        if (c == 0xFFFD || !keep) return;
         if (uni_is_space(c)) c = ' ';
     }
     bool pad = x->chinese && chinese(c);
@@ -178,7 +177,7 @@ static void map_bert(const normalizer *x, uint32_t c, buf *b)
 static void map_strip_nonspacing(const normalizer *x, uint32_t c, buf *b)
 {
     (void)x;
-    if (uni_category(c) != UC_MN) buf_utf8(b, c);
+    if (!uni_is_nonspacing_8(c)) buf_utf8(b, c);
 }
 
 static status strip(const normalizer *x, piece p, piece *out)

@@ -18,10 +18,9 @@ static status load_behavior(const jv *spec, const char *def, split_behavior *out
     return err_set(ST_INVALID, "tokenizer.json: pre_tokenizer: behavior is \"%s\", wanted Removed, Isolated, MergedWithPrevious, MergedWithNext or Contiguous", s ? s : "");
 }
 
-static status one_char(tokenizer *t, const jv *spec, const char *key, const char *def, span *text, uint32_t *ch)
+static status one_char(tokenizer *t, const jv *spec, const char *key, span *text, uint32_t *ch)
 {
-    TRY(tok_get_str(&t->mem, spec, "pre_tokenizer", key, def == NULL, text));
-    if (!text->s) *text = (span){ def, strlen(def) };
+    TRY(tok_get_str(&t->mem, spec, "pre_tokenizer", key, true, text));
     size_t i = 0;
     if (text->n) *ch = uni_next(text->s, &i);
     if (i == 0 || i != text->n) return err_set(ST_INVALID, "tokenizer.json: pre_tokenizer: %s is \"%s\", wanted one character", key, text->s);
@@ -30,7 +29,7 @@ static status one_char(tokenizer *t, const jv *spec, const char *key, const char
 
 static status load_metaspace(tokenizer *t, const jv *spec, pretok *p)
 {
-    TRY(one_char(t, spec, "replacement", NULL, &p->replacement, &p->ch));
+    TRY(one_char(t, spec, "replacement", &p->replacement, &p->ch));
     TRY(tok_get_bool(spec, "pre_tokenizer", "split", true, &p->split));
     bool add = true;
     TRY(tok_get_bool(spec, "pre_tokenizer", "add_prefix_space", true, &add));
@@ -53,7 +52,7 @@ static status push(tokenizer *t, pretok **out)
 
 static status load_byte_level(tokenizer *t, const jv *spec)
 {
-    pretok split = { .kind = PRE_BYTE_LEVEL_SPLIT }, *p;
+    pretok split = { .kind = PRE_BYTE_LEVEL_SPLIT }, *p = NULL;
     TRY(tok_get_bool(spec, "pre_tokenizer", "add_prefix_space", true, &split.add_prefix_space));
     TRY(tok_get_bool(spec, "pre_tokenizer", "use_regex", true, &split.use_regex));
     if (split.add_prefix_space || split.use_regex) {
@@ -75,7 +74,7 @@ static status load_simple(tokenizer *t, const jv *spec, const char *type)
     size_t k = 0, n = sizeof names / sizeof *names;
     while (k < n && strcmp(names[k].name, type) != 0) k++;
     if (k == n) return err_set(ST_UNSUPPORTED, "tokenizer.json: pre_tokenizer type \"%s\" is not known", type);
-    pretok *p;
+    pretok *p = NULL;
     TRY(push(t, &p));
     p->kind = names[k].kind;
     int64_t length;
@@ -87,7 +86,7 @@ static status load_simple(tokenizer *t, const jv *spec, const char *type)
     case PRE_METASPACE: return load_metaspace(t, spec, p);
     case PRE_PUNCTUATION: return load_behavior(spec, "Isolated", &p->behavior);
     case PRE_DIGITS: return tok_get_bool(spec, "pre_tokenizer", "individual_digits", false, &p->individual);
-    case PRE_DELIMITER: return one_char(t, spec, "delimiter", NULL, &p->replacement, &p->ch);
+    case PRE_DELIMITER: return one_char(t, spec, "delimiter", &p->replacement, &p->ch);
     case PRE_FIXED_LENGTH:
         length = jv_get_i64(spec, "length", 5);
         if (length < 1) return err_set(ST_INVALID, "tokenizer.json: pre_tokenizer: length is %lld", (long long)length);

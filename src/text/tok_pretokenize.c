@@ -81,9 +81,9 @@ static status split_chars(enc *e, const pretok *t, size_t next, piece p, split_b
 
 static bool is_space(const pretok *t, uint32_t c) { (void)t; return uni_is_space(c); }
 static bool is_delimiter(const pretok *t, uint32_t c) { return c == t->ch; }
-static bool is_digit(const pretok *t, uint32_t c) { (void)t; return (uni_mask(c) & UM_N) != 0; }
+static bool is_digit(const pretok *t, uint32_t c) { (void)t; return uni_is_numeric(c); }
 static bool is_ascii_punct(uint32_t c) { return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) || (c >= 123 && c <= 126); }
-static bool is_punct(const pretok *t, uint32_t c) { (void)t; return is_ascii_punct(c) || (uni_mask(c) & UM_P) != 0; }
+static bool is_punct(const pretok *t, uint32_t c) { (void)t; return is_ascii_punct(c) || uni_is_punctuation_8(c); }
 
 /* White space goes; punctuation stands alone. */
 static status bert(enc *e, size_t next, piece p)

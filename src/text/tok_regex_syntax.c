@@ -9,11 +9,13 @@
 
 #include "base/mem.h"
 #include "text/tok_regex.h"
+#include "text/tok_unicode.h"
 
 typedef struct tr { const char *p, *end, *start; buf *out; size_t atom; bool has_atom; int depth; } tr;
 
 #define SPACE_SET "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
-#define WORD_SET "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
+#define WORD_SET "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
+#define WORD_ALONE WORD_SET "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}" /* outside brackets \\w has these too: an old table, but so it is */
 #define HEX_SET "0-9A-Fa-f"
 
 static status bad(const tr *t, const char *what)
@@ -33,6 +35,23 @@ static const char *class_set(char c)
     }
 }
 
+/* Appends elements of a class, and the code points of their categories that the library may be too old for. */
+static void put_set(buf *out, const char *elements)
+{
+    static const struct { const char *name; uint32_t mask; } cats[] = {
+        { "\\p{L}", UM_L }, { "\\p{Lu}", UM(UC_LU) }, { "\\p{Ll}", UM(UC_LL) }, { "\\p{Lt}", UM(UC_LT) }, { "\\p{Lm}", UM(UC_LM) }, { "\\p{Lo}", UM(UC_LO) },
+        { "\\p{M}", UM_M }, { "\\p{Mn}", UM(UC_MN) }, { "\\p{Mc}", UM(UC_MC) }, { "\\p{N}", UM_N }, { "\\p{Nd}", UM(UC_ND) }, { "\\p{Nl}", UM(UC_NL) }, { "\\p{No}", UM(UC_NO) },
+        { "\\p{P}", UM_P }, { "\\p{Po}", UM(UC_PO) }, { "\\p{Pd}", UM(UC_PD) }, { "\\p{S}", UM_S }, { "\\p{Sm}", UM(UC_SM) }, { "\\p{So}", UM(UC_SO) }, { "\\p{Sc}", UM(UC_SC) },
+        { "\\p{Cf}", UM(UC_CF) }, { "\\p{Alphabetic}", UM_L | UM(UC_NL) }, { "\\p{Lowercase}", UM(UC_LL) }, { "\\p{Uppercase}", UM(UC_LU) },
+    };
+    uint32_t mask = 0;
+    for (size_t i = 0; i < sizeof cats / sizeof *cats; i++)
+        if (strstr(elements, cats[i].name)) mask |= cats[i].mask;
+    buf_str(out, elements);
+    if (mask) uni_recent_ranges(mask, false, out);
+    if (strstr(elements, "\\p{sc:han}")) uni_recent_ranges(UM_L, true, out);
+}
+
 /* ---- properties ---- */
 
 static const char *const property_names[][2] = {
@@ -49,7 +68,7 @@ static const char *const property_names[][2] = {
 static const char *const property_sets[][2] = {
     { "space", SPACE_SET }, { "whitespace", SPACE_SET }, { "word", WORD_SET }, { "xdigit", HEX_SET }, { "blank", "\\t\\p{Zs}" }, { "ascii", "\\x{0}-\\x{7f}" },
     { "alpha", "\\p{Alphabetic}" }, { "upper", "\\p{Uppercase}" }, { "lower", "\\p{Lowercase}" }, { "alnum", "\\p{Alphabetic}\\p{Nd}" },
-    { "punct", "\\p{P}$+<=>^`|~" }, { "assigned", "\\P{Cn}" },
+    { "punct", "\\p{P}" }, { "assigned", "\\P{Cn}" },
 };
 /* Properties of PCRE2 that are not scripts, besides categories: they keep their name. */
 static const char *const binary_names[] = {
@@ -117,11 +136,13 @@ static void cls_alt(cls *c, const char *s, size_t n)
 static void cls_set(cls *c, const char *elements, bool negated)
 {
     if (!negated) {
-        buf_str(&c->set, elements);
+        put_set(&c->set, elements);
         return;
     }
     if (c->alts.len) buf_char(&c->alts, '|');
-    buf_printf(&c->alts, "[^%s]", elements);
+    buf_str(&c->alts, "[^");
+    put_set(&c->alts, elements);
+    buf_char(&c->alts, ']');
 }
 
 /* Writes the class as an expression for one character. */
@@ -285,6 +306,13 @@ static status class_at(tr *t, buf *out)
 
 /* ---- outside classes ---- */
 
+static void one_of(tr *t, const char *elements, bool negated)
+{
+    buf_str(t->out, negated ? "[^" : "[");
+    put_set(t->out, elements);
+    buf_char(t->out, ']');
+}
+
 static void atom(tr *t) { t->atom = t->out->len; t->has_atom = true; }
 
 static status escape(tr *t)
@@ -296,7 +324,7 @@ static status escape(tr *t)
     atom(t);
     if (set) {
         t->p++;
-        buf_printf(t->out, "[%s%s]", ch >= 'A' && ch <= 'Z' ? "^" : "", set);
+        one_of(t, ch == 'w' || ch == 'W' ? WORD_ALONE : set, ch >= 'A' && ch <= 'Z');
         return ST_OK;
     }
     if (ch == 'p' || ch == 'P') {
@@ -304,14 +332,14 @@ static status escape(tr *t)
         bool negative;
         t->p++;
         status st = property(t, ch == 'P', &s, &negative);
-        if (st == ST_OK) buf_printf(t->out, "[%s%s]", negative ? "^" : "", buf_cstr(&s));
+        if (st == ST_OK) one_of(t, buf_cstr(&s), negative);
         buf_free(&s);
         return st;
     }
     if (number_escape(t, t->out)) return ST_OK;
     t->p++;
     if (ch == 'b' || ch == 'B') {
-        buf_printf(t->out, ch == 'b' ? "(?:(?<=[%s])(?![%s])|(?<![%s])(?=[%s]))" : "(?:(?<=[%s])(?=[%s])|(?<![%s])(?![%s]))", WORD_SET, WORD_SET, WORD_SET, WORD_SET);
+        buf_printf(t->out, ch == 'b' ? "(?:(?<=[%s])(?![%s])|(?<![%s])(?=[%s]))" : "(?:(?<=[%s])(?=[%s])|(?<![%s])(?![%s]))", WORD_ALONE, WORD_ALONE, WORD_ALONE, WORD_ALONE);
     } else if (ch == 'v') {
         buf_str(t->out, "\\x{b}");
     } else if (ch == 'O') {

@@ -53,18 +53,93 @@ bool uni_is_word(uint32_t cp)
            (cp >= 0x1F170 && cp <= 0x1F189) || cp == 0x200C || cp == 0x200D;
 }
 
-int uni_script(uint32_t cp)
+/* The value of the run that holds cp. */
+static uint32_t run_of(const uint32_t *runs, size_t n, int shift, uint32_t cp)
 {
-    if (cp == ' ') return UNI_SCRIPT_ANY;
-    if (cp == 0x30FC) return SCRIPT_HAN; /* the long vowel mark */
-    size_t lo = 0, hi = sizeof uni_script_runs / sizeof *uni_script_runs;
+    size_t lo = 0, hi = n;
     while (hi - lo > 1) {
         size_t mid = (lo + hi) / 2;
-        if (uni_script_runs[mid] >> 8 <= cp) lo = mid;
+        if (runs[mid] >> shift <= cp) lo = mid;
         else hi = mid;
     }
-    int s = (int)(uni_script_runs[lo] & 0xFF);
+    return runs[lo] & ((1u << shift) - 1);
+}
+
+enum { N_AGE_RUNS = sizeof uni_age_runs / sizeof *uni_age_runs };
+
+int uni_age(uint32_t cp)
+{
+    static const int ages[] = { 8, 9, 14, 16 };
+    return ages[run_of(uni_age_runs, N_AGE_RUNS, 2, cp)];
+}
+
+static bool in_recent(uint32_t cp, uint32_t categories, bool han)
+{
+    return (UM(uni_category(cp)) & categories) != 0 && (!han || uni_script(cp) == SCRIPT_HAN);
+}
+
+void uni_recent_ranges(uint32_t categories, bool han, buf *out)
+{
+    for (size_t i = 0; i + 1 < N_AGE_RUNS; i++) {
+        if ((uni_age_runs[i] & 3) != 3) continue;
+        uint32_t end = uni_age_runs[i + 1] >> 2;
+        for (uint32_t cp = uni_age_runs[i] >> 2, from; cp < end; cp++) {
+            if (!in_recent(cp, categories, han)) continue;
+            for (from = cp; cp + 1 < end && in_recent(cp + 1, categories, han);) cp++;
+            buf_printf(out, from == cp ? "\\x{%x}" : "\\x{%x}-\\x{%x}", from, cp);
+        }
+    }
+}
+
+/* The few code points that later changed their category are named. */
+bool uni_is_punctuation_8(uint32_t cp)
+{
+    if (!(uni_mask(cp) & UM_P)) return cp == 0x166D || cp == 0x111C9;
+    return cp < 0x300 || uni_age(cp) <= 8;
+}
+
+bool uni_is_nonspacing_8(uint32_t cp)
+{
+    if (uni_mask(cp) != UM(UC_MN)) return cp == 0x1734 || cp == 0x1171E;
+    return uni_age(cp) <= 8 && cp != 0x1885 && cp != 0x1886 && cp != 0xA9BD && cp != 0x111C9;
+}
+
+bool uni_is_control_8(uint32_t cp)
+{
+    unsigned c = uni_category(cp);
+    return c == UC_CC || c == UC_CO || (c == UC_CF && uni_age(cp) <= 8);
+}
+
+bool uni_is_mark_9(uint32_t cp)
+{
+    if (!(uni_mask(cp) & UM_M)) return cp == 0x1CF2 || cp == 0x1CF3;
+    return uni_age(cp) <= 9 && cp != 0x111C9;
+}
+
+bool uni_is_numeric(uint32_t cp)
+{
+    return (uni_mask(cp) & UM_N) != 0 || (cp >= 0x11DE0 && cp <= 0x11DE9) || (cp >= 0x16FF4 && cp <= 0x16FF6);
+}
+
+int uni_script(uint32_t cp)
+{
+    if (cp == ' ' || (cp > 0x370 && uni_age(cp) > 9)) return UNI_SCRIPT_ANY;
+    if (cp == 0x30FC) return SCRIPT_HAN; /* the long vowel mark */
+    int s = (int)run_of(uni_script_runs, sizeof uni_script_runs / sizeof *uni_script_runs, 8, cp);
     return s == SCRIPT_HIRAGANA || s == SCRIPT_KATAKANA ? SCRIPT_HAN : s;
+}
+
+/* Capitals of Unicode 16 and 17, for libraries that do not know them. */
+static uint32_t recent_lower(uint32_t cp)
+{
+    if ((cp >= 0x10D50 && cp <= 0x10D65)) return cp + 32;
+    if (cp >= 0x16EA0 && cp <= 0x16EB8) return cp + 27;
+    switch (cp) {
+    case 0x1C89: case 0xA7CC: case 0xA7CE: case 0xA7D2: case 0xA7D4: case 0xA7DA: return cp + 1;
+    case 0xA7CB: return 0x264;
+    case 0xA7DC: return 0x19B;
+    default: return cp;
+    }
 }
 
 void uni_lower(buf *out, uint32_t cp)
@@ -74,7 +149,8 @@ void uni_lower(buf *out, uint32_t cp)
     } else if (cp == 0x130) {
         buf_str(out, "i\xCC\x87");
     } else {
-        buf_utf8(out, (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp));
+        uint32_t lower = (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp);
+        buf_utf8(out, lower != cp ? lower : recent_lower(cp));
     }
 }
 
@@ -154,32 +230,35 @@ static status segment(uni_form form, const char *s, size_t n, buf *out)
     return ST_OK;
 }
 
+/* The package's normalization tables are those of Unicode 9: what came later is left alone and separates. */
+static bool opaque(uint32_t cp) { return cp >= 0x370 && !(cp >= 0x3400 && cp <= 0x9FFF) && !(cp >= 0xAC00 && cp <= 0xD7A3) && uni_age(cp) > 9; }
+
 status uni_normalize(uni_form form, const char *s, size_t n, buf *out)
 {
     uint32_t bound = inert_below(form);
     size_t i = 0;
     while (i < n) {
         /* A run of inert characters is copied, except its last one, which may take a mark. */
-        size_t from = i, last = i;
+        size_t from = i, last = i, j = i;
+        uint32_t cp = 0;
         while (i < n) {
-            size_t j = i;
-            if (uni_next(s, &j) >= bound) break;
+            j = i;
+            cp = uni_next(s, &j);
+            if (cp >= bound && !opaque(cp)) break;
             last = i;
-            i = j;
+            i = cp < bound ? j : (last = j);
         }
         if (i == n) {
             buf_append(out, s + from, n - from);
             break;
         }
         buf_append(out, s + from, last - from);
-        size_t seg = last;
-        uint32_t cp;
         /* The segment runs to the next pair of characters that cannot interact. */
-        for (cp = uni_next(s, &i); i < n; ) {
-            size_t j = i;
+        size_t seg = last;
+        for (i = j; i < n; i = j) {
+            j = i;
             cp = uni_next(s, &j);
-            if (starts_segment(cp) && (cp < bound || i - seg > SEG)) break;
-            i = j;
+            if (opaque(cp) || (starts_segment(cp) && (cp < bound || i - seg > SEG))) break;
         }
         TRY(segment(form, s + seg, i - seg, out));
     }

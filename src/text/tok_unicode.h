@@ -40,6 +40,19 @@ static inline bool uni_is_space(uint32_t cp) { return (uni_mask(cp) & UM_SPACE) 
 /* \w as the added-token matcher and the Whitespace pre-tokenizer mean it: Alphabetic, M, Nd, Pc, Join_Control. */
 bool uni_is_word(uint32_t cp);
 
+/* The libraries the package is built on know different Unicode versions; results must not depend on ours being newer.
+ * Version that brought cp: 8 (or before), 9, 14 (10 to 14, or none yet) or 16. */
+int uni_age(uint32_t cp);
+/* Appends the code points of these categories (and Han, if han) that came with Unicode 15 or 16, as ranges "\x{..}-\x{..}"
+ * for a character class: PCRE2 before 10.45 does not know them all. */
+void uni_recent_ranges(uint32_t categories, bool han, buf *out);
+/* As of Unicode 8: P; Mn; Cc, Cf or Co. As of Unicode 9: M. As of 17: N. */
+bool uni_is_punctuation_8(uint32_t cp);
+bool uni_is_nonspacing_8(uint32_t cp);
+bool uni_is_control_8(uint32_t cp);
+bool uni_is_mark_9(uint32_t cp);
+bool uni_is_numeric(uint32_t cp);
+
 /* Decodes one code point of valid UTF-8. */
 static inline uint32_t uni_next(const char *s, size_t *i)
 {

@@ -41,7 +41,8 @@ status pattern_new(arena *a, const jv *spec, const char *where, pattern *out)
 {
     const jv *lit = jv_get(spec, "String"), *re = jv_get(spec, "Regex");
     if (jv_is(spec, JV_STR)) lit = spec;
-    if (jv_is(lit, JV_STR)) return tok_copy(a, jv_str(lit, ""), jv_len(lit), &out->literal);
+    if (jv_is(lit, JV_STR) && jv_len(lit)) return tok_copy(a, jv_str(lit, ""), jv_len(lit), &out->literal);
+    if (jv_is(lit, JV_STR)) re = lit; /* the empty string matches everywhere, as a regex does */
     if (!jv_is(re, JV_STR)) return err_set(ST_INVALID, "tokenizer.json: %s.pattern is neither {\"String\": ..} nor {\"Regex\": ..}", where);
     out->kind = split_recognise(jv_str(re, ""), jv_len(re));
     if (out->kind != SPLIT_NONE) return ST_OK;
@@ -273,8 +274,8 @@ const char *tok_spelling(const tokenizer *t, int32_t id, size_t *n)
 {
     const added_token *a = added_find(t, id);
     if (!a) return vocab_text(&t->m.v, id, n);
-    *n = a->content.n;
-    return a->content.s;
+    *n = a->shown.n;
+    return a->shown.s;
 }
 
 const char *tokenizer_token(const tokenizer *t, int32_t id, size_t *n)

@@ -127,7 +127,7 @@ def models():
 
 def added_tokens():
     toks = [added("<s>"), added("<a b>", lstrip=True), added("<r>", rstrip=True), added("<lr>", lstrip=True, rstrip=True), added("word", single_word=True), added("<N>", normalized=True, special=False),
-            added("<<", special=False), added("<s><s>"), added("  ", special=False), added("A B", normalized=True, special=False, rstrip=True), added("\u00c9t\u00e9", normalized=True, special=False, single_word=True)]
+            added("<<", special=False), added("<s><s>"), added("  ", special=False), added("SP", normalized=True), added("A B", normalized=True, special=False, rstrip=True), added("\u00c9t\u00e9", normalized=True, special=False, single_word=True)]
     yield "added plain", spell(added_tokens=toks)
     yield "added lower", spell(added_tokens=toks, normalizer={"type": "Lowercase"}, pre_tokenizer={"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": True})
     yield "added strip", spell(added_tokens=toks, normalizer=seq("N", "normalizers", {"type": "NFD"}, {"type": "Strip", "strip_left": True, "strip_right": True}), pre_tokenizer=META)
