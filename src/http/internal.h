@@ -72,7 +72,7 @@ http_request *shared_take(http_shared *sh);
 /* No more I/O thread: later posts complete on their own. Returns the last list. */
 http_request *shared_close(http_shared *sh);
 /* Takes over *head and holds sh. One reference. */
-status request_new(http_shared *sh, http_head *head, const char *peer, http_request **out) FALLIBLE;
+status http_request_new(http_shared *sh, http_head *head, const char *peer, http_request **out) FALLIBLE;
 /* The client has left: once, tells whoever asked. */
 void request_gone(http_request *r);
 /* The I/O thread has seen the end of the answer (or nobody will): once, drops the reference held for the answer. */

@@ -80,7 +80,7 @@ http_request *shared_close(http_shared *sh) { return take(sh, true); }
 
 /* ---- life and death ---- */
 
-status request_new(http_shared *sh, http_head *head, const char *peer, http_request **out)
+status http_request_new(http_shared *sh, http_head *head, const char *peer, http_request **out)
 {
     http_request *r = mem_calloc(1, sizeof *r);
     if (!r) return err_nomem();

@@ -251,7 +251,7 @@ static void begin_request(conn *c, size_t n)
         refuse(c, code, err_msg());
         return;
     }
-    status st = request_new(c->s->sh, &head, c->peer, &c->req);
+    status st = http_request_new(c->s->sh, &head, c->peer, &c->req);
     guard_free(&head); /* ours again if that failed */
     if (st != ST_OK) {
         refuse(c, 503, "the server is out of memory");

@@ -182,7 +182,7 @@ status pre_run(enc *e, piece in) FALLIBLE;   /* ends in model_encode for every p
 typedef struct model_source model_source;
 status model_load(tokenizer *t, const jv *spec, model_source *src) FALLIBLE;
 status model_finish(tokenizer *t) FALLIBLE;  /* when the pre-tokenizers are known */
-void model_free(model *m);
+void tok_model_free(model *m);
 status model_encode(enc *e, const char *s, size_t n, bool raw) FALLIBLE; /* raw: bytes still to be mapped to their symbols */
 
 /* tok_bpe.c */

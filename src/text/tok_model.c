@@ -214,7 +214,7 @@ status model_finish(tokenizer *t)
     return bpe_finish(&t->m, byte_level);
 }
 
-void model_free(model *m)
+void tok_model_free(model *m)
 {
     vocab_free(&m->v);
     vocab_free(&m->raw_v);

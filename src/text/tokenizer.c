@@ -176,7 +176,7 @@ void tokenizer_free(tokenizer *t)
     for (size_t i = 0; i < t->n_norms; i++) pattern_free(&t->norms[i].pat);
     for (size_t i = 0; i < t->n_pres; i++) pattern_free(&t->pres[i].pat);
     for (size_t i = 0; i < t->n_decs; i++) pattern_free(&t->decs[i].pat);
-    model_free(&t->m);
+    tok_model_free(&t->m);
     added_free(&t->add);
     arena_free(&t->mem);
     mem_free(t);
