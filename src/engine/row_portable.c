@@ -6,7 +6,7 @@ const row_ops *row_ops_named(const char *name)
 {
     if (strcmp(name, "portable") == 0) return &row_ops_portable;
 #ifdef __x86_64__
-    if (strcmp(name, "avx2") == 0 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) return &row_ops_avx2;
+    if (strcmp(name, "avx2") == 0 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &row_ops_avx2;
 #endif
     return NULL;
 }
