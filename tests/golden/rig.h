@@ -26,7 +26,7 @@ typedef struct rig_seq { int len, variant; int32_t pages[RIG_MAX_LEN]; } rig_seq
 /* New tokens for a sequence. logits: [n][vocab] or NULL when not wanted. */
 typedef struct rig_work { rig_seq *seq; const int32_t *tokens; int n; float *logits; } rig_work;
 
-static void rig_close(rig *r)
+static inline void rig_close(rig *r)
 {
     device_unload(r->dm);
     if (r->w) model_weights_close(r->w);
@@ -36,7 +36,7 @@ static void rig_close(rig *r)
     *r = (rig){ 0 };
 }
 
-static status rig_open_config(rig *r, const jv *config, const char *dir, rig_options o)
+static inline status rig_open_config(rig *r, const jv *config, const char *dir, rig_options o)
 {
     status st;
     TRY_OUT(model_new(config, &(model_options){ o.weights, 0 }, &r->m));
@@ -53,7 +53,7 @@ out:
     return st;
 }
 
-static status rig_open(rig *r, const char *dir, rig_options o)
+static inline status rig_open(rig *r, const char *dir, rig_options o)
 {
     char path[8192];
     *r = (rig){ 0 };
@@ -63,13 +63,13 @@ static status rig_open(rig *r, const char *dir, rig_options o)
 }
 
 /* Blocks come in an order that is neither ascending nor adjacent. */
-static int32_t rig_block(rig *r)
+static inline int32_t rig_block(rig *r)
 {
     int stride = r->n_blocks % 7 ? 7 : 11;
     return (int32_t)((int64_t)r->next_block++ * stride % r->n_blocks);
 }
 
-static status rig_step(rig *r, const rig_work *work, int n_work)
+static inline status rig_step(rig *r, const rig_work *work, int n_work)
 {
     static int32_t ids[4096], pos[4096], slots[4096], rows[4096], cu[RIG_MAX_SEQS + 1], kv[RIG_MAX_SEQS], variant[RIG_MAX_SEQS];
     static int32_t pages[RIG_MAX_SEQS][RIG_MAX_LEN];
@@ -104,7 +104,7 @@ static status rig_step(rig *r, const rig_work *work, int n_work)
 }
 
 /* A whole prompt in chunks of at most `chunk`, alone; logits [n][vocab]. */
-static status rig_prompt(rig *r, rig_seq *s, const int32_t *tokens, int n, int chunk, float *logits)
+static inline status rig_prompt(rig *r, rig_seq *s, const int32_t *tokens, int n, int chunk, float *logits)
 {
     for (int at = 0; at < n; at += chunk) {
         int m = n - at < chunk ? n - at : chunk;
