@@ -61,6 +61,44 @@ status jv_parse(const char *text, size_t len, jv **out)
     return ST_OK;
 }
 
+/* Copies JSON text, writing integers beyond int64 as reals ("1e30" in effect). */
+static void tame_integers(const char *s, size_t n, buf *out)
+{
+    size_t from = 0;
+    for (size_t i = 0; i < n;) {
+        if (s[i] == '"') {
+            for (i++; i < n && s[i] != '"'; i++)
+                if (s[i] == '\\') i++;
+            i++;
+        } else if (s[i] >= '0' && s[i] <= '9') {
+            size_t start = i;
+            while (i < n && s[i] >= '0' && s[i] <= '9') i++;
+            bool plain = i >= n || (s[i] != '.' && s[i] != 'e' && s[i] != 'E');
+            bool fraction = start > 0 && (s[start - 1] == '.' || s[start - 1] == '+' || s[start - 1] == 'e' || s[start - 1] == 'E');
+            if (i - start < 19 || !plain || fraction) continue;
+            buf_append(out, s + from, i - from);
+            buf_str(out, "e0");
+            from = i;
+        } else {
+            i++;
+        }
+    }
+    if (from < n) buf_append(out, s + from, n - from);
+}
+
+/* Configuration files hold such numbers: model_max_length is int(1e30) in many a tokenizer_config.json. */
+static status parse_lenient(const char *text, size_t len, jv **out)
+{
+    status st = jv_parse(text, len, out);
+    if (st != ST_INVALID || !strstr(err_msg(), "too big")) return st;
+    buf b = {0};
+    tame_integers(text, len, &b);
+    st = buf_status(&b);
+    if (st == ST_OK) st = jv_parse(buf_cstr(&b), b.len, out);
+    buf_free(&b);
+    return st;
+}
+
 status jv_parse_file(const char *path, size_t max_bytes, jv **out)
 {
     FILE *f = fopen(path, "rb");
@@ -81,7 +119,7 @@ status jv_parse_file(const char *path, size_t max_bytes, jv **out)
         goto out;
     }
     TRY_OUT(buf_status(&b));
-    st = jv_parse(buf_cstr(&b), b.len, out);
+    st = parse_lenient(buf_cstr(&b), b.len, out);
     if (st != ST_OK) st = err_wrap(st, "%s", path);
 out:
     buf_free(&b);

@@ -20,7 +20,7 @@ typedef enum jv_kind { JV_MISSING, JV_NULL, JV_BOOL, JV_INT, JV_REAL, JV_STR, JV
  * Nesting is limited to 256, strings may hold NUL (use the length). Integers beyond
  * int64 are errors; a duplicate key keeps its last value. */
 status jv_parse(const char *text, size_t len, jv **out) FALLIBLE;
-/* Reads a file of at most max_bytes; errors name the file. */
+/* Reads a file of at most max_bytes; errors name the file. Integers beyond int64 become reals here. */
 status jv_parse_file(const char *path, size_t max_bytes, jv **out) FALLIBLE;
 jv *jv_ref(const jv *v);        /* one more owner; returns v */
 void jv_free(jv *v);            /* one owner less; NULL is fine */
