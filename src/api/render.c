@@ -150,7 +150,6 @@ static status one_message(const jv *in, size_t i, bool parts, jv *msg, api_error
 static status all_messages(const jv *body, bool parts, jv **out, api_error *e)
 {
     const jv *in = jv_get(body, "messages");
-    if (jv_len(in) == 0) return api_bad(e, "messages", "messages must not be empty.");
     jv *list = jv_new_arr();
     status st = list ? ST_OK : nomem(e);
     for (size_t i = 0; st == ST_OK && i < jv_len(in); i++) {
@@ -252,6 +251,31 @@ static status pick_template(const app *a, const jv *body, const jv *tools, const
     return ST_OK;
 }
 
+/* A template that goes over the parts of a content may take plain strings too ("is string"), and then a string is best left
+ * as the client wrote it: templates trim the two differently. Asked by rendering a message of known text. */
+static bool takes_strings(const app *a, const jinja *t)
+{
+    static const char probe[] = "[{\"role\":\"user\",\"content\":\"a7Qx93probe\"}]";
+    jv *vars = jv_new_obj(), *messages = NULL;
+    buf text = {0};
+    bool found = false;
+    if (vars && jv_parse(probe, sizeof probe - 1, &messages) == ST_OK && jv_set(vars, "messages", messages) == ST_OK) {
+        api_error ignored = {0};
+        jinja_limits limits = { .seconds = 2, .output_bytes = 4 << 20 };
+        if (merge(vars, a->o.template_tokens, &ignored) == ST_OK && jinja_render(t, vars, &limits, 0, &text, NULL) == ST_OK && text.data)
+            found = memmem(text.data, text.len, "a7Qx93probe", 11) != NULL;
+    }
+    jv_free(vars);
+    buf_free(&text);
+    return found;
+}
+
+bool render_wants_parts(const app *a, const jinja *t)
+{
+    if (!t || a->o.content_format != CONTENT_AUTO) return t && a->o.content_format == CONTENT_OPENAI;
+    return jinja_wants_content_parts(t) && !takes_strings(a, t);
+}
+
 static status check_options(const app *a, const jv *body, api_error *e)
 {
     if (!a->o.tok) return api_bad(e, "messages", "Unable to get tokenizer because `skip_tokenizer_init=True`; chat needs one.");
@@ -285,7 +309,7 @@ status render_messages(const app *a, const jv *body, int what, arena *mem, conve
     const jv *tools = field_has(body, "tools") ? jv_get(body, "tools") : NULL;
     if (what == RENDER_CHAT && a->o.exclude_tools_when_none && strcmp(field_str(body, "tool_choice", ""), "none") == 0) tools = NULL;
     TRY(pick_template(a, body, tools, &t, &owned, e));
-    bool parts = a->o.content_format == CONTENT_OPENAI || (a->o.content_format == CONTENT_AUTO && jinja_wants_content_parts(t));
+    bool parts = t == a->o.chat_template ? a->chat_parts : t == a->o.tool_template ? a->tool_parts : render_wants_parts(a, t);
     TRY_OUT(all_messages(body, parts, &messages, e));
     TRY_OUT(template_vars(a, body, tools, messages, &vars, e));
     st = jinja_render(t, vars, NULL, 0, &out->text, &why);
