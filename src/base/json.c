@@ -1,5 +1,6 @@
 #include "base/json.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <math.h>
 #include <pthread.h>
@@ -24,39 +25,263 @@ static void ready(void) { pthread_once(&once, init); }
 static json_t *in(const jv *v) { return (json_t *)(uintptr_t)v; }
 static jv *ex(json_t *t) { return (jv *)t; }
 
-/* jansson's own limit is 2048 levels; ours is lower and must not depend on it. */
-static bool depth_ok(const char *s, size_t n)
+/* The text is read here and not by jansson, whose lexer does not survive running out of memory: it drops the characters it
+ * has no room for and then trips over what is left. Values are still its. */
+typedef struct text_reader {
+    const char *begin, *at, *end;
+    buf str;                /* the string or number being read */
+    int depth;
+    const char *why;        /* set with ST_INVALID */
+} text_reader;
+
+static status wrong(text_reader *r, const char *why)
 {
-    int depth = 0;
-    bool str = false;
-    for (size_t i = 0; i < n; i++) {
-        char c = s[i];
-        if (str) {
-            if (c == '\\') i++;
-            else if (c == '"') str = false;
-        } else if (c == '"') {
-            str = true;
-        } else if (c == '[' || c == '{') {
-            if (++depth > MAX_DEPTH) return false;
-        } else if (c == ']' || c == '}') {
-            depth--;
-        }
+    r->why = why;
+    return ST_INVALID;
+}
+
+static void skip_space(text_reader *r)
+{
+    while (r->at < r->end && (*r->at == ' ' || *r->at == '\n' || *r->at == '\r' || *r->at == '\t')) r->at++;
+}
+
+static bool hex4(text_reader *r, uint32_t *out)
+{
+    uint32_t v = 0;
+    if (r->end - r->at < 4) return false;
+    for (int i = 0; i < 4; i++) {
+        char c = r->at[i];
+        int d = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        if (d < 0) return false;
+        v = v << 4 | (uint32_t)d;
     }
+    r->at += 4;
+    *out = v;
     return true;
+}
+
+/* After "\u". */
+static status read_unicode(text_reader *r)
+{
+    uint32_t cp, low;
+    if (!hex4(r, &cp)) return wrong(r, "invalid escape");
+    if (cp >= 0xD800 && cp < 0xDC00) {
+        if (r->end - r->at < 2 || r->at[0] != '\\' || r->at[1] != 'u') return wrong(r, "invalid Unicode escape: a lone surrogate");
+        r->at += 2;
+        if (!hex4(r, &low) || low < 0xDC00 || low > 0xDFFF) return wrong(r, "invalid Unicode escape: a lone surrogate");
+        cp = 0x10000 + ((cp - 0xD800) << 10) + (low - 0xDC00);
+    } else if (cp >= 0xDC00 && cp <= 0xDFFF) {
+        return wrong(r, "invalid Unicode escape: a lone surrogate");
+    }
+    buf_utf8(&r->str, cp);
+    return ST_OK;
+}
+
+static status read_escape(text_reader *r)
+{
+    static const char from[] = "\"\\/bfnrt", to[] = "\"\\/\b\f\n\r\t";
+    char c = r->at < r->end ? *r->at++ : 0;
+    if (c == 'u') return read_unicode(r);
+    const char *k = c ? strchr(from, c) : NULL;
+    if (!k) return wrong(r, "invalid escape");
+    buf_char(&r->str, to[k - from]);
+    return ST_OK;
+}
+
+/* At the opening quote; the text goes to r->str. */
+static status read_string(text_reader *r)
+{
+    buf_clear(&r->str);
+    for (r->at++;;) {
+        const char *from = r->at;
+        while (r->at < r->end && *r->at != '"' && *r->at != '\\' && (unsigned char)*r->at >= 0x20) r->at++;
+        if (r->at > from) {
+            if (!utf8_valid(from, (size_t)(r->at - from))) return wrong(r, "a string is not valid UTF-8");
+            buf_append(&r->str, from, (size_t)(r->at - from));
+        }
+        if (r->str.failed) return err_nomem();
+        if (r->at >= r->end) return wrong(r, "premature end of input in a string");
+        if (*r->at == '"') {
+            r->at++;
+            return ST_OK;
+        }
+        if (*r->at != '\\') return wrong(r, *r->at == '\n' ? "unexpected newline in a string" : "control character in a string");
+        r->at++;
+        TRY(read_escape(r));
+    }
+}
+
+static bool digits(text_reader *r)
+{
+    const char *from = r->at;
+    while (r->at < r->end && *r->at >= '0' && *r->at <= '9') r->at++;
+    return r->at > from;
+}
+
+static status read_number(text_reader *r, json_t **out)
+{
+    const char *from = r->at;
+    bool real = false;
+    if (*r->at == '-') r->at++;
+    if (r->at < r->end && *r->at == '0') r->at++;
+    else if (!digits(r)) return wrong(r, "invalid token");
+    if (r->at < r->end && *r->at == '.') {
+        real = true;
+        r->at++;
+        if (!digits(r)) return wrong(r, "invalid token");
+    }
+    if (r->at < r->end && (*r->at == 'e' || *r->at == 'E')) {
+        real = true;
+        r->at++;
+        if (r->at < r->end && (*r->at == '+' || *r->at == '-')) r->at++;
+        if (!digits(r)) return wrong(r, "invalid token");
+    }
+    buf_clear(&r->str);
+    buf_append(&r->str, from, (size_t)(r->at - from));
+    if (r->str.failed) return err_nomem();
+    errno = 0;
+    if (real) {
+        double d = strtod(r->str.data, NULL);
+        if (errno == ERANGE && fabs(d) > 1) return wrong(r, "real number overflow");
+        *out = json_real(d);
+    } else {
+        long long i = strtoll(r->str.data, NULL, 10);
+        if (errno == ERANGE) return wrong(r, i < 0 ? "too big negative integer" : "too big integer");
+        *out = json_integer(i);
+    }
+    return *out ? ST_OK : err_nomem();
+}
+
+static status read_value(text_reader *r, json_t **out);
+
+/* "," (true: another element follows), or the closing bracket. */
+static status more(text_reader *r, char close, bool *again)
+{
+    skip_space(r);
+    if (r->at >= r->end) return wrong(r, close == ']' ? "']' expected near end of file" : "'}' expected near end of file");
+    if (*r->at != ',' && *r->at != close) return wrong(r, close == ']' ? "']' expected" : "'}' expected");
+    *again = *r->at++ == ',';
+    return ST_OK;
+}
+
+static status read_elements(text_reader *r, json_t *arr)
+{
+    bool again = true;
+    skip_space(r);
+    if (r->at < r->end && *r->at == ']') {
+        r->at++;
+        return ST_OK;
+    }
+    while (again) {
+        json_t *v = NULL;
+        TRY(read_value(r, &v));
+        if (json_array_append_new(arr, v) != 0) return err_nomem();
+        TRY(more(r, ']', &again));
+    }
+    return ST_OK;
+}
+
+static status read_members(text_reader *r, json_t *obj)
+{
+    bool again = true;
+    skip_space(r);
+    if (r->at < r->end && *r->at == '}') {
+        r->at++;
+        return ST_OK;
+    }
+    while (again) {
+        json_t *v = NULL;
+        skip_space(r);
+        if (r->at >= r->end || *r->at != '"') return wrong(r, "string or '}' expected");
+        TRY(read_string(r));
+        size_t n = r->str.len;
+        if (n && memchr(r->str.data, 0, n)) return wrong(r, "NUL byte in object key not supported");
+        char *key = mem_strndup(buf_cstr(&r->str), n);
+        if (!key) return err_nomem();
+        skip_space(r);
+        status st = r->at < r->end && *r->at == ':' ? ST_OK : wrong(r, "':' expected");
+        if (st == ST_OK) {
+            r->at++;
+            st = read_value(r, &v);
+        }
+        if (st == ST_OK && json_object_setn_new_nocheck(obj, key, n, v) != 0) st = err_nomem();
+        mem_free(key);
+        TRY(st);
+        TRY(more(r, '}', &again));
+    }
+    return ST_OK;
+}
+
+static status read_nested(text_reader *r, bool object, json_t **out)
+{
+    if (++r->depth > MAX_DEPTH) return err_set(ST_LIMIT, "JSON is nested deeper than %d levels", MAX_DEPTH);
+    json_t *t = object ? json_object() : json_array();
+    if (!t) return err_nomem();
+    r->at++;
+    status st = object ? read_members(r, t) : read_elements(r, t);
+    r->depth--;
+    if (st != ST_OK) json_decref(t);
+    else *out = t;
+    return st;
+}
+
+static bool literal(text_reader *r, const char *word)
+{
+    size_t n = strlen(word);
+    if ((size_t)(r->end - r->at) < n || memcmp(r->at, word, n) != 0) return false;
+    r->at += n;
+    return true;
+}
+
+static status read_value(text_reader *r, json_t **out)
+{
+    skip_space(r);
+    if (r->at >= r->end) return wrong(r, "unexpected end of file");
+    switch (*r->at) {
+    case '{': case '[': return read_nested(r, *r->at == '{', out);
+    case '"':
+        TRY(read_string(r));
+        *out = json_stringn_nocheck(buf_cstr(&r->str), r->str.len);
+        return *out ? ST_OK : err_nomem();
+    case '-': case '0': case '1': case '2': case '3': case '4': case '5': case '6': case '7': case '8': case '9': return read_number(r, out);
+    default: break;
+    }
+    if (literal(r, "true")) *out = json_true();
+    else if (literal(r, "false")) *out = json_false();
+    else if (literal(r, "null")) *out = json_null();
+    else return wrong(r, "invalid token");
+    return ST_OK;
+}
+
+static status describe_wrong(const text_reader *r)
+{
+    int line = 1, column = 1;
+    for (const char *p = r->begin; p < r->at; p++) {
+        column = *p == '\n' ? 1 : column + (((unsigned char)*p & 0xC0) != 0x80);
+        line += *p == '\n';
+    }
+    size_t left = (size_t)(r->end - r->at), n = left < 16 ? left : 16;
+    bool show = n > 0 && utf8_valid(r->at, n) && !memchr(r->at, 0, n) && !memchr(r->at, '\n', n);
+    if (show) return err_set(ST_INVALID, "invalid JSON at line %d column %d: %s near '%.*s'", line, column, r->why, (int)n, r->at);
+    return err_set(ST_INVALID, "invalid JSON at line %d column %d: %s", line, column, r->why);
 }
 
 status jv_parse(const char *text, size_t len, jv **out)
 {
     ready();
-    if (!depth_ok(text, len)) return err_set(ST_LIMIT, "JSON is nested deeper than %d levels", MAX_DEPTH);
-    json_error_t e;
-    mem_clear_oom();
-    json_t *t = json_loadb(text, len, JSON_DECODE_ANY | JSON_ALLOW_NUL, &e);
-    if (mem_oom()) { /* also on "success": jansson's lexer drops characters that it has no memory for */
-        json_decref(t);
-        return err_nomem();
+    text_reader r = { .begin = text, .at = text, .end = text + len };
+    json_t *t = NULL;
+    status st = read_value(&r, &t);
+    if (st == ST_OK) {
+        skip_space(&r);
+        if (r.at < r.end) st = wrong(&r, "end of file expected");
     }
-    if (!t) return err_set(ST_INVALID, "invalid JSON at line %d column %d: %s", e.line, e.column, e.text);
+    if (st == ST_INVALID) st = describe_wrong(&r);
+    buf_free(&r.str);
+    if (st != ST_OK) {
+        json_decref(t);
+        return st;
+    }
     *out = ex(t);
     return ST_OK;
 }
