@@ -31,8 +31,9 @@ static status compile(const char *pattern, size_t n, pcre2_general_context *g, r
         pcre2_get_error_message(code, (PCRE2_UCHAR *)msg, sizeof msg);
         return err_set(ST_INVALID, "bad regular expression: %s", msg);
     }
+    mem_clear_oom();
     r->jit = pcre2_jit_compile(r->code, PCRE2_JIT_COMPLETE) == 0;
-    return ST_OK;
+    return mem_oom() ? err_nomem() : ST_OK; /* without executable memory the interpreter does */
 }
 
 status regex_new(const char *pattern, size_t n, regex **out)

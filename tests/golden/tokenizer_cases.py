@@ -228,7 +228,11 @@ def main():
             doc["decodes"] = []
             for k in range(14):
                 ids = [r.randrange(n) for _ in range(r.randrange(0, 9))]
-                doc["decodes"].append([ids, t.decode(ids, skip_special_tokens=False), t.decode(ids, skip_special_tokens=True)])
+                try:
+                    doc["decodes"].append([ids, t.decode(ids, skip_special_tokens=False), t.decode(ids, skip_special_tokens=True)])
+                except BaseException as e:  # the package panics on some: nothing to learn there
+                    if "Panic" not in type(e).__name__:
+                        raise
         else:
             texts = FIXED + [random_text(r) for _ in range(4)] if name.startswith(("added", "model")) else r.sample(FIXED, 5) + [random_text(r) for _ in range(3)]
             doc["encodes"] = [[x, try_encode(t, x, False)] + ([try_encode(t, x, True)] if s["post_processor"] else []) for x in texts]
