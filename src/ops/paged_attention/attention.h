@@ -7,12 +7,13 @@
 #ifndef SYSTOLIC_OPS_ATTENTION_H
 #define SYSTOLIC_OPS_ATTENTION_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "graph/dtype.h"
 #include "ops/isa.h"
 
-enum { ATTN_PART = 256, ATTN_GROUPS = ATTN_PART / 16, ATTN_ROWS = 64 };
+enum { ATTN_PART = 256, ATTN_GROUPS = ATTN_PART / 16, ATTN_ROWS = 64, ATTN_AHEAD = 4 };
 
 /* Running softmax of a row: greatest score, sum of weights, weighted sum of values. */
 typedef struct attn_state { float *m, *l, *acc; int64_t acc_ld; } attn_state;   /* [rows], [rows], [rows][acc_ld] */
@@ -23,9 +24,11 @@ typedef struct attn_tile {
     float scale;
     const float *q;                  /* [rows][d] */
     dtype type;                      /* of k and v */
-    const void *k[ATTN_GROUPS];      /* per 16 keys: element (i of head, key) at i * k_ld + key */
+    const void *k[ATTN_GROUPS + ATTN_AHEAD]; /* per 16 keys: element (i of head, key) at i * k_ld + key; then the next part's first
+                                      * ones or NULL, for prefetching */
     const void *v[ATTN_GROUPS];      /* per 16 keys: element (key, i of head) at key * v_ld + i */
     int64_t k_ld, v_ld;
+    bool prefetch;                   /* few rows: waiting for memory is what takes the time */
     const int *lo, *hi;              /* [rows] keys of the part that a row sees: [lo, hi); none if hi <= lo */
     float *s;                        /* scratch [rows][ATTN_PART] */
     attn_state state;

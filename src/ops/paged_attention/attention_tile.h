@@ -15,13 +15,19 @@ TILE void load16(dtype type, const void *p, int64_t at, V *out)
 
 /* ---- scores ---- */
 
-TILE void qk_tile(const int R, const int G, dtype type, const attn_tile *t, int row, int group)
+TILE void qk_tile(const int R, const int G, const int ahead, dtype type, const attn_tile *t, int row, int group)
 {
     V acc[8][4 * NV], k[4 * NV];
     VEC_UNROLL for (int r = 0; r < R; r++) VEC_UNROLL for (int j = 0; j < G * NV; j++) acc[r][j] = v_zero();
     const float *q = t->q + row * t->d;
-    const int64_t d = t->d;
+    const int64_t d = t->d, es = type == DT_F32 ? 4 : 2;
     for (int64_t i = 0; i < d; i++) {
+        if (ahead && (type == DT_F32 || !(i & 1))) { /* keys of the next tile, values of this one */
+            VEC_UNROLL for (int g = 0; g < G; g++) {
+                __builtin_prefetch((const char *)t->k[group + G + g] + i * t->k_ld * es);
+                __builtin_prefetch((const char *)t->v[group + g] + i * VEC_LANES * es);
+            }
+        }
         VEC_UNROLL for (int g = 0; g < G; g++) load16(type, t->k[group + g], i * t->k_ld, &k[g * NV]);
         VEC_UNROLL for (int r = 0; r < R; r++) {
             V x = v_set1(q[r * d + i]);
@@ -34,8 +40,8 @@ TILE void qk_tile(const int R, const int G, dtype type, const attn_tile *t, int 
             v_store(t->s + (row + r) * ATTN_PART + group * VEC_LANES + j * VW, v_mul(acc[r][j], scale));
 }
 
-#define QK_CASE(r, g) case (r) * 8 + (g): qk_tile(r, g, type, t, row, group); break;
-TILE void qk_rows(dtype type, const attn_tile *t, int row, int rows, int group, int groups)
+#define QK_CASE(r, g) case (r) * 8 + (g): qk_tile(r, g, ahead, type, t, row, group); break;
+TILE void qk_rows(const int ahead, dtype type, const attn_tile *t, int row, int rows, int group, int groups)
 {
     switch (rows * 8 + groups) { QK_CASES }
 }
@@ -51,7 +57,8 @@ TILE void qk_type(dtype type, const attn_tile *t, int g0, int g1)
             for (int g = 0; g < step;) {
                 int n = QK_GROUPS(rows) < step - g ? QK_GROUPS(rows) : step - g;
                 if (n == 3) n = 2;
-                qk_rows(type, t, row, rows, group + g, n);
+                if (t->prefetch) qk_rows(1, type, t, row, rows, group + g, n);
+                else qk_rows(0, type, t, row, rows, group + g, n);
                 g += n;
             }
             row += rows;

@@ -252,12 +252,18 @@ static void point_at_keys(const cpu_call *c, attn_tile *t, work *w, int seq, int
     bool direct = bs % 16 == 0;
     t->type = direct ? kv->type : DT_F32;
     t->k_ld = direct ? bs : ATTN_PART;
+    t->prefetch = direct && t->rows <= 16;
     t->v_ld = kv->dim_pad;
-    for (int g = 0; g < ATTN_GROUPS && key0 + g * 16 < end; g++) {
+    for (int g = 0; g < ATTN_GROUPS + ATTN_AHEAD; g++) {
         int64_t pos = key0 + g * 16;
+        if (pos >= end || (g >= ATTN_GROUPS && !direct)) {
+            t->k[g] = NULL;
+            continue;
+        }
         if (direct) {
             const char *block = kv_block(kv, pages[pos / bs]);
             t->k[g] = block + (size_t)(kh * kv->dim * bs + pos % bs) * size;
+            if (g >= ATTN_GROUPS) continue;
             t->v[g] = block + kv_k_bytes(kv) + (size_t)((kh * bs + pos % bs) * kv->dim_pad) * size;
             continue;
         }
