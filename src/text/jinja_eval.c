@@ -110,13 +110,14 @@ static status eval_args(jrt *r, const jnode *n, jframe *f, jval first, jval call
     if (caller.kind != JK_MISSING) TRY(add_kw(r, &kw, &n_kw, &cap, &caller_name, caller));
     if (n->star) {
         TRY(jj_eval(r, n->star, f, &x));
-        if (!jj_iterable(x)) return jj_type_error(r, "jinja2.sandbox.SandboxedEnvironment.call() argument after * must be an iterable, not %s", jj_type_name(x));
+        if (!jj_iterable(x)) return jj_type_error(r, "Value after * must be an iterable, not %s", jj_type_name(x));
         jvec more = { 0 };
         TRY(jj_to_vec(r, x, &more));
         for (size_t i = 0; i < more.n; i++) TRY(jj_push(r, &v, more.v[i]));
     }
     if (n->dstar) {
         TRY(jj_eval(r, n->dstar, f, &x));
+        if (x.kind == JK_UNDEF) return jj_undefined_error(r, x);
         if (x.kind != JK_DICT) return jj_type_error(r, "jinja2.sandbox.SandboxedEnvironment.call() argument after ** must be a mapping, not %s", jj_type_name(x));
         for (size_t i = 0; i < x.u.d->n; i++) {
             if (x.u.d->e[i].key.kind != JK_STR) return jj_type_error(r, "keywords must be strings");

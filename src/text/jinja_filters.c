@@ -622,7 +622,7 @@ static status dump_separators(jrt *r, jval sep, jdump *o)
 static status f_tojson(jrt *r, jval self, const jargs *a, jval *out)
 {
     static const jstr comma = { ",", 1, NULL, true, false }, comma_space = { ", ", 2, NULL, true, false }, colon = { ": ", 2, NULL, true, false };
-    BIND("tojson", 1, 0, "x", "ensure_ascii", "indent", "separators", "sort_keys");
+    BIND("_cached_compile_jinja_template.<locals>.tojson", 1, 0, "x", "ensure_ascii", "indent", "separators", "sort_keys");
     jval ind = p[2];
     jdump o = { .ascii = flag(r, p[1], false), .sort = flag(r, p[4], false), .has_indent = ind.kind != JK_MISSING && ind.kind != JK_NONE };
     o.item_sep = o.has_indent ? &comma : &comma_space;

@@ -248,7 +248,7 @@ static status first_value(formatter *f, const jstr *s, size_t n, jval *out)
             f->manual = true;
             for (size_t i = 0; i < n && k < MAX_WIDTH; i++) k = k * 10 + (s->data[i] - '0');
         }
-        if (k >= (int64_t)f->a->n) return jj_fail(r, JINJA_OTHER, "Replacement index %lld out of range for positional args tuple", (long long)k);
+        if (k >= (int64_t)f->a->n) return jj_fail(r, JINJA_OTHER, "tuple index out of range");
         *out = f->a->v[k];
         return ST_OK;
     }
@@ -305,24 +305,48 @@ static status get_field(formatter *f, const jstr *s, jval *out)
 
 static status format_into(formatter *f, const jstr *s, int depth, jsb *b);
 
-static status one_field(formatter *f, const jstr *s, size_t from, size_t to, int depth, jsb *b)
+/* Splits "name!r:spec}" at *i, which moves past it. */
+static status split_field(jrt *r, const jstr *s, size_t *i, size_t *name_end, char *conv, size_t *spec_from, size_t *spec_end)
+{
+    char c = 0;
+    while (*i < s->len) {
+        c = s->data[(*i)++];
+        if (c == '{') return jj_value_error(r, "unexpected '{' in field name");
+        if (c == '[') while (*i < s->len && s->data[*i] != ']') ++*i;
+        if (c == '}' || c == ':' || c == '!') break;
+    }
+    if (c != '}' && c != ':' && c != '!') return jj_value_error(r, "expected '}' before end of string");
+    *name_end = *spec_from = *spec_end = *i - 1;
+    *conv = 0;
+    if (c == '}') return ST_OK;
+    if (c == '!') {
+        if (*i >= s->len) return jj_value_error(r, "end of string while looking for conversion specifier");
+        *conv = s->data[(*i)++];
+        if (*i < s->len) {
+            c = s->data[(*i)++];
+            if (c == '}') return ST_OK;
+            if (c != ':') return jj_value_error(r, "expected ':' after conversion specifier");
+        }
+    }
+    *spec_from = *i;
+    for (size_t nest = 1; *i < s->len;) {
+        c = s->data[(*i)++];
+        nest += c == '{';
+        nest -= c == '}';
+        if (nest) continue;
+        *spec_end = *i - 1;
+        return ST_OK;
+    }
+    return jj_value_error(r, "unmatched '{' in format spec");
+}
+
+static status one_field(formatter *f, const jstr *s, size_t *i, int depth, jsb *b)
 {
     jrt *r = f->r;
-    size_t name_end = from, brackets = 0;
-    while (name_end < to && (brackets || (s->data[name_end] != '!' && s->data[name_end] != ':'))) {
-        if (s->data[name_end] == '[') brackets = 1;
-        if (s->data[name_end] == ']') brackets = 0;
-        name_end++;
-    }
     jval name, v, fs;
+    size_t from = *i, name_end = from, spec_from = from, spec_end = from;
     char conv = 0;
-    size_t i = name_end;
-    if (i < to && s->data[i] == '!') {
-        if (i + 1 >= to) return jj_value_error(r, "end of string while looking for conversion specifier");
-        conv = s->data[i + 1];
-        i += 2;
-        if (i < to && s->data[i] != ':') return jj_value_error(r, "expected ':' after conversion specifier");
-    }
+    TRY(split_field(r, s, i, &name_end, &conv, &spec_from, &spec_end));
     TRY(jj_str_part(r, s, from, name_end - from, &name));
     TRY(get_field(f, name.u.s, &v));
     if (conv == 's') TRY(jj_to_str(r, v, &v));
@@ -336,10 +360,10 @@ static status one_field(formatter *f, const jstr *s, size_t from, size_t to, int
         TRY(jj_sb_take(&ab, &v));
     } else if (conv) return jj_value_error(r, "Unknown conversion specifier %c", conv);
     TRY(jj_cstr(r, "", &fs));
-    if (i < to) {
+    if (spec_from < spec_end) {
         jval raw;
         jsb sb = jj_sb(r);
-        TRY(jj_str_part(r, s, i + 1, to - i - 1, &raw));
+        TRY(jj_str_part(r, s, spec_from, spec_end - spec_from, &raw));
         TRY(format_into(f, raw.u.s, depth + 1, &sb));
         TRY(jj_sb_take(&sb, &fs));
     }
@@ -373,10 +397,7 @@ static status format_into(formatter *f, const jstr *s, int depth, jsb *b)
         }
         if (c == '}') return jj_value_error(r, "Single '}' encountered in format string");
         if (i == s->len) return jj_value_error(r, "Single '{' encountered in format string");
-        size_t start = i, nest = 1;
-        for (; i < s->len && nest; i++) nest += s->data[i] == '{', nest -= s->data[i] == '}';
-        if (nest) return jj_value_error(r, "expected '}' before end of string");
-        TRY(one_field(f, s, start, i - 1, depth, b));
+        TRY(one_field(f, s, &i, depth, b));
     }
     return b->st;
 }

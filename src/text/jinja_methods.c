@@ -196,6 +196,7 @@ static status g_range(jrt *r, jval self, const jargs *a, jval *out)
 static status fill_dict(jrt *r, const char *name, const jargs *a, jdict *d)
 {
     if (a->n > 1) return jj_type_error(r, "%s expected at most 1 argument, got %zu", name, a->n);
+    if (a->n && a->v[0].kind == JK_UNDEF) return jj_undefined_error(r, a->v[0]);
     if (a->n && a->v[0].kind == JK_DICT) {
         const jdict *from = a->v[0].u.d;
         for (size_t i = 0; i < from->n; i++) TRY(jj_dict_put(r, d, from->e[i].key, from->e[i].val));

@@ -143,6 +143,10 @@ static status add(jrt *r, jval a, jval b, jval *out, bool *done)
         TRY(jj_concat(r, a.u.s, b.u.s, out));
         return jj_markup(r, *out, out);
     }
+    if (a.kind == JK_STR && a.u.s->markup) {
+        *done = false;
+        return ST_OK;
+    }
     if (a.kind == JK_STR) return jj_type_error(r, "can only concatenate str (not \"%s\") to str", jj_type_name(b));
     if (a.kind == JK_LIST || a.kind == JK_TUPLE) {
         if (b.kind == a.kind) return add_lists(r, a.u.l, b.u.l, a.kind, out);

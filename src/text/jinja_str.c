@@ -470,7 +470,7 @@ static size_t skip_back(const jstr *s, size_t i, bool space)
 static status split_space(jrt *r, const jstr *s, int64_t max, jvec *v)
 {
     for (size_t i = skip(s, 0, true); i < s->len; i = skip(s, i, true)) {
-        size_t end = max-- > 0 ? skip(s, i, false) : skip_back(s, s->len, true);
+        size_t end = max-- > 0 ? skip(s, i, false) : s->len;
         TRY(push_part(r, s, i, end, v));
         if (max < 0) break;
         i = end;
@@ -490,7 +490,7 @@ static void reverse(jvec *v)
 static status rsplit_space(jrt *r, const jstr *s, int64_t max, jvec *v)
 {
     for (size_t i = skip_back(s, s->len, true); i > 0; i = skip_back(s, i, true)) {
-        size_t start = max-- > 0 ? skip_back(s, i, false) : skip(s, 0, true);
+        size_t start = max-- > 0 ? skip_back(s, i, false) : 0;
         TRY(push_part(r, s, start, i, v));
         if (max < 0) break;
         i = start;

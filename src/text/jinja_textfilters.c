@@ -129,7 +129,10 @@ static status f_indent(jrt *r, jval self, const jargs *a, jval *out)
     }
     jval nl, s;
     TRY(jj_cstr(r, "\n", &nl));
-    TRY(jj_binary(r, '+', p[0], nl, &s)); /* so that the last line ends, and for the type error of non-strings */
+    if (p[0].kind == JK_LIST) return jj_fail(r, JINJA_OTHER, "'list' object has no attribute 'splitlines'"); /* list += str is fine */
+    if (p[0].kind != JK_STR && p[0].kind != JK_UNDEF && p[0].kind != JK_TUPLE)
+        return jj_type_error(r, "unsupported operand type(s) for +=: '%s' and 'str'", jj_type_name(p[0]));
+    TRY(jj_binary(r, '+', p[0], nl, &s)); /* so that the last line ends */
     jvec lines = { 0 };
     TRY(jj_splitlines(r, s.u.s, false, &lines));
     jsb b = jj_sb(r);
