@@ -4,12 +4,18 @@
 
 #include "api/server.h"
 #include "base/log.h"
+#include "cli/command.h"
 #include "cli/serve.h"
 
 typedef struct command { const char *name; int (*run)(int argc, char **argv); const char *summary; } command;
 
 static const command commands[] = {
     { "serve", serve_main, "serve a model over HTTP with OpenAI's API" },
+    { "chat", chat_main, "chat with a running server" },
+    { "complete", complete_main, "complete text with a running server" },
+    { "run-batch", run_batch_main, "answer a file of OpenAI batch requests" },
+    { "bench", bench_main, "measure: serve, latency, throughput" },
+    { "collect-env", collect_env_main, "print a report of the machine and the build" },
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 

@@ -1,6 +1,10 @@
 /* The flags of `systolic serve`: vLLM's, and ours at the end. This table is what help, docs/cli.md and the parser know. */
 #include "cli/serve.h"
 
+#include <string.h>
+
+#include "base/mem.h"
+
 /* name, alias, group, kind, support, default, choices, supported choices, help */
 static const flag_def defs[] = {
 #undef G
@@ -283,3 +287,19 @@ const flag_set serve_flags = {
     .prog = "systolic serve", .summary = "Serves a model over HTTP with OpenAI's API.", .defs = defs, .n_defs = (int)(sizeof defs / sizeof *defs),
     .positional = "model_tag", .positional_flag = "model", .config = true,
 };
+
+status serve_flags_with(const flag_def *own, int n_own, bool frontend, flag_def **table, int *n)
+{
+    flag_def *all = mem_array((size_t)(n_own + serve_flags.n_defs), sizeof *all);
+    if (!all) return err_nomem();
+    int count = 0;
+    for (; count < n_own; count++) all[count] = own[count];
+    for (int i = 0; i < serve_flags.n_defs; i++) {
+        bool taken = !frontend && strcmp(defs[i].group, "Frontend") == 0;
+        for (int k = 0; k < n_own; k++) taken |= strcmp(own[k].name, defs[i].name) == 0;
+        if (!taken) all[count++] = defs[i];
+    }
+    *table = all;
+    *n = count;
+    return ST_OK;
+}

@@ -1,0 +1,159 @@
+#include "cli/instance.h"
+
+#include <stdint.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "cli/serve_model.h"
+#include "load/hub.h"
+
+static status resolve_model(instance *s)
+{
+    const char *load = flags_str(s->f, "load-format");
+    hub_options h = {
+        .revision = flags_str(s->f, "revision"), .token = flags_str(s->f, "hf-token"), .download_dir = flags_str(s->f, "download-dir"),
+        .ignore = flags_list(s->f, "ignore-patterns", NULL), .weights = strcmp(load, "dummy") != 0, .progress = flags_bool(s->f, "use-tqdm-on-load", true),
+    };
+    TRY(hub_resolve(flags_str(s->f, "model"), &h, &s->dir));
+    TRY(model_dir_open(s->dir, &s->files));
+    return merge_json(s->files->config, flags_json(s->f, "hf-overrides"));
+}
+
+static dtype dtype_of(const char *name, dtype automatic)
+{
+    if (strcmp(name, "half") == 0 || strcmp(name, "float16") == 0) return DT_F16;
+    if (strcmp(name, "bfloat16") == 0) return DT_BF16;
+    if (strcmp(name, "float") == 0 || strcmp(name, "float32") == 0) return DT_F32;
+    return automatic;
+}
+
+/* The type in config.json: "torch_dtype", or "dtype" as newer files call it. */
+static dtype checkpoint_dtype(const jv *config)
+{
+    const char *name = jv_get_str(config, "torch_dtype", NULL);
+    if (!name) name = jv_get_str(config, "dtype", NULL);
+    if (!name) name = jv_get_str(jv_get(config, "text_config"), "torch_dtype", "float32");
+    return dtype_of(name, DT_F32);
+}
+
+int64_t instance_i64(const flags *f, const char *name, int64_t def)
+{
+    int64_t v = flags_i64(f, name, def);
+    return v > INT32_MAX ? INT32_MAX : v;
+}
+
+status flags_check_range(const flags *f, const char *name, int64_t min, int64_t max)
+{
+    if (!flags_given(f, name)) return ST_OK;
+    int64_t v = flags_i64(f, name, min);
+    if (v < min) return err_set(ST_INVALID, "argument --%s: must be at least %lld, got %lld", name, (long long)min, (long long)v);
+    if (v > max) return err_set(ST_INVALID, "argument --%s: must be at most %lld, got %lld", name, (long long)max, (long long)v);
+    return ST_OK;
+}
+
+status instance_check_flags(const flags *f)
+{
+    static const struct { const char *name; int64_t min; } all[] = {
+        { "max-num-batched-tokens", 1 }, { "max-num-seqs", 1 }, { "max-model-len", -1 }, { "block-size", 1 }, { "max-num-active-seqs", 1 }, { "max-num-queued-reqs", 1 },
+        { "max-num-queued-tokens", 1 }, { "long-prefill-token-threshold", 0 }, { "num-gpu-blocks-override", 1 }, { "kv-cache-memory-bytes", 1 }, { "max-logprobs", -1 },
+        { "threads", 0 },
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) TRY(flags_check_range(f, all[i].name, all[i].min, INT64_MAX));
+    double w = flags_f64(f, "gpu-memory-utilization", 0.92);
+    if (!(w > 0 && w <= 1)) return err_set(ST_INVALID, "argument --gpu-memory-utilization: must be in (0, 1], got %g", w);
+    return ST_OK;
+}
+
+int instance_choice(const char *name, const char *const *all, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (strcmp(name, all[i]) == 0) return i;
+    return 0;
+}
+
+static void engine_flags(instance *s)
+{
+    static const char *const modes[] = { "raw_logprobs", "processed_logprobs", "raw_logits", "processed_logits" };
+    static const char *const algos[] = { "sha256", "sha256_cbor", "xxhash", "xxhash_cbor" };
+    const flags *f = s->f;
+    int64_t len = instance_i64(f, "max-model-len", 0);
+    s->eo = (engine_options){
+        .max_num_batched_tokens = (int)instance_i64(f, "max-num-batched-tokens", 0), .max_num_seqs = (int)instance_i64(f, "max-num-seqs", 0),
+        .max_model_len = len > 0 ? (int)len : 0, .block_size = (int)instance_i64(f, "block-size", 0),
+        .max_num_active_seqs = (int)instance_i64(f, "max-num-active-seqs", 0), .max_num_queued_reqs = (int)instance_i64(f, "max-num-queued-reqs", 0),
+        .max_num_queued_tokens = flags_i64(f, "max-num-queued-tokens", 0), .long_prefill_token_threshold = (int)instance_i64(f, "long-prefill-token-threshold", 0),
+        .no_chunked_prefill = !flags_bool(f, "enable-chunked-prefill", true), .no_prefix_caching = !flags_bool(f, "enable-prefix-caching", true),
+        .no_async_scheduling = !flags_bool(f, "async-scheduling", true), .no_reserve_full_isl = !flags_bool(f, "scheduler-reserve-full-isl", true),
+        .watermark = flags_f64(f, "watermark", 0), .policy = strcmp(flags_str(f, "scheduling-policy"), "priority") == 0 ? SCHED_PRIORITY : SCHED_FCFS,
+        .hash_algo = (hash_algo)instance_choice(flags_str(f, "prefix-caching-hash-algo"), algos, 4),
+        .logprobs_mode = (logprobs_mode)instance_choice(flags_str(f, "logprobs-mode"), modes, 4),
+        .kv_cache_bytes = flags_i64(f, "kv-cache-memory-bytes", 0), .num_blocks_override = (int)instance_i64(f, "num-gpu-blocks-override", 0),
+        .kv_dtype = s->kv_dt, .seed = (uint64_t)flags_i64(f, "seed", 0),
+    };
+}
+
+static void log_engine(const instance *s, const device_info *di)
+{
+    const model_info *mi = model_describe(s->m);
+    log_info("Initializing a V1 LLM engine (v" API_VLLM_VERSION ") with config: model='%s', architecture=%s, dtype=%s, max_seq_len=%d, kv_cache_dtype=%s, device=%s (%s, %s, %d threads), "
+             "max_num_batched_tokens=%d, max_num_seqs=%d, block_size=%d, enable_prefix_caching=%s, seed=%llu",
+             flags_str(s->f, "model"), mi->architecture, dtype_name(s->dt), s->eo.max_model_len, dtype_name(s->kv_dt), di->platform, di->name, di->isa, di->n_threads,
+             s->eo.max_num_batched_tokens, s->eo.max_num_seqs, s->eo.block_size, s->eo.no_prefix_caching ? "False" : "True", (unsigned long long)s->eo.seed);
+}
+
+static status load_model(instance *s)
+{
+    const flags *f = s->f;
+    device_limits limits;
+    device_info di;
+    const char *spec = flags_str(f, "device");
+    s->dt = dtype_of(flags_str(f, "dtype"), checkpoint_dtype(s->files->config));
+    s->kv_dt = dtype_of(flags_str(f, "kv-cache-dtype"), s->dt);
+    int64_t len = instance_i64(f, "max-model-len", 0);
+    model_options mo = { .weight_dtype = s->dt, .max_model_len = len > 0 ? (int)len : 0 };
+    TRY(model_new(s->files->config, &mo, &s->m));
+    engine_flags(s);
+    TRY(engine_plan(&s->eo, model_describe(s->m), &s->eo, &limits));
+    device_options dopt = { .n_threads = (int)instance_i64(f, "threads", 0), .isa = flags_str(f, "isa") };
+    TRY(device_open(strcmp(spec, "auto") == 0 ? "cpu" : spec, &dopt, &s->dev));
+    device_describe(s->dev, &di);
+    log_engine(s, &di);
+    bool dummy = strcmp(flags_str(f, "load-format"), "dummy") == 0;
+    double t0 = clock_now();
+    TRY(model_weights_open(s->m, s->dir, dummy, s->eo.seed, &s->weights));
+    TRY(device_load(s->dev, model_graph(s->m), s->weights, &limits, NULL, NULL, &s->loaded));
+    log_info("Loading weights took %.2f seconds", clock_now() - t0);
+    t0 = clock_now();
+    TRY(engine_start(s->loaded, s->m, &s->eo, &s->e));
+    log_info("init engine (profile, create kv cache, warmup model) took %.2f seconds", clock_now() - t0);
+    return ST_OK;
+}
+
+status instance_open(const flags *f, instance *out)
+{
+    *out = (instance){ .f = f };
+    status st = resolve_model(out);
+    if (st == ST_OK) st = load_model(out);
+    if (st != ST_OK) instance_close(out, 0);
+    return st;
+}
+
+void instance_stop(instance *s, double drain_s)
+{
+    if (s->e) engine_stop(s->e, drain_s);
+    s->e = NULL;
+}
+
+void instance_close(instance *s, double drain_s)
+{
+    instance_stop(s, drain_s);
+    if (s->loaded) device_unload(s->loaded);
+    if (s->weights) model_weights_close(s->weights);
+    if (s->dev) device_close(s->dev);
+    if (s->m) model_free(s->m);
+    if (s->files) model_dir_free(s->files);
+    mem_free(s->dir);
+    *s = (instance){ .f = s->f };
+}

@@ -1,0 +1,40 @@
+/* A loaded model with a running engine, from the flags of `serve`: what serve, run-batch and the offline benchmarks share. */
+#ifndef SYSTOLIC_CLI_INSTANCE_H
+#define SYSTOLIC_CLI_INSTANCE_H
+
+#include "cli/flags.h"
+#include "device/device.h"
+#include "engine/engine.h"
+#include "load/model_dir.h"
+#include "model/model.h"
+
+/* In the order of making. */
+typedef struct instance {
+    const flags *f;
+    char *dir;                      /* where the model's files are */
+    model_dir *files;
+    model *m;
+    weight_source *weights;
+    device *dev;
+    device_model *loaded;
+    engine *e;
+    dtype dt, kv_dt;
+    engine_options eo;
+} instance;
+
+/* ST_INVALID, naming the flag, when it is given and outside [min, max]. */
+status flags_check_range(const flags *f, const char *name, int64_t min, int64_t max) FALLIBLE;
+/* Bounds of the engine's integer flags; errors name the flag. */
+status instance_check_flags(const flags *f) FALLIBLE;
+/* Finds (or downloads) the model, loads it, starts the engine. Nothing is left open on failure. */
+status instance_open(const flags *f, instance *out) FALLIBLE;
+/* Stops the engine alone, for callers whose callbacks need more time than it has. */
+void instance_stop(instance *s, double drain_s);
+void instance_close(instance *s, double drain_s);
+
+/* An integer flag, at most INT32_MAX. */
+int64_t instance_i64(const flags *f, const char *name, int64_t def);
+/* Index of name in all[n]; 0 when it is not there. */
+int instance_choice(const char *name, const char *const *all, int n);
+
+#endif
