@@ -219,15 +219,17 @@ static status cleanup(span s, buf *out)
     }
     buf a = {0}, b = {0};
     buf_append(&a, s.s, s.n);
+    bool failed = a.failed;
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
         buf_clear(&b);
         replace_all(&b, (span){ buf_cstr(&a), a.len }, rules[i][0], rules[i][1]);
+        failed |= b.failed; /* clearing forgets it */
         buf swap = a;
         a = b;
         b = swap;
     }
     buf_append(out, buf_cstr(&a), a.len);
-    bool failed = a.failed || b.failed || out->failed;
+    failed |= out->failed;
     buf_free(&a);
     buf_free(&b);
     return failed ? err_nomem() : ST_OK;

@@ -3,10 +3,10 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
 
 #include "base/mem.h"
 #include "text/tok_unicode_data.h"
+#include "text/unicode.h"
 
 /* Classes are categories, except that white space has two of its own: tests on runs of space are the hottest ones. */
 enum { CLASS_SPACE = UC_N_CATEGORIES, CLASS_CRLF, CLASS_PAD };
@@ -149,14 +149,14 @@ void uni_lower(buf *out, uint32_t cp)
     } else if (cp == 0x130) {
         buf_str(out, "i\xCC\x87");
     } else {
-        uint32_t lower = (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp);
+        uint32_t lower = unicode_simple_lower(cp);
         buf_utf8(out, lower != cp ? lower : recent_lower(cp));
     }
 }
 
 bool uni_grapheme_break(uint32_t a, uint32_t b, int32_t *state)
 {
-    return utf8proc_grapheme_break_stateful((utf8proc_int32_t)a, (utf8proc_int32_t)b, state);
+    return unicode_grapheme_break(a, b, state);
 }
 
 /* ---- normalisation ----
@@ -185,10 +185,9 @@ static bool starts_segment(uint32_t cp)
     if ((cp >= 0x3131 && cp <= 0x318E) || (cp >= 0xFFA0 && cp <= 0xFFDC)) return false; /* compatibility forms of those */
     unsigned cat = uni_category(cp);
     if (UM(cat) & UM_M) return false;
-    const utf8proc_property_t *p = utf8proc_get_property((utf8proc_int32_t)cp);
-    if (p->combining_class != 0) return false;
+    if (unicode_combining_class(cp) != 0) return false;
     /* A few letters decompose into marks first (half-width voiced marks): keep them with what precedes. */
-    return p->decomp_seqindex == UINT16_MAX || (UM(cat) & UM(UC_LM)) == 0;
+    return !unicode_has_decomposition(cp) || (UM(cat) & UM(UC_LM)) == 0;
 }
 
 bool uni_is_normal(uni_form form, const char *s, size_t n)
@@ -213,21 +212,18 @@ bool uni_is_normal(uni_form form, const char *s, size_t n)
 
 static status segment(uni_form form, const char *s, size_t n, buf *out)
 {
-    utf8proc_int32_t fixed[SEG * 4], *cps = fixed;
-    utf8proc_option_t opt = UTF8PROC_STABLE | (form == UNI_NFC || form == UNI_NFKC ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE);
-    if (form == UNI_NFKC || form == UNI_NFKD) opt |= UTF8PROC_COMPAT;
-    utf8proc_ssize_t len = utf8proc_decompose((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)n, cps, SEG * 4, opt);
+    int32_t fixed[SEG * 4], *cps = fixed;
+    bool compose = form == UNI_NFC || form == UNI_NFKC, compat = form == UNI_NFKC || form == UNI_NFKD;
+    int64_t len = unicode_normalize(s, n, compose, compat, cps, SEG * 4);
     if (len > SEG * 4) {
-        utf8proc_ssize_t cap = len;
-        cps = mem_array((size_t)cap + 1, sizeof *cps); /* utf8proc writes a terminator in some versions */
+        size_t cap = (size_t)len + 1;
+        cps = mem_array(cap, sizeof *cps);
         if (!cps) return err_nomem();
-        len = utf8proc_decompose((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)n, cps, cap, opt);
+        len = unicode_normalize(s, n, compose, compat, cps, cap);
     }
-    if (len >= 0) len = utf8proc_normalize_utf32(cps, len, opt);
-    for (utf8proc_ssize_t i = 0; i < len; i++) buf_utf8(out, (uint32_t)cps[i]);
+    for (int64_t i = 0; i < len; i++) buf_utf8(out, (uint32_t)cps[i]);
     if (cps != fixed) mem_free(cps);
-    if (len < 0) return err_set(ST_INTERNAL, "normalisation failed: %s", utf8proc_errmsg(len));
-    return ST_OK;
+    return len < 0 ? err_set(ST_INTERNAL, "normalisation failed with code %lld", (long long)len) : ST_OK;
 }
 
 /* The package's normalization tables are those of Unicode 9: what came later is left alone and separates. */

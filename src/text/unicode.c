@@ -254,3 +254,23 @@ size_t unicode_fold(uint32_t cp, uint32_t out[UNICODE_MAX_MAP])
     for (utf8proc_ssize_t i = 0; i < n; i++) out[i] = (uint32_t)d[i];
     return (size_t)n;
 }
+
+/* ---- normalisation ---- */
+
+uint32_t unicode_simple_lower(uint32_t cp) { return (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp); }
+unsigned unicode_combining_class(uint32_t cp) { return (unsigned)utf8proc_get_property((utf8proc_int32_t)cp)->combining_class; }
+bool unicode_has_decomposition(uint32_t cp) { return utf8proc_get_property((utf8proc_int32_t)cp)->decomp_seqindex != UINT16_MAX; }
+
+bool unicode_grapheme_break(uint32_t a, uint32_t b, int32_t *state)
+{
+    return utf8proc_grapheme_break_stateful((utf8proc_int32_t)a, (utf8proc_int32_t)b, state);
+}
+
+int64_t unicode_normalize(const char *s, size_t n, bool compose, bool compat, int32_t *cps, size_t cap)
+{
+    utf8proc_option_t opt = UTF8PROC_STABLE | (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE);
+    if (compat) opt |= UTF8PROC_COMPAT;
+    utf8proc_ssize_t len = utf8proc_decompose((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)n, cps, (utf8proc_ssize_t)cap, opt);
+    if (len < 0 || (size_t)len > cap) return len;
+    return utf8proc_normalize_utf32(cps, len, opt);
+}

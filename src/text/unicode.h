@@ -29,4 +29,14 @@ size_t unicode_lower(uint32_t cp, uint32_t out[UNICODE_MAX_MAP]);
 size_t unicode_title(uint32_t cp, uint32_t out[UNICODE_MAX_MAP]);
 size_t unicode_fold(uint32_t cp, uint32_t out[UNICODE_MAX_MAP]);
 
+/* ---- for normalisation (tok_unicode.c) ---- */
+uint32_t unicode_simple_lower(uint32_t cp);
+unsigned unicode_combining_class(uint32_t cp);
+bool unicode_has_decomposition(uint32_t cp); /* canonical or compatibility; Hangul syllables say no */
+/* True if an extended grapheme cluster may end between a and b; *state starts at 0 for each text. */
+bool unicode_grapheme_break(uint32_t a, uint32_t b, int32_t *state);
+/* Normalizes valid UTF-8 into cps[0..cap): NFC or NFD, with compat NFKC or NFKD. Returns the number of code points; if it
+ * is more than cap, nothing useful was written: call again with that much room. Negative on an internal error. */
+int64_t unicode_normalize(const char *s, size_t n, bool compose, bool compat, int32_t *cps, size_t cap);
+
 #endif
