@@ -392,6 +392,28 @@ TEST(prefix_hits_are_counted_and_salted)
     rig_stop(&g);
 }
 
+TEST(short_and_long_rope_blocks_do_not_mix)
+{
+    rig g = { .mi = { .rope_switch_len = 12 } };
+    engine_options o = { .block_size = 4 };
+    outcome a;
+    int32_t prompt[20], want[MAX_OUT];
+    make_prompt(prompt, 20, 11);
+    start_default(&g, &o);
+    sampling_params p = greedy(2);
+    const struct { int n, cached; } cases[] = { { 10, 0 }, { 10, 8 }, { 20, 0 }, { 20, 16 }, { 9, 8 } };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        outcome_init(&a);
+        CHECK_OK(submit(&g, &a, prompt, cases[i].n, &p));
+        outcome_wait(&a);
+        CHECK_INT(a.n_cached, cases[i].cached);
+        CHECK_INT(reference(prompt, cases[i].n, &p, 128, 12, want), a.n);
+        CHECK(memcmp(a.tokens, want, (size_t)a.n * sizeof *want) == 0);
+        outcome_done(&a);
+    }
+    rig_stop(&g);
+}
+
 TEST(outputs_are_cached_too)
 {
     rig g = {0};
