@@ -241,7 +241,8 @@ static status set_json(flags *f, int i, const char *text)
 static jv *piece(const char *text, size_t n)
 {
     jv *v = NULL;
-    if (jv_parse(text, n, &v) == ST_OK) return v;
+    status st = jv_parse(text, n, &v);
+    if (st == ST_OK || st == ST_NOMEM) return v;
     return jv_new_str(text, n);
 }
 
@@ -309,7 +310,12 @@ static status set_list(flags *f, int i, char *const *items, int n)
     jv *json = NULL;
     int count = 0;
     status st = ST_OK;
-    if (n == 1 && items[0][0] == '[' && jv_parse(items[0], strlen(items[0]), &json) == ST_OK) {
+    if (n == 1 && items[0][0] == '[') {
+        st = jv_parse(items[0], strlen(items[0]), &json);
+        if (st == ST_NOMEM) return st;
+        st = ST_OK; /* a word that starts with a bracket, otherwise */
+    }
+    if (json) {
         list = arena_calloc(&f->mem, jv_len(json) + 1, sizeof *list);
         for (size_t k = 0; list && k < jv_len(json); k++) {
             const char *s = jv_str(jv_at(json, k), NULL);
