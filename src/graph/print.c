@@ -82,7 +82,7 @@ status graph_print(const graph *g, buf *out)
 
 typedef struct reader {
     const char *p;
-    int line;
+    int line, node_line;
     bool bad;          /* sticks, with `want` */
     const char *want;
     graph *g;
@@ -328,6 +328,7 @@ static status read_graph(reader *r)
 {
     while (!r->bad) {
         skip(r);
+        r->node_line = r->line;
         if (accept(r, "output")) break;
         need(r, "%");
         if (!r->bad) TRY(read_node(r));
@@ -338,7 +339,7 @@ static status read_graph(reader *r)
     int64_t id = r->bad ? 0 : read_int(r);
     skip(r);
     if (*r->p) expected(r, "the end");
-    if (r->bad) return err_set(ST_INVALID, "graph text: line %d: expected %s", r->line, r->want);
+    if (r->bad) return err_set(ST_INVALID, "graph text: line %d: expected %s", r->node_line, r->want);
     return graph_finish(r->g, (tensor){ id > 0 && id <= INT32_MAX ? (int32_t)id : 0 });
 }
 

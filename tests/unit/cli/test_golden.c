@@ -110,4 +110,55 @@ GOLDEN(qwen3_yarn)
 GOLDEN(phi3)
 GOLDEN(phi3_longrope)
 
+/* A real trained model: greedy tokens, and the log-probability of each, step by step. */
+static void run_stories(const char *model_dir)
+{
+    char path[4096];
+    const char *found = test_shared("realdata/models/stories260k/golden_logprobs_float32.json");
+    if (!found) SKIP("no stories260k");
+    jv *j = NULL;
+    REQUIRE_OK(jv_parse_file(found, 64 << 20, &j));
+    const jv *runs = jv_get(j, "greedy");
+    char rel[128];
+    snprintf(rel, sizeof rel, "realdata/models/%s/config.json", model_dir);
+    found = test_shared(rel);
+    REQUIRE(found);
+    snprintf(path, sizeof path, "%s", found);
+    *strrchr(path, '/') = 0;
+    rig r;
+    REQUIRE_OK(rig_open(&r, path, (rig_options){ .weights = DT_F32, .kv = DT_F32, .threads = 2, .max_model_len = 512 }));
+    float *logits = mem_array((size_t)r.vocab, sizeof *logits);
+    double worst = 0;
+    for (size_t g = 0; g < jv_len(runs); g++) {
+        const jv *ids = jv_get(jv_at(runs, g), "prompt_ids"), *steps = jv_get(jv_at(runs, g), "steps");
+        rig_seq seq = { 0 };
+        int n = (int)jv_len(ids);
+        int32_t last = (int32_t)jv_i64(jv_at(ids, (size_t)n - 1), 0);
+        for (int i = 0; i + 1 < n; i++) {
+            int32_t id = (int32_t)jv_i64(jv_at(ids, (size_t)i), 0);
+            REQUIRE_OK(rig_step(&r, &(rig_work){ &seq, &id, 1, NULL }, 1));
+        }
+        for (size_t i = 0; i < jv_len(steps); i++) {
+            const jv *want = jv_at(steps, i);
+            REQUIRE_OK(rig_step(&r, &(rig_work){ &seq, &last, 1, logits }, 1));
+            last = rig_argmax(logits, r.vocab);
+            if (last != jv_get_i64(want, "id", -1)) {
+                if (jv_get_f64(want, "margin", 1) > 1e-3) FAIL("prompt %d: token %d is %d", (int)g, (int)i, last);
+                break;
+            }
+            double sum = 0;
+            for (int v = 0; v < r.vocab; v++) sum += exp((double)logits[v] - (double)logits[last]);
+            double off = fabs(-log(sum) - jv_get_f64(want, "logprob", 0));
+            worst = off > worst ? off : worst;
+        }
+    }
+    CHECK(jv_len(runs) > 0 && worst < 1e-3);
+    printf("  %-22s worst log-probability %.1e\n", model_dir, worst);
+    mem_free(logits);
+    jv_free(j);
+    rig_close(&r);
+}
+
+TEST(stories260k) { run_stories("stories260k-hf-f32"); }
+
 TEST_MAIN
