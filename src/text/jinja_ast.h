@@ -70,7 +70,7 @@ struct jnode {
     jnode *test_target;  /* N_FOR with a condition: the target in the condition's scope */
     jscope scope, scope2, scope3;
     junit unit;
-    int height;          /* operators in a row, which nest to the left */
+    int height;          /* of an expression's tree; at most JPARSE_MAX_CHAIN */
 };
 
 struct jinja {

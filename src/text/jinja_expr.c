@@ -118,17 +118,40 @@ static jnode *constant(jparser *p, int line, jval v)
     return n;
 }
 
+static int higher(const jnodes *l, int h)
+{
+    for (size_t i = 0; i < l->n; i++)
+        if (l->v[i]->height > h) h = l->v[i]->height;
+    return h;
+}
+
+/* Finishes an expression: how high its tree is must stay bounded, for everything below walks trees recursively, and
+ * chains (1+1+..., x.a.b..., x|e|e...) nest as deep as they are long. */
+static jnode *done(jparser *p, jnode *n)
+{
+    if (!n || p->st != ST_OK) return NULL;
+    const jnode *part[] = { n->a, n->b, n->c, n->star, n->dstar };
+    int h = higher(&n->vals, higher(&n->kids, 0));
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++)
+        if (part[i] && part[i]->height > h) h = part[i]->height;
+    n->height = h + 1;
+    return n->height <= JPARSE_MAX_CHAIN ? n : jp_fail(p, n->line, "more than %d operators in a row", JPARSE_MAX_CHAIN);
+}
+
+static jnode *chain(jparser *p, jnode *n, jnode *a)
+{
+    n->a = a;
+    return done(p, n);
+}
+
 static jnode *binary(jparser *p, jnode_kind k, int line, int op, jnode *a, jnode *b)
 {
     if (!a || !b) return NULL;
     jnode *n = jp_node(p, k, line);
     if (!n) return NULL;
-    n->height = 1 + (a->height > b->height ? a->height : b->height);
-    if (n->height > JPARSE_MAX_CHAIN) return jp_fail(p, line, "more than %d operators in a row", JPARSE_MAX_CHAIN);
     n->op = op;
-    n->a = a;
     n->b = b;
-    return n;
+    return chain(p, n, a);
 }
 
 static bool is_tuple_end(jparser *p, const char *end_name)
@@ -159,7 +182,7 @@ jnode *jp_tuple(jparser *p, int flags, const char *end_name)
     }
     jnode *n = jp_node(p, N_TUPLE, line);
     if (n) n->kids = items;
-    return n;
+    return done(p, n);
 }
 
 static jnode *list_literal(jparser *p)
@@ -171,7 +194,7 @@ static jnode *list_literal(jparser *p)
         if (jp_cur(p)->kind == T_RBRACKET) break;
         if (!jp_add(p, &n->kids, jp_expression(p, true))) return NULL;
     }
-    return jp_expect(p, T_RBRACKET) ? n : NULL;
+    return jp_expect(p, T_RBRACKET) ? done(p, n) : NULL;
 }
 
 static jnode *dict_literal(jparser *p)
@@ -184,7 +207,7 @@ static jnode *dict_literal(jparser *p)
         if (!jp_add(p, &n->kids, jp_expression(p, true)) || !jp_expect(p, T_COLON)) return NULL;
         if (!jp_add(p, &n->vals, jp_expression(p, true))) return NULL;
     }
-    return jp_expect(p, T_RBRACE) ? n : NULL;
+    return jp_expect(p, T_RBRACE) ? done(p, n) : NULL;
 }
 
 /* Adjacent literals are one string. */
@@ -279,7 +302,7 @@ static jnode *subscribed(jparser *p)
     n->a = part[0];
     n->b = part[1];
     n->c = part[2];
-    return n;
+    return done(p, n);
 }
 
 static jnode *subscript(jparser *p, jnode *of)
@@ -292,14 +315,13 @@ static jnode *subscript(jparser *p, jnode *of)
         jp_next(p);
         jnode *n = jp_node(p, t.kind == T_NAME ? N_GETATTR : N_GETITEM, line);
         if (!n) return NULL;
-        n->a = of;
         if (t.kind == T_NAME) {
             n->name = t.val.u.s;
-            return n;
+            return chain(p, n, of);
         }
         if (t.kind != T_INT) return jp_fail(p, t.line, "expected name or number");
         n->b = constant(p, t.line, t.val);
-        return n->b ? n : NULL;
+        return n->b ? chain(p, n, of) : NULL;
     }
     jnodes items = { 0 };
     while (jp_cur(p)->kind != T_RBRACKET) {
@@ -311,12 +333,12 @@ static jnode *subscript(jparser *p, jnode *of)
     if (!n || !arg) return NULL;
     if (items.n != 1) {
         arg->kids = items;
+        if (!done(p, arg)) return NULL;
         for (size_t i = 0; i < items.n; i++)
             if (items.v[i]->kind == N_SLICE) return jp_fail(p, line, "invalid syntax");
     }
-    n->a = of;
     n->b = arg;
-    return n;
+    return chain(p, n, of);
 }
 
 static bool add_keyword(jparser *p, jnode *n, const jstr *key, jnode *val)
@@ -382,9 +404,7 @@ static bool call_args(jparser *p, jnode *n)
 jnode *jp_call(jparser *p, jnode *callee)
 {
     jnode *n = jp_node(p, N_CALL, jp_cur(p)->line);
-    if (!n || !call_args(p, n)) return NULL;
-    n->a = callee;
-    return n;
+    return n && call_args(p, n) ? chain(p, n, callee) : NULL;
 }
 
 /* A filter's or test's name, which may have dots. */
@@ -414,8 +434,7 @@ jnode *jp_filters(jparser *p, jnode *of, bool inline_start)
         n->name = dotted_name(p);
         if (!n->name) return NULL;
         if (jp_cur(p)->kind == T_LPAREN && !call_args(p, n)) return NULL;
-        n->a = of;
-        of = n;
+        of = chain(p, n, of);
         inline_start = false;
     }
     return p->st == ST_OK ? of : NULL;
@@ -423,13 +442,11 @@ jnode *jp_filters(jparser *p, jnode *of, bool inline_start)
 
 static jnode *postfix(jparser *p, jnode *n)
 {
-    int links = 0;
     while (n) {
         jtoken_kind k = jp_cur(p)->kind;
         if (k == T_DOT || k == T_LBRACKET) n = subscript(p, n);
         else if (k == T_LPAREN) n = jp_call(p, n);
         else break;
-        if (++links > JPARSE_MAX_CHAIN) return jp_fail(p, jp_cur(p)->line, "more than %d subscripts in a row", JPARSE_MAX_CHAIN);
     }
     return n;
 }
@@ -440,8 +457,7 @@ static jnode *test(jparser *p, jnode *of)
     jp_next(p);
     bool negated = jp_skip_name(p, "not");
     jnode *n = jp_node(p, N_TEST, line);
-    if (!n) return NULL;
-    n->a = of;
+    if (!n || !chain(p, n, of)) return NULL;
     n->name = dotted_name(p);
     if (!n->name) return NULL;
     switch (jp_cur(p)->kind) {
@@ -458,21 +474,19 @@ static jnode *test(jparser *p, jnode *of)
     default:
         break;
     }
+    if (!done(p, n)) return NULL;
     if (!negated) return n;
     jnode *no = jp_node(p, N_NOT, line);
-    if (no) no->a = n;
-    return no;
+    return no ? chain(p, no, n) : NULL;
 }
 
 static jnode *filter_expr(jparser *p, jnode *n)
 {
-    int links = 0;
     while (n) {
         if (jp_cur(p)->kind == T_PIPE) n = jp_filters(p, n, false);
         else if (jp_is_name(p, "is")) n = test(p, n);
         else if (jp_cur(p)->kind == T_LPAREN) n = jp_call(p, n);
         else break;
-        if (++links > JPARSE_MAX_CHAIN) return jp_fail(p, jp_cur(p)->line, "more than %d filters in a row", JPARSE_MAX_CHAIN);
     }
     return n;
 }
@@ -487,7 +501,7 @@ static jnode *unary(jparser *p, bool with_filter)
         jnode *x = unary(p, false);
         p->depth--;
         n = x ? jp_node(p, t.kind == T_SUB ? N_NEG : N_POS, t.line) : NULL;
-        if (n) n->a = x;
+        if (n) n = chain(p, n, x);
     } else {
         n = primary(p, false);
     }
@@ -532,7 +546,7 @@ static jnode *concat(jparser *p)
     if (!n || !jp_add(p, &n->kids, first)) return NULL;
     while (jp_skip(p, T_TILDE))
         if (!jp_add(p, &n->kids, product(p))) return NULL;
-    return n;
+    return done(p, n);
 }
 
 static jnode *sum(jparser *p)
@@ -589,7 +603,7 @@ static jnode *comparison(jparser *p)
         n->ops[i] = op;
         n->line = jp_cur(p)->line;
     }
-    return n ? n : first;
+    return n ? done(p, n) : first;
 }
 
 static jnode *negation(jparser *p)
@@ -601,8 +615,7 @@ static jnode *negation(jparser *p)
     jnode *x = negation(p);
     p->depth--;
     jnode *n = x ? jp_node(p, N_NOT, line) : NULL;
-    if (n) n->a = x;
-    return n;
+    return n ? chain(p, n, x) : NULL;
 }
 
 static jnode *conjunction(jparser *p)
@@ -642,7 +655,7 @@ static jnode *conditional(jparser *p)
             p->depth--;
             if (!n->c) return NULL;
         }
-        x = n;
+        x = done(p, n);
         line = jp_cur(p)->line;
     }
     return x;

@@ -142,6 +142,28 @@ TEST(deep_sources_are_refused)
         jinja *t = NULL;
         CHECK_ERR(jinja_parse(buf_cstr(&b), b.len, &t), ST_INVALID, "in a row");
     }
+    buf_clear(&b); /* chains within brackets within chains */
+    buf_str(&b, "{{ ");
+    for (int k = 0; k < 150; k++) {
+        buf_char(&b, '(');
+        for (int j = 0; j < 1500; j++) buf_str(&b, "1+");
+    }
+    buf_char(&b, '1');
+    for (int k = 0; k < 150; k++) buf_str(&b, "+1)");
+    buf_str(&b, "}}");
+    jinja *t = NULL;
+    CHECK_OK(jinja_parse(buf_cstr(&b), b.len, &t)); /* high on the right only: 1500 + 150 */
+    jinja_free(t);
+    buf_clear(&b);
+    buf_str(&b, "{{ ");
+    for (int k = 0; k < 150; k++) buf_char(&b, '(');
+    buf_char(&b, '1');
+    for (int k = 0; k < 150; k++) {
+        for (int j = 0; j < 1500; j++) buf_str(&b, "+1");
+        buf_char(&b, ')');
+    }
+    buf_str(&b, "}}");
+    CHECK_ERR(jinja_parse(buf_cstr(&b), b.len, &t), ST_INVALID, "in a row");
     buf_free(&b);
 }
 
