@@ -32,7 +32,6 @@ typedef struct engine_options {
     int num_blocks_override;         /* testing */
     dtype kv_dtype;
     uint64_t seed;                   /* --seed */
-    double shutdown_timeout_s;
 } engine_options;
 
 /* Sampling parameters, already validated and defaulted (facts 5.1); arrays are copied at submission. */

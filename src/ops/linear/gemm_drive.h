@@ -1,40 +1,33 @@
 /* Chooses tiles for a product: included by each kernel file after gemm_tile.h. MANY_NP is the tile width for many rows. */
 
+/* Tile heights are 1, 2, 4, 6 and 8, widths 1 and the widest that fits the registers: each pair is a fully unrolled function per weight
+ * type, and more of them cost build time without being faster (docs/performance.md). */
 #define ROWS_CASE(fn, mr, np, ...) case (mr) * 8 + (np): fn(mr, np, __VA_ARGS__); break;
 #ifdef GEMM_SMALL_REGISTERS
 enum { MAX_MR = 6 };
 #define ALL_TILES(fn, ...) \
-    ROWS_CASE(fn, 1, 1, __VA_ARGS__) ROWS_CASE(fn, 2, 1, __VA_ARGS__) ROWS_CASE(fn, 3, 1, __VA_ARGS__) \
-    ROWS_CASE(fn, 4, 1, __VA_ARGS__) ROWS_CASE(fn, 5, 1, __VA_ARGS__) ROWS_CASE(fn, 6, 1, __VA_ARGS__) \
-    ROWS_CASE(fn, 1, 2, __VA_ARGS__) ROWS_CASE(fn, 2, 2, __VA_ARGS__) ROWS_CASE(fn, 1, 4, __VA_ARGS__)
+    ROWS_CASE(fn, 1, 1, __VA_ARGS__) ROWS_CASE(fn, 2, 1, __VA_ARGS__) ROWS_CASE(fn, 4, 1, __VA_ARGS__) ROWS_CASE(fn, 6, 1, __VA_ARGS__) \
+    ROWS_CASE(fn, 1, 4, __VA_ARGS__) ROWS_CASE(fn, 2, 2, __VA_ARGS__)
+#define BLOCK_TILES(fn, ...) \
+    ROWS_CASE(fn, 1, 1, __VA_ARGS__) ROWS_CASE(fn, 2, 1, __VA_ARGS__) ROWS_CASE(fn, 4, 1, __VA_ARGS__) ROWS_CASE(fn, 6, 1, __VA_ARGS__)
 static int max_np(int mr) { return mr == 1 ? 4 : mr == 2 ? 2 : 1; }
-static int has_np(int mr, int np) { (void)mr; return np != 3; }
 #else
 enum { MAX_MR = 8 };
-#define ROWS_UP_TO_6(fn, np, ...) \
-    ROWS_CASE(fn, 1, np, __VA_ARGS__) ROWS_CASE(fn, 2, np, __VA_ARGS__) ROWS_CASE(fn, 3, np, __VA_ARGS__) \
-    ROWS_CASE(fn, 4, np, __VA_ARGS__) ROWS_CASE(fn, 5, np, __VA_ARGS__) ROWS_CASE(fn, 6, np, __VA_ARGS__)
 #define ALL_TILES(fn, ...) \
-    ROWS_UP_TO_6(fn, 1, __VA_ARGS__) ROWS_UP_TO_6(fn, 2, __VA_ARGS__) ROWS_UP_TO_6(fn, 3, __VA_ARGS__) ROWS_UP_TO_6(fn, 4, __VA_ARGS__) \
-    ROWS_CASE(fn, 7, 1, __VA_ARGS__) ROWS_CASE(fn, 8, 1, __VA_ARGS__) ROWS_CASE(fn, 7, 2, __VA_ARGS__) ROWS_CASE(fn, 8, 2, __VA_ARGS__) \
-    ROWS_CASE(fn, 7, 3, __VA_ARGS__) ROWS_CASE(fn, 8, 3, __VA_ARGS__)
+    ROWS_CASE(fn, 1, 1, __VA_ARGS__) ROWS_CASE(fn, 2, 1, __VA_ARGS__) ROWS_CASE(fn, 4, 1, __VA_ARGS__) ROWS_CASE(fn, 6, 1, __VA_ARGS__) \
+    ROWS_CASE(fn, 8, 1, __VA_ARGS__) ROWS_CASE(fn, 1, 4, __VA_ARGS__) ROWS_CASE(fn, 2, 4, __VA_ARGS__) ROWS_CASE(fn, 4, 4, __VA_ARGS__) \
+    ROWS_CASE(fn, 6, 4, __VA_ARGS__) ROWS_CASE(fn, 8, 3, __VA_ARGS__)
+#define BLOCK_TILES(fn, ...) \
+    ROWS_CASE(fn, 1, 1, __VA_ARGS__) ROWS_CASE(fn, 2, 1, __VA_ARGS__) ROWS_CASE(fn, 4, 1, __VA_ARGS__) ROWS_CASE(fn, 6, 1, __VA_ARGS__) \
+    ROWS_CASE(fn, 8, 1, __VA_ARGS__) ROWS_CASE(fn, 1, 3, __VA_ARGS__) ROWS_CASE(fn, 2, 3, __VA_ARGS__) ROWS_CASE(fn, 4, 3, __VA_ARGS__) \
+    ROWS_CASE(fn, 6, 3, __VA_ARGS__) ROWS_CASE(fn, 8, 3, __VA_ARGS__)
 static int max_np(int mr) { return mr <= 6 ? 4 : 3; }
-static int has_np(int mr, int np) { (void)mr; (void)np; return 1; }
 #endif
 
-static int pick_np(int mr, int64_t left, int cap)
-{
-    int np = max_np(mr) < cap ? max_np(mr) : cap;
-    if (np > left) np = (int)left;
-    while (!has_np(mr, np)) np--;
-    return np;
-}
-
-/* The next tile's height: 9 rows go as 5 + 4 rather than 8 + 1, short tiles waste the pipeline. */
 static int next_rows(int64_t left)
 {
-    if (left >= 2 * MAX_MR || left == MAX_MR) return MAX_MR;
-    return left > MAX_MR ? (int)(left + 1) / 2 : (int)left;
+    if (left >= MAX_MR) return MAX_MR;
+    return left >= 6 ? 6 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
 }
 
 /* Up to this many rows, widening weights again for every tile is cheaper than through scratch (measured on Zen 4 and docs/performance.md). */
@@ -42,15 +35,19 @@ enum { DIRECT_ROWS = 4 * MAX_MR };
 
 static void drive_direct(const gemm_call *c, int64_t p0, int64_t p1)
 {
-    int first = next_rows(c->m);
     for (int64_t p = p0; p < p1;) {
-        int np = pick_np(first, p1 - p, GEMM_MAX_NP);
+        /* All row tiles over one group of panels, which stays in cache: the weights come from memory once. */
+        int64_t group = p1 - p < GEMM_MAX_NP ? p1 - p : GEMM_MAX_NP;
         for (int64_t row = 0; row < c->m;) {
-            int mr = next_rows(c->m - row);
-            switch (mr * 8 + np) { ALL_TILES(rows_direct, c, p, row) }
+            int mr = next_rows(c->m - row), wide = max_np(mr);
+            for (int64_t q = p; q < p + group;) {
+                int np = p + group - q >= wide ? wide : 1;
+                switch (mr * 8 + np) { ALL_TILES(rows_direct, c, q, row) }
+                q += np;
+            }
             row += mr;
         }
-        p += np;
+        p += group;
     }
 }
 
@@ -59,7 +56,7 @@ static void drive_blocks(const gemm_call *c, int64_t p0, int64_t p1)
     const gemm_weight *w = c->w;
     size_t panel = gemm_panel_bytes(w->type, w->k);
     for (int64_t p = p0; p < p1;) {
-        int np = (int)(p1 - p < MANY_NP ? p1 - p : MANY_NP);
+        int np = p1 - p >= MANY_NP ? MANY_NP : 1;
         for (int64_t k0 = 0; k0 < w->k; k0 += GEMM_KB) {
             int64_t k1 = k0 + GEMM_KB < w->k ? k0 + GEMM_KB : w->k;
             const char *block = (const char *)w->data + (size_t)p * panel + (size_t)k0 * GEMM_PANEL * sizeof(float);
@@ -71,7 +68,7 @@ static void drive_blocks(const gemm_call *c, int64_t p0, int64_t p1)
             }
             for (int64_t row = 0; row < c->m;) {
                 int mr = next_rows(c->m - row);
-                switch (mr * 8 + np) { ALL_TILES(rows_block, c, block, stride, p, row, k0, k1) }
+                switch (mr * 8 + np) { BLOCK_TILES(rows_block, c, block, stride, p, row, k0, k1) }
                 row += mr;
             }
         }
