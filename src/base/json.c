@@ -118,6 +118,21 @@ static bool digits(text_reader *r)
     return r->at > from;
 }
 
+/* An integer beyond int64 keeps its digits: a string of jansson's that starts with a byte no UTF-8 text has. */
+enum { BIG_MARK = 0xFF, BIG_MAX_DIGITS = 300 /* so that it is finite as a double */ };
+
+static bool is_big(const json_t *t) { return json_is_string(t) && (unsigned char)json_string_value(t)[0] == BIG_MARK; }
+
+/* The digits are in r->str. */
+static status read_big(text_reader *r, bool negative, json_t **out)
+{
+    if (r->str.len > BIG_MAX_DIGITS) return wrong(r, negative ? "too big negative integer" : "too big integer");
+    char s[BIG_MAX_DIGITS + 2] = { (char)BIG_MARK };
+    memcpy(s + 1, r->str.data, r->str.len);
+    *out = json_stringn_nocheck(s, r->str.len + 1);
+    return *out ? ST_OK : err_nomem();
+}
+
 static status read_number(text_reader *r, json_t **out)
 {
     const char *from = r->at;
@@ -146,7 +161,7 @@ static status read_number(text_reader *r, json_t **out)
         *out = json_real(d);
     } else {
         long long i = strtoll(r->str.data, NULL, 10);
-        if (errno == ERANGE) return wrong(r, i < 0 ? "too big negative integer" : "too big integer");
+        if (errno == ERANGE) return read_big(r, i < 0, out);
         *out = json_integer(i);
     }
     return *out ? ST_OK : err_nomem();
@@ -286,44 +301,6 @@ status jv_parse(const char *text, size_t len, jv **out)
     return ST_OK;
 }
 
-/* Copies JSON text, writing integers beyond int64 as reals ("1e30" in effect). */
-static void tame_integers(const char *s, size_t n, buf *out)
-{
-    size_t from = 0;
-    for (size_t i = 0; i < n;) {
-        if (s[i] == '"') {
-            for (i++; i < n && s[i] != '"'; i++)
-                if (s[i] == '\\') i++;
-            i++;
-        } else if (s[i] >= '0' && s[i] <= '9') {
-            size_t start = i;
-            while (i < n && s[i] >= '0' && s[i] <= '9') i++;
-            bool plain = i >= n || (s[i] != '.' && s[i] != 'e' && s[i] != 'E');
-            bool fraction = start > 0 && (s[start - 1] == '.' || s[start - 1] == '+' || s[start - 1] == 'e' || s[start - 1] == 'E');
-            if (i - start < 19 || !plain || fraction) continue;
-            buf_append(out, s + from, i - from);
-            buf_str(out, "e0");
-            from = i;
-        } else {
-            i++;
-        }
-    }
-    if (from < n) buf_append(out, s + from, n - from);
-}
-
-/* Configuration files hold such numbers: model_max_length is int(1e30) in many a tokenizer_config.json. */
-static status parse_lenient(const char *text, size_t len, jv **out)
-{
-    status st = jv_parse(text, len, out);
-    if (st != ST_INVALID || !strstr(err_msg(), "too big")) return st;
-    buf b = {0};
-    tame_integers(text, len, &b);
-    st = buf_status(&b);
-    if (st == ST_OK) st = jv_parse(buf_cstr(&b), b.len, out);
-    buf_free(&b);
-    return st;
-}
-
 status jv_parse_file(const char *path, size_t max_bytes, jv **out)
 {
     FILE *f = fopen(path, "rb");
@@ -344,7 +321,7 @@ status jv_parse_file(const char *path, size_t max_bytes, jv **out)
         goto out;
     }
     TRY_OUT(buf_status(&b));
-    st = parse_lenient(buf_cstr(&b), b.len, out);
+    st = jv_parse(buf_cstr(&b), b.len, out);
     if (st != ST_OK) st = err_wrap(st, "%s", path);
 out:
     buf_free(&b);
@@ -361,7 +338,7 @@ jv_kind jv_type(const jv *v)
     switch (json_typeof(in(v))) {
     case JSON_OBJECT: return JV_OBJ;
     case JSON_ARRAY: return JV_ARR;
-    case JSON_STRING: return JV_STR;
+    case JSON_STRING: return is_big(in(v)) ? JV_REAL : JV_STR;
     case JSON_INTEGER: return JV_INT;
     case JSON_REAL: return JV_REAL;
     case JSON_TRUE: case JSON_FALSE: return JV_BOOL;
@@ -393,7 +370,7 @@ int64_t jv_i64(const jv *v, int64_t def)
 {
     if (jv_is(v, JV_INT)) return json_integer_value(in(v));
     if (jv_is(v, JV_REAL)) {
-        double d = json_real_value(in(v));
+        double d = jv_f64(v, 0);
         if (d >= -9.2e18 && d <= 9.2e18 && d == floor(d)) return (int64_t)d;
     }
     return def;
@@ -402,9 +379,12 @@ int64_t jv_i64(const jv *v, int64_t def)
 double jv_f64(const jv *v, double def)
 {
     jv_kind k = jv_type(v);
+    const char *big = jv_big(v);
+    if (big) return strtod(big, NULL);
     return k == JV_INT || k == JV_REAL ? json_number_value(in(v)) : def;
 }
 
+const char *jv_big(const jv *v) { return v && is_big(in(v)) ? json_string_value(in(v)) + 1 : NULL; }
 bool jv_bool(const jv *v, bool def) { return jv_is(v, JV_BOOL) ? json_is_true(in(v)) : def; }
 const char *jv_str(const jv *v, const char *def) { return jv_is(v, JV_STR) ? json_string_value(in(v)) : def; }
 
@@ -561,7 +541,10 @@ void jw_value(jw *w, const jv *v)
     case JV_MISSING: case JV_NULL: jw_null(w); break;
     case JV_BOOL: jw_bool(w, jv_bool(v, false)); break;
     case JV_INT: jw_i64(w, jv_i64(v, 0)); break;
-    case JV_REAL: jw_f64(w, jv_f64(v, 0)); break;
+    case JV_REAL:
+        if (jv_big(v)) jw_raw(w, jv_big(v));
+        else jw_f64(w, jv_f64(v, 0));
+        break;
     case JV_STR: jw_strn(w, jv_str(v, ""), jv_len(v)); break;
     case JV_ARR:
         jw_arr(w);

@@ -18,9 +18,9 @@ typedef enum jv_kind { JV_MISSING, JV_NULL, JV_BOOL, JV_INT, JV_REAL, JV_STR, JV
 
 /* Parses exactly one value (any kind) from UTF-8 text. Errors name line and column.
  * Nesting is limited to 256, strings may hold NUL (use the length). Integers beyond
- * int64 are errors; a duplicate key keeps its last value. */
+ * int64 are JV_REAL and keep their digits (jv_big); a duplicate key keeps its last value. */
 status jv_parse(const char *text, size_t len, jv **out) FALLIBLE;
-/* Reads a file of at most max_bytes; errors name the file. Integers beyond int64 become reals here. */
+/* Reads a file of at most max_bytes; errors name the file. */
 status jv_parse_file(const char *path, size_t max_bytes, jv **out) FALLIBLE;
 jv *jv_ref(const jv *v);        /* one more owner; returns v */
 void jv_free(jv *v);            /* one owner less; NULL is fine */
@@ -36,6 +36,7 @@ size_t jv_len(const jv *arr_or_obj);                 /* elements; bytes of a str
 int64_t jv_i64(const jv *v, int64_t def);            /* JV_INT, or a JV_REAL that is integral */
 double jv_f64(const jv *v, double def);              /* JV_INT or JV_REAL */
 bool jv_bool(const jv *v, bool def);
+const char *jv_big(const jv *v);                     /* "-123..." of an integer beyond int64, else NULL */
 const char *jv_str(const jv *v, const char *def);    /* NUL-terminated, borrowed */
 static inline int64_t jv_get_i64(const jv *o, const char *k, int64_t def) { return jv_i64(jv_get(o, k), def); }
 static inline double jv_get_f64(const jv *o, const char *k, double def) { return jv_f64(jv_get(o, k), def); }

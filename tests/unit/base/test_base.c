@@ -34,10 +34,32 @@ TEST(json_refuses)
     jv *v = NULL;
     CHECK_ERR(jv_parse("{\"a\":}", 6, &v), ST_INVALID, "line 1");
     CHECK_ERR(jv_parse("[1] 2", 5, &v), ST_INVALID, "end of file");
-    CHECK_ERR(jv_parse("99999999999999999999", 20, &v), ST_INVALID, "big");
+    char digits[400];
+    memset(digits, '9', sizeof digits);
+    CHECK_ERR(jv_parse(digits, sizeof digits, &v), ST_INVALID, "big");
     char deep[2000];
     memset(deep, '[', sizeof deep);
     CHECK_ERR(jv_parse(deep, sizeof deep, &v), ST_LIMIT, "deeper");
+}
+
+TEST(json_keeps_big_integers)
+{
+    static const char text[] = "[12345678901234567890,-99999999999999999999999,9223372036854775807]";
+    jv *v = NULL;
+    REQUIRE_OK(jv_parse(text, sizeof text - 1, &v));
+    jv *c = jv_copy(v);
+    CHECK(jv_is(jv_at(c, 0), JV_REAL) && jv_is(jv_at(c, 2), JV_INT));
+    CHECK_STR(jv_big(jv_at(c, 0)), "12345678901234567890");
+    CHECK_NEAR(jv_f64(jv_at(c, 1), 0), -1e23, 1e7);
+    CHECK_INT(jv_i64(jv_at(c, 0), -1), -1);
+    CHECK(!jv_big(jv_at(c, 2)) && !jv_str(jv_at(c, 0), NULL));
+    buf b = {0};
+    jw w = jw_to(&b);
+    jw_value(&w, c);
+    CHECK_STR(buf_cstr(&b), text);
+    buf_free(&b);
+    jv_free(c);
+    jv_free(v);
 }
 
 TEST(json_float_repr_is_pythons)
