@@ -210,6 +210,7 @@ status jj_format_spec(jrt *r, jval v, const jstr *s, jsb *b)
     static const jstr empty = { "", 0, NULL, true, false };
     spec o;
     if (s->len == 0) return jj_str_to(b, v);
+    if (v.kind == JK_BIG) return jj_fail(r, JINJA_OTHER, "integers beyond 64 bits are not supported");
     if (v.kind != JK_STR && !jj_is_number(v)) return jj_type_error(r, "unsupported format string passed to %s.__format__", jj_type_name(v));
     TRY(parse_spec(r, s, &o, v));
     if (jj_is_number(v)) return format_number(r, v, &o, b);
@@ -433,7 +434,10 @@ static status percent_number(percent *p, jval v, char c, spec *o, jsb *b)
     jsb num = jj_sb(r), pre = jj_sb(r);
     bool neg;
     if (v.kind == JK_UNDEF && strchr("diueEfFgG", c)) return jj_undefined_error(r, v);
-    if (strchr("diuoxX", c)) {
+    if (v.kind == JK_BIG && strchr("diu", c)) {
+        neg = v.u.s->data[0] == '-';
+        jj_sb_put(&num, v.u.s->data + neg, v.u.s->len - neg);
+    } else if (strchr("diuoxX", c)) {
         int64_t i;
         if (v.kind == JK_FLOAT && strchr("diu", c)) {
             if (isnan(v.u.f)) return jj_value_error(r, "cannot convert float NaN to integer");

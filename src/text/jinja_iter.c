@@ -1,4 +1,6 @@
 /* Iteration, equality and order of values. */
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/utf8.h"
@@ -225,7 +227,7 @@ status jj_eq(jrt *r, jval a, jval b, bool *out)
     }
     if (a.kind != b.kind) return ST_OK;
     switch (a.kind) {
-    case JK_STR: *out = a.u.s->len == b.u.s->len && !memcmp(a.u.s->data, b.u.s->data, a.u.s->len); return ST_OK;
+    case JK_STR: case JK_BIG: *out = a.u.s->len == b.u.s->len && !memcmp(a.u.s->data, b.u.s->data, a.u.s->len); return ST_OK;
     case JK_NONE: case JK_UNDEF: *out = true; return ST_OK;
     case JK_LIST: case JK_TUPLE: case JK_DICT:
         if (a.u.l == b.u.l) {
@@ -286,6 +288,31 @@ static bool compare_numbers(jcmp op, jval a, jval b)
     }
 }
 
+static bool is_negative(jval v) { return v.kind == JK_BIG ? v.u.s->data[0] == '-' : v.kind == JK_FLOAT ? v.u.f < 0 : jj_as_int(v) < 0; }
+
+/* At least one of them is beyond 64 bits. */
+static bool compare_big(jcmp op, jval a, jval b)
+{
+    int c;
+    if (a.kind == JK_BIG && b.kind == JK_BIG && is_negative(a) == is_negative(b)) {
+        c = (a.u.s->len > b.u.s->len) - (a.u.s->len < b.u.s->len);
+        if (c == 0) c = cmp_str(a.u.s, b.u.s);
+        if (is_negative(a)) c = -c;
+    } else if (a.kind == JK_FLOAT || b.kind == JK_FLOAT) {
+        double x = a.kind == JK_FLOAT ? a.u.f : strtod(a.u.s->data, NULL), y = b.kind == JK_FLOAT ? b.u.f : strtod(b.u.s->data, NULL);
+        if (isnan(x) || isnan(y)) return false;
+        c = (x > y) - (x < y);
+    } else {
+        c = a.kind == JK_BIG ? (is_negative(a) ? -1 : 1) : (is_negative(b) ? 1 : -1);
+    }
+    return op_holds(op, c);
+}
+
+static bool is_big_pair(jval a, jval b)
+{
+    return (a.kind == JK_BIG && (b.kind == JK_BIG || jj_is_number(b))) || (b.kind == JK_BIG && jj_is_number(a));
+}
+
 static status compare_lists(jrt *r, jcmp op, const jlist *a, const jlist *b, bool *out)
 {
     size_t i = 0;
@@ -327,6 +354,10 @@ status jj_compare(jrt *r, jcmp op, jval a, jval b, bool *out)
     if (b.kind == JK_UNDEF) return jj_undefined_error(r, b);
     if (jj_is_number(a) && jj_is_number(b)) {
         *out = compare_numbers(op, a, b);
+        return ST_OK;
+    }
+    if (is_big_pair(a, b)) {
+        *out = compare_big(op, a, b);
         return ST_OK;
     }
     if (a.kind == JK_STR && b.kind == JK_STR) {

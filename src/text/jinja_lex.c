@@ -248,8 +248,13 @@ static status lex_number(lexer *x, size_t end, bool is_float)
         int base = k > 2 && t[0] == '0' ? (t[1] | 32) == 'x' ? 16 : (t[1] | 32) == 'o' ? 8 : (t[1] | 32) == 'b' ? 2 : 10 : 10;
         errno = 0;
         long long v = strtoll(base == 10 ? t : t + 2, NULL, base);
-        if (errno) return lex_error(x, "an integer beyond 64 bits is not supported");
-        TRY(emit(x, T_INT, x->line, jj_int(v)));
+        jval val = jj_int(v);
+        if (errno && base != 10) return lex_error(x, "an integer beyond 64 bits is not supported");
+        if (errno) {
+            TRY(make_str(x->mem, t, k, &val));
+            val.kind = JK_BIG;
+        }
+        TRY(emit(x, T_INT, x->line, val));
     }
     advance_to(x, end);
     return ST_OK;

@@ -165,6 +165,7 @@ status jj_binary(jrt *r, int op, jval a, jval b, jval *out)
         if (a.kind == JK_FLOAT || b.kind == JK_FLOAT) return float_op(r, op, jj_as_float(a), jj_as_float(b), out);
         return int_op(r, op, jj_as_int(a), jj_as_int(b), out);
     }
+    if ((a.kind == JK_BIG && (b.kind == JK_BIG || jj_is_number(b))) || (b.kind == JK_BIG && jj_is_number(a))) return too_big(r);
     if (op == '%' && a.kind == JK_STR) return jj_format_percent(r, a.u.s, b, out);
     if (a.kind == JK_UNDEF) return jj_undefined_error(r, a);
     if (b.kind == JK_UNDEF) return jj_undefined_error(r, b);
@@ -178,6 +179,7 @@ status jj_binary(jrt *r, int op, jval a, jval b, jval *out)
 status jj_negate(jrt *r, jval v, bool positive, jval *out)
 {
     if (v.kind == JK_UNDEF) return jj_undefined_error(r, v);
+    if (v.kind == JK_BIG) return too_big(r);
     if (!jj_is_number(v)) return jj_type_error(r, "bad operand type for unary %c: '%s'", positive ? '+' : '-', jj_type_name(v));
     if (v.kind == JK_FLOAT) *out = jj_float(positive ? v.u.f : -v.u.f);
     else if (!positive && jj_as_int(v) == INT64_MIN) return too_big(r);
@@ -263,7 +265,7 @@ static bool is_hidden(jval obj, const jstr *name)
     case JK_LIST: return in_words(seq, name) || in_words(list, name);
     case JK_TUPLE: return in_words(seq, name) || jp_str_is(name, "__class_getitem__") || jp_str_is(name, "__getnewargs__");
     case JK_DICT: return in_words(dict, name);
-    case JK_INT: case JK_BOOL: return in_words(num, name) || in_words(integer, name);
+    case JK_INT: case JK_BOOL: case JK_BIG: return in_words(num, name) || in_words(integer, name);
     case JK_FLOAT: return in_words(num, name);
     case JK_NONE: return jp_str_is(name, "__bool__");
     case JK_FN: case JK_METHOD:

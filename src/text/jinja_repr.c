@@ -117,6 +117,7 @@ status jj_repr_to(jsb *b, jval v)
     case JK_UNDEF: case JK_MISSING: jj_sb_str(b, "Undefined"); break;
     case JK_BOOL: jj_sb_str(b, v.u.b ? "True" : "False"); break;
     case JK_INT: jj_sb_printf(b, "%lld", (long long)v.u.i); break;
+    case JK_BIG: jj_sb_jstr(b, v.u.s); break;
     case JK_FLOAT:
         json_repr_f64(num, sizeof num, v.u.f);
         jj_sb_str(b, num);
@@ -317,6 +318,7 @@ static status json_value(jsb *b, jval v, const jdump *o, int level)
     case JK_BOOL: jj_sb_str(b, v.u.b ? "true" : "false"); return ST_OK;
     case JK_INT: jj_sb_printf(b, "%lld", (long long)v.u.i); return ST_OK;
     case JK_FLOAT: json_float(b, v.u.f); return ST_OK;
+    case JK_BIG: jj_sb_jstr(b, v.u.s); return ST_OK;
     case JK_STR: json_str(b, v.u.s, o->ascii); return ST_OK;
     case JK_LIST: case JK_TUPLE: case JK_DICT:
         TRY(jj_enter(b->r));

@@ -355,7 +355,7 @@ static status f_int(jrt *r, jval self, const jargs *a, jval *out)
         if (isinf(p[0].u.f)) return jj_fail(r, JINJA_OTHER, "cannot convert float infinity to integer");
         return float_to_int(r, p[0].u.f, def, out);
     }
-    *out = def;
+    *out = p[0].kind == JK_BIG ? p[0] : def;
     if (p[0].kind != JK_STR) return ST_OK;
     if (base == 0 || (base >= 2 && base <= 36)) {
         TRY(jj_parse_int(r, p[0].u.s, (int)base, &i, &ok));
@@ -373,7 +373,7 @@ static status f_float(jrt *r, jval self, const jargs *a, jval *out)
     double d;
     if (p[0].kind == JK_UNDEF) return jj_undefined_error(r, p[0]);
     if (jj_is_number(p[0])) *out = jj_float(jj_as_float(p[0]));
-    else if (p[0].kind == JK_STR && jj_parse_float(p[0].u.s, &d)) *out = jj_float(d);
+    else if ((p[0].kind == JK_STR || p[0].kind == JK_BIG) && jj_parse_float(p[0].u.s, &d)) *out = jj_float(d);
     else *out = p[1].kind == JK_MISSING ? jj_float(0) : p[1];
     return ST_OK;
 }

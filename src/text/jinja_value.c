@@ -307,7 +307,7 @@ status jj_method(jrt *r, jval self, const jfn *fn, jval *out)
 status jj_hash(jrt *r, jval v, uint64_t *out)
 {
     switch (v.kind) {
-    case JK_STR: *out = hash64(v.u.s->data, v.u.s->len); return ST_OK;
+    case JK_STR: case JK_BIG: *out = hash64(v.u.s->data, v.u.s->len); return ST_OK;
     case JK_BOOL: case JK_INT: *out = (uint64_t)jj_as_int(v) * 0x9E3779B97F4A7C15u; return ST_OK;
     case JK_FLOAT:
         if (v.u.f == floor(v.u.f) && fabs(v.u.f) < 9e18) *out = (uint64_t)(int64_t)v.u.f * 0x9E3779B97F4A7C15u;
@@ -439,7 +439,14 @@ status jj_from_json(jrt *r, const jv *v, jval *out)
     switch (jv_type(v)) {
     case JV_BOOL: *out = jj_bool(jv_bool(v, false)); return ST_OK;
     case JV_INT: *out = jj_int(jv_i64(v, 0)); return ST_OK;
-    case JV_REAL: *out = jj_float(jv_f64(v, 0)); return ST_OK;
+    case JV_REAL:
+        if (jv_big(v)) {
+            TRY(jj_str_borrow(r, jv_big(v), strlen(jv_big(v)), out));
+            out->kind = JK_BIG;
+            return ST_OK;
+        }
+        *out = jj_float(jv_f64(v, 0));
+        return ST_OK;
     case JV_STR: return jj_str_borrow(r, jv_str(v, ""), jv_len(v), out);
     case JV_ARR: {
         jvec l = { 0 };
@@ -477,7 +484,7 @@ const char *jj_type_name(jval v)
     case JK_UNDEF: case JK_MISSING: return "Undefined";
     case JK_NONE: return "NoneType";
     case JK_BOOL: return "bool";
-    case JK_INT: return "int";
+    case JK_INT: case JK_BIG: return "int";
     case JK_FLOAT: return "float";
     case JK_STR: return v.u.s->markup ? "Markup" : "str";
     case JK_LIST: return "list";
@@ -506,7 +513,7 @@ const char *jj_object_repr(jval v)
     switch (v.kind) {
     case JK_NONE: return "None";
     case JK_BOOL: return "bool object";
-    case JK_INT: return "int object";
+    case JK_INT: case JK_BIG: return "int object";
     case JK_FLOAT: return "float object";
     case JK_STR: return v.u.s->markup ? "markupsafe.Markup object" : "str object";
     case JK_LIST: return "list object";

@@ -17,7 +17,9 @@
 
 typedef enum jkind {
     JK_MISSING, /* a variable that was never set; templates see JK_UNDEF instead */
-    JK_UNDEF, JK_NONE, JK_BOOL, JK_INT, JK_FLOAT, JK_STR, JK_LIST, JK_TUPLE, JK_DICT,
+    JK_UNDEF, JK_NONE, JK_BOOL, JK_INT, JK_FLOAT,
+    JK_BIG,     /* an integer beyond 64 bits: its decimal digits in `s`; prints and compares, but no arithmetic */
+    JK_STR, JK_LIST, JK_TUPLE, JK_DICT,
     JK_VIEW,    /* dict.keys(), .values(), .items() */
     JK_RANGE, JK_NS, JK_ITER, JK_FN, JK_METHOD, JK_MACRO, JK_LOOP, JK_CYCLER, JK_JOINER,
     JK_DICTTYPE, /* the global `dict` */
