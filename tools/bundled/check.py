@@ -3,8 +3,8 @@
 
     python tools/bundled/check.py [--model models/systolic-tiny] [--n 50]
 
-The questions come from generate.py's grammar with a seed that training did not use, so they are new
-combinations, not new kinds of questions; ask.py has prompts that were written by hand. A topic with one right
+The questions come from generate.py's grammar with a seed that training did not use: names, stories and chats are
+new combinations, but in small topics most questions occurred in training; ask.py has prompts that were written by hand. A topic with one right
 answer wants exactly that; the others want one of the answers the grammar allows.
 """
 
