@@ -59,7 +59,7 @@ typedef struct call {
 } call;
 
 typedef status (*route_fn)(call *c, api_error *e);   /* a failure is answered by the router with *e */
-enum { ROUTE_JSON = 1, ROUTE_UNMEASURED = 2, ROUTE_DOCS = 4, ROUTE_TOKENIZER_INFO = 8 };
+enum { ROUTE_JSON = 1, ROUTE_UNMEASURED = 2, ROUTE_DOCS = 4, ROUTE_TOKENIZER_INFO = 8, ROUTE_DEV = 16 };
 typedef struct route { const char *method, *path; route_fn fn; int flags; const char *summary; } route;
 const route *router_table(int *n);
 
@@ -87,6 +87,8 @@ status health_get(call *c, api_error *e) FALLIBLE;
 status version_get(call *c, api_error *e) FALLIBLE;
 status load_get(call *c, api_error *e) FALLIBLE;
 status metrics_get(call *c, api_error *e) FALLIBLE;
+status kv_event_sources_get(call *c, api_error *e) FALLIBLE;
+status reset_prefix_cache_post(call *c, api_error *e) FALLIBLE;
 status openapi_get(call *c, api_error *e) FALLIBLE;
 status docs_get(call *c, api_error *e) FALLIBLE;
 

@@ -1,4 +1,4 @@
-/* /health /ping /version /load /metrics. */
+/* /health /ping /version /load /metrics /kv_event_sources /reset_prefix_cache. */
 #include "api/app.h"
 
 status health_get(call *c, api_error *e)
@@ -39,4 +39,20 @@ status metrics_get(call *c, api_error *e)
     else st = api_fail_status(e, st, NULL);
     buf_free(&b);
     return st;
+}
+
+status kv_event_sources_get(call *c, api_error *e)
+{
+    (void)e;
+    call_reply(c, 200, "application/json", "{}", 2); /* nothing publishes KV events here */
+    return ST_OK;
+}
+
+status reset_prefix_cache_post(call *c, api_error *e)
+{
+    (void)e;
+    bool done = engine_reset_prefix_cache(c->app->o.engine);
+    const char *body = done ? "{\"success\":true}" : "{\"success\":false}";
+    call_reply(c, 200, "application/json", body, done ? 16 : 17);
+    return ST_OK;
 }

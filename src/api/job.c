@@ -1,6 +1,8 @@
 #include "api/job.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -168,6 +170,19 @@ static status submit_all(job *j, api_error *e)
     return ST_OK;
 }
 
+/* X-Vllm-Priority wins over the body. */
+static status header_priority(job *j, api_error *e)
+{
+    const char *text = http_header(j->call.r, "X-Vllm-Priority");
+    char *end;
+    if (!text || !*text) return ST_OK;
+    errno = 0;
+    long long v = strtoll(text, &end, 10);
+    if (*end || errno) return api_bad(e, "priority", "The X-Vllm-Priority header must be an integer, got '%.40s'.", text);
+    j->p.priority = v;
+    return ST_OK;
+}
+
 status job_submit(job *j, api_error *e)
 {
     app *a = j->app;
@@ -177,6 +192,7 @@ status job_submit(job *j, api_error *e)
         TRY(prompt_fit(a, &j->p, &j->prompts[i], &sp, e)); /* all of them before the first is submitted */
     }
     if (!j->call.r) return ST_OK; /* api_check_request */
+    TRY(header_priority(j, e));
     if (a->o.load_tracking) {
         j->counted_load = true;
         atomic_fetch_add(&a->server_load, 1);

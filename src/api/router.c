@@ -1,5 +1,6 @@
 /* From an HTTP request to a handler: middleware in vLLM's order, the route table, errors, and counting. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
@@ -7,6 +8,12 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
+
+/* SageMaker's one route for everything: what the body is, says where it goes. */
+static status invocations_post(call *c, api_error *e)
+{
+    return jv_get(c->body, "messages") ? chat_create(c, e) : completions_create(c, e);
+}
 
 static const route routes[] = {
     { "GET", "/health", health_get, ROUTE_UNMEASURED, "Health check: 200 while the engine works" },
@@ -21,6 +28,9 @@ static const route routes[] = {
     { "POST", "/tokenize", tokenize_post, ROUTE_JSON, "Text or chat to token ids" },
     { "POST", "/detokenize", detokenize_post, ROUTE_JSON, "Token ids to text" },
     { "GET", "/tokenizer_info", tokenizer_info_get, ROUTE_TOKENIZER_INFO, "About the tokenizer" },
+    { "POST", "/invocations", invocations_post, ROUTE_JSON, "A completion or a chat completion, by the shape of the body" },
+    { "GET", "/kv_event_sources", kv_event_sources_get, 0, "Publishers of KV events" },
+    { "POST", "/reset_prefix_cache", reset_prefix_cache_post, ROUTE_DEV, "Forget cached prefixes" },
     { "GET", "/openapi.json", openapi_get, ROUTE_DOCS, "This API as OpenAPI" },
     { "GET", "/docs", docs_get, ROUTE_DOCS, "This API for people" },
     { "GET", "/redoc", docs_get, ROUTE_DOCS, "This API for people" },
@@ -77,6 +87,10 @@ static bool enabled(const app *a, const route *r)
 {
     if (r->flags & ROUTE_DOCS) return !a->o.no_docs;
     if (r->flags & ROUTE_TOKENIZER_INFO) return a->o.tokenizer_info;
+    if (r->flags & ROUTE_DEV) {
+        const char *dev = getenv("VLLM_SERVER_DEV_MODE");
+        return dev && strcmp(dev, "1") == 0;
+    }
     return true;
 }
 

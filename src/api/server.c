@@ -178,7 +178,7 @@ void api_log_routes(void)
     const route *r = router_table(&n);
     log_info("Available routes are:");
     for (int i = 0; i < n; i++)
-        if (i == 0 || strcmp(r[i - 1].path, r[i].path) != 0)
+        if (!(r[i].flags & (ROUTE_DEV | ROUTE_TOKENIZER_INFO)) && (i == 0 || strcmp(r[i - 1].path, r[i].path) != 0))
             log_info("Route: %s, Methods: %s%s", r[i].path, r[i].method, i + 1 < n && strcmp(r[i + 1].path, r[i].path) == 0 ? ", POST" : "");
 }
 
@@ -190,7 +190,7 @@ status api_check_request(const api_options *o, const char *path, const char *bod
     int n_routes;
     const route *r = router_table(&n_routes), *found = NULL;
     for (int i = 0; i < n_routes; i++)
-        if (r[i].flags & ROUTE_JSON && strcmp(r[i].path, path) == 0) found = &r[i];
+        if (r[i].flags & ROUTE_JSON && !(r[i].flags & ROUTE_DEV) && strcmp(r[i].path, path) == 0) found = &r[i];
     if (!found) return err_set(ST_NOT_FOUND, "no route %s", path);
     TRY(jv_parse(body, n, &v));
     status st = app_new(o, &a);

@@ -41,6 +41,16 @@ TEST(routes)
     jv_free(v);
     CHECK_INT(ask(&x, "/tokenizer_info", NULL, &v), 404); /* needs its flag */
     jv_free(v);
+    CHECK_INT(ask(&x, "/invocations", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"max_tokens\":1}", &v), 200);
+    CHECK_STR(DIG_STR(v, "object"), "chat.completion");
+    jv_free(v);
+    CHECK_INT(ask(&x, "/reset_prefix_cache", "", &v), 404);
+    jv_free(v);
+    setenv("VLLM_SERVER_DEV_MODE", "1", 1);
+    CHECK_INT(ask(&x, "/reset_prefix_cache", "", &v), 200);
+    CHECK(jv_get_bool(v, "success", false));
+    jv_free(v);
+    unsetenv("VLLM_SERVER_DEV_MODE");
     CHECK_INT(ask(&x, "/proxy/version", NULL, &v), 200);
     jv_free(v);
     CHECK_INT(ask(&x, "/openapi.json", NULL, &v), 200);
