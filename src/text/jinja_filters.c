@@ -123,7 +123,9 @@ static status f_reverse(jrt *r, jval self, const jargs *a, jval *out)
     if (!bad) return ST_OK;
     if (!jj_iterable(p[0])) return jj_fail(r, JINJA_TEMPLATE_ERROR, "argument must be iterable");
     jvec v = { 0 };
-    TRY(jj_to_vec(r, p[0], &v));
+    status st = jj_to_vec(r, p[0], &v);
+    if (st == ST_INVALID && r->why == JINJA_TYPE) return jj_fail(r, JINJA_TEMPLATE_ERROR, "argument must be iterable");
+    TRY(st);
     for (size_t i = 0; i < v.n / 2; i++) {
         jval t = v.v[i];
         v.v[i] = v.v[v.n - 1 - i];
@@ -177,6 +179,7 @@ static status f_items(jrt *r, jval self, const jargs *a, jval *out)
     BIND("do_items", 1, 0, "value");
     jiter *it;
     TRY(jj_new_iter(r, "generator", next_items, &it));
+    it->name = "do_items";
     it->src = p[0];
     *out = jj_iter_val(it);
     return ST_OK;
@@ -188,7 +191,7 @@ static status f_dictsort(jrt *r, jval self, const jargs *a, jval *out)
     bool by_value = jj_str_is(p[2], "value"), sensitive = flag(r, p[1], false);
     if (p[2].kind != JK_MISSING && !by_value && !jj_str_is(p[2], "key")) return jj_fail(r, JINJA_TEMPLATE_ERROR, "You can only sort by either \"key\" or \"value\"");
     if (p[0].kind == JK_UNDEF) return jj_undefined_error(r, p[0]);
-    if (p[0].kind != JK_DICT) return jj_fail(r, JINJA_OTHER, "'%s' object has no attribute 'items'", jj_type_name(p[0]));
+    if (p[0].kind != JK_DICT) return jj_no_attribute(r, p[0], "items");
     const jdict *d = p[0].u.d;
     jvec keys = { 0 }, items = { 0 };
     for (size_t i = 0; i < d->n; i++) {
@@ -206,7 +209,7 @@ static status f_xmlattr(jrt *r, jval self, const jargs *a, jval *out)
 {
     BIND("do_xmlattr", 1, 1, "d", "autospace");
     if (p[0].kind == JK_UNDEF) return jj_undefined_error(r, p[0]);
-    if (p[0].kind != JK_DICT) return jj_fail(r, JINJA_OTHER, "'%s' object has no attribute 'items'", jj_type_name(p[0]));
+    if (p[0].kind != JK_DICT) return jj_no_attribute(r, p[0], "items");
     const jdict *d = p[0].u.d;
     jsb b = jj_sb(r);
     bool first = !flag(r, p[1], true);
@@ -379,6 +382,7 @@ static status f_unique(jrt *r, jval self, const jargs *a, jval *out)
     TRY(jj_calloc(r, 1, sizeof *path, &path));
     TRY(jj_path(r, p[2], !flag(r, p[1], false), jj_missing(), path));
     TRY(jj_new_iter(r, "generator", next_unique, &it));
+    it->name = "sync_do_unique";
     TRY(jj_dict_new(r, &seen));
     it->src = p[0];
     it->extra[0] = seen;
@@ -443,6 +447,7 @@ static status chunker(jrt *r, const jval *p, status (*next)(jrt *, jiter *, jval
     jiter *it;
     jval *fill;
     TRY(jj_new_iter(r, "generator", next, &it));
+    it->name = next == next_slice ? "sync_do_slice" : "do_batch";
     TRY(jj_alloc(r, sizeof *fill, &fill));
     *fill = p[2];
     it->src = p[0];
@@ -574,6 +579,7 @@ static status lazy(jrt *r, const jargs *a, status (*next)(jrt *, jiter *, jval *
 {
     jiter *it;
     TRY(jj_new_iter(r, "generator", next, &it));
+    it->name = next == next_map ? "sync_do_map" : "select_or_reject";
     it->src = a->v[0];
     it->args = (jargs){ a->v + 1, a->n - 1, a->kw, a->n_kw };
     it->negate = negate;

@@ -265,7 +265,9 @@ static status first_value(formatter *f, const jstr *s, size_t n, jval *out)
             *out = f->a->kw[i].val;
             return ST_OK;
         }
-    return jj_fail(r, JINJA_OTHER, "'%.*s'", (int)n, s->data);
+    jval name;
+    TRY(jj_str(r, s->data, n, &name));
+    return jj_fail(r, JINJA_OTHER, "%s", jj_repr_c(r, name));
 }
 
 /* name.attr[item]... with the sandbox's lookups */

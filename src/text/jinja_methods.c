@@ -23,6 +23,7 @@ static status l_index(jrt *r, jval self, const jargs *a, jval *out)
         return ST_OK;
     }
     if (self.kind == JK_TUPLE) return jj_value_error(r, "tuple.index(x): x not in tuple");
+    if (self.kind == JK_RANGE && !jj_is_int(a->v[0])) return jj_value_error(r, "sequence.index(x): x not in sequence");
     return jj_value_error(r, "%s is not in %s", jj_repr_c(r, a->v[0]), self.kind == JK_RANGE ? "range" : "list");
 }
 

@@ -104,6 +104,7 @@ static status repr_object(jsb *b, jval v)
         jj_sb_printf(b, "<built-in method %s of %s object at 0x7f0000000000>", v.u.method->fn->name, jj_type_name(v.u.method->self));
         return ST_OK;
     case JK_SELF: jj_sb_str(b, "<TemplateReference None>"); return ST_OK;
+    case JK_ITER: jj_sb_printf(b, "<%s object%s%s at 0x7f0000000000>", v.u.it->type, v.u.it->name ? " " : "", v.u.it->name ? v.u.it->name : ""); return ST_OK;
     default: jj_sb_printf(b, "<%s object at 0x7f0000000000>", jj_type_name(v)); return ST_OK;
     }
 }

@@ -163,7 +163,7 @@ static status f_truncate(jrt *r, jval self, const jargs *a, jval *out)
     if (n <= length + leeway) return ST_OK;
     TRY(jj_slice(r, p[0], jj_none(), jj_int(length - n_end), jj_none(), out));
     if (!flag(r, p[2], false)) {
-        if (out->kind != JK_STR) return jj_fail(r, JINJA_OTHER, "'%s' object has no attribute 'rsplit'", jj_type_name(*out));
+        if (out->kind != JK_STR) return jj_no_attribute(r, *out, "rsplit");
         const jstr *s = out->u.s;
         size_t k = s->len;
         while (k > 0 && s->data[k - 1] != ' ') k--;
@@ -216,6 +216,7 @@ static status wrap_line(jrt *r, const jstr *s, int64_t width, bool brk, bool hyp
     if (width <= 0) return jj_value_error(r, "invalid width %lld (must be > 0)", (long long)width);
     while (i < s->len) {
         size_t from = i, end = i, used = 0;
+        bool full = false;
         /* whitespace at the start of a line other than the first is dropped */
         if (lines && (s->data[i] == ' ' || (s->data[i] >= 9 && s->data[i] <= 13))) {
             i = from = end = chunk_end(s, i, hyphens);
@@ -224,6 +225,7 @@ static status wrap_line(jrt *r, const jstr *s, int64_t width, bool brk, bool hyp
         while (i < s->len) {
             size_t e = chunk_end(s, i, hyphens), n = utf8_count(s->data + i, e - i);
             if ((int64_t)(used + n) > width) {
+                full = brk && (int64_t)n > width && used == (size_t)width; /* textwrap then puts nothing after the space, and keeps it */
                 if ((int64_t)n > width && used < (size_t)width && (brk || used == 0)) {
                     jstr rest = { .data = s->data + i, .len = e - i, .ascii = s->ascii };
                     i += brk ? jj_str_offset(&rest, (size_t)width - used) : rest.len;
@@ -235,7 +237,7 @@ static status wrap_line(jrt *r, const jstr *s, int64_t width, bool brk, bool hyp
             i = end = e;
         }
         size_t stop = end;
-        while (stop > from && (s->data[stop - 1] == ' ' || (s->data[stop - 1] >= 9 && s->data[stop - 1] <= 13))) stop--;
+        while (!full && stop > from && (s->data[stop - 1] == ' ' || (s->data[stop - 1] >= 9 && s->data[stop - 1] <= 13))) stop--;
         if (stop == from && end > from && i >= s->len) break;
         if (stop > from) {
             if (lines++) jj_sb_jstr(b, nl);
@@ -251,7 +253,7 @@ static status f_wordwrap(jrt *r, jval self, const jargs *a, jval *out)
     BIND("do_wordwrap", 1, 1, "s", "width", "break_long_words", "wrapstring", "break_on_hyphens");
     int64_t width;
     jvec lines = { 0 };
-    if (p[0].kind != JK_STR) return p[0].kind == JK_UNDEF ? jj_undefined_error(r, p[0]) : jj_fail(r, JINJA_OTHER, "'%s' object has no attribute 'splitlines'", jj_type_name(p[0]));
+    if (p[0].kind != JK_STR) return p[0].kind == JK_UNDEF ? jj_undefined_error(r, p[0]) : jj_no_attribute(r, p[0], "splitlines");
     TRY(need_int(r, p[1], 79, &width));
     if (p[3].kind == JK_MISSING || p[3].kind == JK_NONE) TRY(jj_cstr(r, "\n", &p[3]));
     TRY(jj_to_str(r, p[3], &p[3]));

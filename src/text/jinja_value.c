@@ -23,6 +23,12 @@ status jj_fail(jrt *r, jinja_error why, const char *fmt, ...)
     return err_set(why == JINJA_LIMIT ? ST_LIMIT : ST_INVALID, "%s", msg);
 }
 
+status jj_no_attribute(jrt *r, jval v, const char *name)
+{
+    if (v.kind == JK_NS) return jj_fail(r, JINJA_OTHER, "%s", name); /* Namespace raises AttributeError(name) itself */
+    return jj_fail(r, JINJA_OTHER, "'%s' object has no attribute '%s'", jj_type_name(v), name);
+}
+
 status jj_tick(jrt *r)
 {
     if ((++r->ticks & 255) != 0) return ST_OK;

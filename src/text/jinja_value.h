@@ -110,6 +110,7 @@ typedef struct jmethod { jval self; const jfn *fn; } jmethod;
 /* An iterator; `next` sets *done instead of *out at the end. */
 typedef struct jiter {
     const char *type;   /* Python's name of it */
+    const char *name;   /* a generator's function */
     status (*next)(jrt *r, struct jiter *it, jval *out, bool *done);
     jval src;           /* what is iterated */
     struct jiter *sub;
@@ -167,6 +168,8 @@ status jj_fail(jrt *r, jinja_error why, const char *fmt, ...) PRINTF_LIKE(3, 4) 
 #define jj_value_error(r, ...) jj_fail(r, JINJA_VALUE, __VA_ARGS__)
 /* Raises what using an undefined value raises. */
 status jj_undefined_error(jrt *r, jval undef) FALLIBLE;
+/* AttributeError. */
+status jj_no_attribute(jrt *r, jval v, const char *name) FALLIBLE;
 /* Counts a step: fails when the time is up. */
 status jj_tick(jrt *r) FALLIBLE;
 status jj_enter(jrt *r) FALLIBLE; /* one level deeper; pair with jj_leave */
