@@ -2,9 +2,10 @@
 #   make             build/systolic
 #   make check       everything users rely on, a few minutes
 #   make check-asan check-tsan check-oom fuzz lint bench
-# B=DIR builds elsewhere; SAN=address,undefined or SAN=thread adds sanitizers.
+# V=1 shows commands; B=DIR builds elsewhere; SAN=address,undefined or SAN=thread adds sanitizers.
 
 B       ?= build
+JOBS    ?= $(shell nproc 2>/dev/null || echo 1)
 CC      := $(if $(filter default undefined,$(origin CC)),gcc,$(CC))
 SAN     ?=
 LAYERS  := base graph text grammar media http dist load tpu ops device model engine api cli
@@ -35,6 +36,9 @@ X86_ISAS  := avx2 avx512 avx512bf16 avx512vnni avxvnni avx512fp16 amx
 ARM_ISAS  := neon
 FOREIGN   := $(if $(filter x86_64,$(ARCH)),$(ARM_ISAS),$(if $(filter aarch64 arm64,$(ARCH)),$(X86_ISAS),$(X86_ISAS) $(ARM_ISAS)))
 
+# One short line per step; V=1 shows the commands.
+say = $(if $(V),,@echo "  $(1)  $(2)";)
+
 rwildcard = $(foreach d,$(wildcard $(1)*),$(call rwildcard,$(d)/,$(2)) $(filter $(subst *,%,$(2)),$(d)))
 srcs      = $(filter-out $(foreach i,$(FOREIGN),%_$(i).c),$(sort $(call rwildcard,src/$(1)/,*.c)))
 objs      = $(patsubst %.c,$(B)/%.o,$(call srcs,$(1)))
@@ -46,7 +50,7 @@ all: $(B)/systolic
 
 MAIN := src/cli/main.c
 $(B)/systolic: $(B)/src/cli/main.o $(foreach l,$(LAYERS),$(B)/lib$(l).a)
-	$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
+	$(call say,LD,$@)$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
 
 define layer_rule
 $(B)/lib$(1).a: $(filter-out $(B)/src/cli/main.o,$(call objs,$(1)))
@@ -59,7 +63,7 @@ $(foreach l,$(LAYERS),$(eval $(call layer_rule,$(l))))
 isa_of = $(lastword $(subst _, ,$(basename $(notdir $(1)))))
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(ALLCFLAGS) $(ISA_$(call isa_of,$<)) -c -o $@ $<
+	$(call say,CC,$<)$(CC) $(ALLCFLAGS) $(ISA_$(call isa_of,$<)) -c -o $@ $<
 
 # tests/unit/LAYER/test_*.c links with that layer and what it may use.
 UNIT_SRCS := $(sort $(wildcard tests/unit/*/test_*.c))
@@ -73,12 +77,12 @@ unit: $(UNIT_BINS)
 # The README's two commands. Each installs what is missing first, so everything else runs in a second make that sees it.
 run:
 	@tools/setup.sh run
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory -j$(JOBS) all
 	@exec tools/run.sh
 
 check:
 	@tools/setup.sh check
-	@$(MAKE) --no-print-directory all unit venv
+	@$(MAKE) --no-print-directory -j$(JOBS) all unit venv
 	@BUILD=$(B) tools/check.sh
 
 # Python packages the API tests use as clients and oracles; never at run time.
@@ -91,10 +95,10 @@ $(B)/venv/.done: tests/requirements.txt
 
 # The unit tests under sanitizers, each in its own build directory.
 check-asan:
-	@$(MAKE) --no-print-directory B=build-asan SAN=address,undefined all unit
+	@$(MAKE) --no-print-directory -j$(JOBS) B=build-asan SAN=address,undefined all unit
 	@BUILD=build-asan UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 tools/check.sh unit
 check-tsan:
-	@$(MAKE) --no-print-directory B=build-tsan SAN=thread all unit
+	@$(MAKE) --no-print-directory -j$(JOBS) B=build-tsan SAN=thread all unit
 	@BUILD=build-tsan TSAN_OPTIONS=halt_on_error=1 tools/check.sh unit
 check-oom: all unit
 	@BUILD=$(B) tools/check.sh oom
@@ -103,7 +107,7 @@ check-oom: all unit
 FUZZ_SECONDS ?= 30
 fuzz:
 	@tools/setup.sh fuzz
-	@$(MAKE) --no-print-directory B=build-fuzz CC=clang SAN=address,undefined,fuzzer-no-link fuzzers
+	@$(MAKE) --no-print-directory -j$(JOBS) B=build-fuzz CC=clang SAN=address,undefined,fuzzer-no-link fuzzers
 	@BUILD=build-fuzz FUZZ_SECONDS=$(FUZZ_SECONDS) tools/fuzz.sh
 FUZZ_BINS := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 fuzzers: $(FUZZ_BINS)
@@ -124,7 +128,7 @@ $(B)/bench/%: bench/%.c $(foreach l,$(LAYERS),$(B)/lib$(l).a)
 
 lint:
 	@python3 tools/lint.py
-	@$(MAKE) --no-print-directory B=build-lint EXTRA=-Werror all unit
+	@$(MAKE) --no-print-directory -j$(JOBS) B=build-lint EXTRA=-Werror all unit
 
 clean:
 	rm -rf build build-asan build-tsan build-fuzz build-lint
