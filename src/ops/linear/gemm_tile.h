@@ -5,8 +5,13 @@
  * and includes this file, which gives gemm_rows() and the driver. Everything is inlined with constant bounds, so that the
  * accumulators live in registers. */
 
+#ifdef SYSTOLIC_SANITIZED /* instrumented, the unrolled tiles take a compiler minutes and gigabytes; plain loops give the same bits */
+#define TILE_INLINE static inline
+#define UNROLL
+#else
 #define TILE_INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
+#endif
 
 /* One k of MR rows x NP panels of float32 weights. */
 #define TILE_STEP(wv, kk)                                                          \

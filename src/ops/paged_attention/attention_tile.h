@@ -5,6 +5,14 @@
 #include <string.h>
 
 #define TILE VEC_INLINE
+#ifdef ATTN_SMALL_TILES
+#define QK_ROWS 2
+#define QK_GROUPS(rows) 1
+#define QK_CASES QK_CASE(1, 1) QK_CASE(2, 1)
+#define PV_ROWS 2
+#define PV_CHUNKS(rows) 1
+#define PV_CASES PV_CASE(1, 1) PV_CASE(2, 1)
+#endif
 
 TILE void load16(dtype type, const void *p, int64_t at, V *out)
 {
