@@ -1,6 +1,7 @@
 #include "base/json.h"
 
 #include <errno.h>
+#include <float.h>
 #include <jansson.h>
 #include <math.h>
 #include <pthread.h>
@@ -562,6 +563,30 @@ void jw_value(jw *w, const jv *v)
     }
 }
 
+/* printf rounds to the nearest 16 digits; where that one does not read back, its other neighbour may (ties, and next to powers
+ * of two). `e` has 17 digits: takes the 16 if they read back. */
+static void try_16_digits(char *e, double d)
+{
+    char up[40], *end = strchr(e, 'e');
+    if (!end || end[-1] == '0') return;
+    memmove(end - 1, end, strlen(end) + 1); /* cut off the 17th */
+    snprintf(up, sizeof up, "%s", e);
+    if (strtod(e, NULL) == d) return;
+    char *p = strchr(up, 'e') - 1;
+    while (p > up && (*p == '9' || *p == '.')) {
+        if (*p == '9') *p = '0';
+        p--;
+    }
+    if (*p >= '0' && *p < '9') { /* 9.99... has no neighbour worth the trouble */
+        ++*p;
+        if (strtod(up, NULL) == d) {
+            memcpy(e, up, sizeof up);
+            return;
+        }
+    }
+    snprintf(e, sizeof up, "%.16e", d);
+}
+
 size_t json_repr_f64(char *dst, size_t cap, double d)
 {
     if (isnan(d)) return (size_t)snprintf(dst, cap, "nan");
@@ -569,9 +594,11 @@ size_t json_repr_f64(char *dst, size_t cap, double d)
     if (d == 0) return (size_t)snprintf(dst, cap, signbit(d) ? "-0.0" : "0.0");
     /* The fewest significant digits that read back: at most 17. */
     char e[40];
-    for (int prec = 0; prec <= 16; prec++) {
+    /* 15 digits that read back are the shortest ones and zeros, so that is where to start; not so below the normal range. */
+    for (int prec = fabs(d) < DBL_MIN ? 0 : 14; prec <= 16; prec++) {
         snprintf(e, sizeof e, "%.*e", prec, d);
-        if (strtod(e, NULL) == d) break;
+        if (prec < 16 && strtod(e, NULL) == d) break;
+        if (prec == 16) try_16_digits(e, d);
     }
     char digits[24];
     int n_digits = 0;
