@@ -394,7 +394,8 @@ static void needs(const graph *g, const node *n, const op_limits *l, op_needs *o
 {
     const shape *q = op_in(g, n, Q), *k = op_in(g, n, K);
     heads h = heads_of(q->dim[1], k->dim[1], q->dim[2]);
-    out->scratch_bytes = work_layout(NULL, &h, NULL);
+    work w;
+    out->scratch_bytes = work_layout(&w, &h, NULL);
     /* Room to cut one sequence per thread at full length; more than that runs uncut, which gives the same bits. */
     int64_t parts = l->max_model_len / ATTN_PART + 1, seqs = l->n_threads < l->max_seqs ? l->n_threads : l->max_seqs;
     int64_t one = parts * h.items * h.per_item * row_floats(&h) * (int64_t)sizeof(float), most = (int64_t)64 << 20;
