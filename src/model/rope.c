@@ -67,8 +67,8 @@ static double yarn_dim(const rope_input *in, double turns, double context)
 
 static status yarn(const rope_input *in, rope_config *out, float *f)
 {
-    double context = in->original ? in->original : in->max_position, factor, fast, slow, mscale, mscale_all, attention;
-    TRY(config_real(in->r, "factor", 1e-3, 1e6, in->original ? in->max_position / in->original : NAN, &factor));
+    double context = in->original > 0 ? in->original : in->max_position, factor, fast, slow, mscale, mscale_all, attention;
+    TRY(config_real(in->r, "factor", 1e-3, 1e6, in->original > 0 ? in->max_position / in->original : NAN, &factor));
     TRY(config_real(in->r, "beta_fast", 1e-6, 1e6, 32, &fast));
     TRY(config_real(in->r, "beta_slow", 1e-6, 1e6, 1, &slow));
     TRY(config_real(in->r, "mscale", 0, 1e6, 0, &mscale));
@@ -108,9 +108,9 @@ static status read_factors(const rope_input *in, const char *name, float *f)
 
 static status longrope(const rope_input *in, rope_config *out, float *f)
 {
-    double factor, attention, original = in->original ? in->original : in->max_position;
+    double factor, attention, original = in->original > 0 ? in->original : in->max_position;
     TRY(config_real(in->r, "factor", 1e-3, 1e6, 1, &factor));
-    if (in->original) factor = in->max_position / in->original;
+    if (in->original > 0) factor = in->max_position / in->original;
     double own = factor <= 1 || original <= 1 ? 1 : sqrt(1 + log(factor) / log(original));
     TRY(config_real(in->r, "attention_factor", 1e-6, 1e6, own, &attention));
     TRY(read_factors(in, "short_factor", f));
