@@ -18,7 +18,7 @@ struct api_server {
     http_server *http;
     metrics *metrics;
     int64_t created;                 /* start, unix seconds */
-    bool chat_parts, tool_parts;     /* the server's templates want lists of parts */
+    content_format chat_format, tool_format; /* of the server's templates */
     atomic_bool draining;
     _Atomic int64_t server_load;
     _Atomic uint64_t next_job_id;
@@ -97,8 +97,8 @@ status docs_get(call *c, api_error *e) FALLIBLE;
 status models_resolve(const app *a, const jv *body, const char **name, api_error *e) FALLIBLE;
 
 /* ---- render.c ---- */
-/* True if message contents go to the template as lists of parts, false for strings. */
-bool render_wants_parts(const app *a, const jinja *t);
+/* How message contents go to the template: see set_content. */
+content_format render_format(const app *a, const jinja *t);
 
 /* ---- sse.c ---- */
 /* Appends "data: <json>\n\n". */

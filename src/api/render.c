@@ -76,12 +76,13 @@ static status list_of_parts(const jv *content, jv *msg, api_error *e)
     return jv_set(msg, "content", list) == ST_OK ? ST_OK : nomem(e);
 }
 
-static status set_content(const jv *in, jv *msg, bool parts, api_error *e)
+/* STRING: lists of parts are joined; OPENAI: strings become lists; AUTO: as the client sent it. */
+static status set_content(const jv *in, jv *msg, content_format format, api_error *e)
 {
     const jv *content = jv_get(in, "content");
     if (jv_type(content) > JV_NULL && !jv_is(content, JV_STR) && !jv_is(content, JV_ARR))
         return api_bad(e, "messages", "The content of a message must be a string or a list of parts, not %s.", jv_kind_name(jv_type(content)));
-    if (parts) return list_of_parts(content, msg, e);
+    if (format == CONTENT_OPENAI || (format == CONTENT_AUTO && jv_is(content, JV_ARR))) return list_of_parts(content, msg, e);
     buf text = {0};
     status st = jv_is(content, JV_ARR) ? join_parts(content, &text, e) : ST_OK;
     if (st == ST_OK) {
@@ -127,12 +128,12 @@ static status copy_str(const jv *in, const char *from, jv *msg, const char *to, 
     return jv_set(msg, to, jv_new_str(jv_str(v, ""), jv_len(v))) == ST_OK ? ST_OK : nomem(e);
 }
 
-static status one_message(const jv *in, size_t i, bool parts, jv *msg, api_error *e)
+static status one_message(const jv *in, size_t i, content_format format, jv *msg, api_error *e)
 {
     const char *role = jv_str(jv_get(in, "role"), NULL);
     if (!role || !*role) return api_bad(e, "messages", "messages[%zu] needs a 'role'.", i);
     TRY(copy_str(in, "role", msg, "role", e));
-    TRY(set_content(in, msg, parts, e));
+    TRY(set_content(in, msg, format, e));
     TRY(copy_str(in, "name", msg, "name", e));
     if (strcmp(role, "assistant") == 0) {
         const char *from = jv_is(jv_get(in, "reasoning"), JV_STR) ? "reasoning" : "reasoning_content";
@@ -147,14 +148,14 @@ static status one_message(const jv *in, size_t i, bool parts, jv *msg, api_error
     return ST_OK;
 }
 
-static status all_messages(const jv *body, bool parts, jv **out, api_error *e)
+static status all_messages(const jv *body, content_format format, jv **out, api_error *e)
 {
     const jv *in = jv_get(body, "messages");
     jv *list = jv_new_arr();
     status st = list ? ST_OK : nomem(e);
     for (size_t i = 0; st == ST_OK && i < jv_len(in); i++) {
         jv *msg = jv_new_obj();
-        st = msg ? one_message(jv_at(in, i), i, parts, msg, e) : nomem(e);
+        st = msg ? one_message(jv_at(in, i), i, format, msg, e) : nomem(e);
         if (st != ST_OK) jv_free(msg);
         else if (jv_push(list, msg) != ST_OK) st = nomem(e);
     }
@@ -208,7 +209,7 @@ static status template_vars(const app *a, const jv *body, const jv *tools, jv *m
 static const char *find_last(const char *text, size_t n, const char *word, size_t len)
 {
     const char *found = NULL;
-    for (const char *p = text; len <= n && (p = memmem(p, n - (size_t)(p - text), word, len)); p++) found = p;
+    for (const char *p = text; len > 0 && (size_t)(p - text) + len <= n && (p = memmem(p, n - (size_t)(p - text), word, len)); p++) found = p;
     return found;
 }
 
@@ -220,11 +221,11 @@ static status cut_after_last(const jv *messages, buf *text, api_error *e)
     if (jv_is(content, JV_ARR)) content = jv_get(jv_at(content, jv_len(content) - 1), "text");
     const char *s = jv_str(content, "");
     size_t n = jv_len(content);
-    while (n > 0 && strchr(space, *s)) s++, n--;
+    while (n > 0 && *s && strchr(space, *s)) s++, n--;
     size_t bare = n;
-    while (bare > 0 && strchr(space, s[bare - 1])) bare--;
-    const char *at = find_last(text->data, text->len, s, bare);
-    if (!at || bare == 0)
+    while (bare > 0 && s[bare - 1] && strchr(space, s[bare - 1])) bare--;
+    const char *at = find_last(text->data, text->len, s, bare); /* NULL for an empty one */
+    if (!at)
         return api_bad(e, "continue_final_message", "continue_final_message is set but the final message does not appear in the chat after applying the chat template!");
     size_t start = (size_t)(at - text->data);
     bool kept = start + n <= text->len && memcmp(at, s, n) == 0;
@@ -251,29 +252,10 @@ static status pick_template(const app *a, const jv *body, const jv *tools, const
     return ST_OK;
 }
 
-/* A template that goes over the parts of a content may take plain strings too ("is string"), and then a string is best left
- * as the client wrote it: templates trim the two differently. Asked by rendering a message of known text. */
-static bool takes_strings(const app *a, const jinja *t)
+content_format render_format(const app *a, const jinja *t)
 {
-    static const char probe[] = "[{\"role\":\"user\",\"content\":\"a7Qx93probe\"}]";
-    jv *vars = jv_new_obj(), *messages = NULL;
-    buf text = {0};
-    bool found = false;
-    if (vars && jv_parse(probe, sizeof probe - 1, &messages) == ST_OK && jv_set(vars, "messages", messages) == ST_OK) {
-        api_error ignored = {0};
-        jinja_limits limits = { .seconds = 2, .output_bytes = 4 << 20 };
-        if (merge(vars, a->o.template_tokens, &ignored) == ST_OK && jinja_render(t, vars, &limits, 0, &text, NULL) == ST_OK && text.data)
-            found = memmem(text.data, text.len, "a7Qx93probe", 11) != NULL;
-    }
-    jv_free(vars);
-    buf_free(&text);
-    return found;
-}
-
-bool render_wants_parts(const app *a, const jinja *t)
-{
-    if (!t || a->o.content_format != CONTENT_AUTO) return t && a->o.content_format == CONTENT_OPENAI;
-    return jinja_wants_content_parts(t) && !takes_strings(a, t);
+    if (!t || a->o.content_format != CONTENT_AUTO) return a->o.content_format;
+    return jinja_wants_content_parts(t) ? CONTENT_AUTO : CONTENT_STRING;
 }
 
 static status check_options(const app *a, const jv *body, api_error *e)
@@ -309,8 +291,8 @@ status render_messages(const app *a, const jv *body, int what, arena *mem, conve
     const jv *tools = field_has(body, "tools") ? jv_get(body, "tools") : NULL;
     if (what == RENDER_CHAT && a->o.exclude_tools_when_none && strcmp(field_str(body, "tool_choice", ""), "none") == 0) tools = NULL;
     TRY(pick_template(a, body, tools, &t, &owned, e));
-    bool parts = t == a->o.chat_template ? a->chat_parts : t == a->o.tool_template ? a->tool_parts : render_wants_parts(a, t);
-    TRY_OUT(all_messages(body, parts, &messages, e));
+    content_format format = t == a->o.chat_template ? a->chat_format : t == a->o.tool_template ? a->tool_format : render_format(a, t);
+    TRY_OUT(all_messages(body, format, &messages, e));
     TRY_OUT(template_vars(a, body, tools, messages, &vars, e));
     st = jinja_render(t, vars, NULL, 0, &out->text, &why);
     if (st == ST_OK) st = buf_status(&out->text);

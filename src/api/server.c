@@ -88,8 +88,8 @@ static status app_new(const api_options *o, app **out)
         mem_free(a);
         return st;
     }
-    a->chat_parts = render_wants_parts(a, o->chat_template);
-    a->tool_parts = render_wants_parts(a, o->tool_template);
+    a->chat_format = render_format(a, o->chat_template);
+    a->tool_format = render_format(a, o->tool_template);
     *out = a;
     return ST_OK;
 }

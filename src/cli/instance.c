@@ -109,7 +109,8 @@ static status load_model(instance *s)
     device_limits limits;
     device_info di;
     const char *spec = flags_str(f, "device");
-    s->dt = dtype_of(flags_str(f, "dtype"), checkpoint_dtype(s->files->config));
+    dtype stored = checkpoint_dtype(s->files->config);
+    s->dt = dtype_of(flags_str(f, "dtype"), stored == DT_F32 ? DT_F16 : stored); /* auto, as vLLM: float32 checkpoints are served in float16 */
     s->kv_dt = dtype_of(flags_str(f, "kv-cache-dtype"), s->dt);
     int64_t len = instance_i64(f, "max-model-len", 0);
     model_options mo = { .weight_dtype = s->dt, .max_model_len = len > 0 ? (int)len : 0 };

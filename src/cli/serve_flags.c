@@ -21,7 +21,7 @@ static const flag_def defs[] = {
     { "hf-config-path", NULL, G, FLAG_STR, FLAG_NOT_YET, NULL, NULL, NULL, "Another place for config.json." },
     { "hf-overrides", NULL, G, FLAG_JSON, FLAG_YES, NULL, NULL, NULL, "Values that replace those of config.json." },
     { "trust-remote-code", NULL, G, FLAG_BOOL, FLAG_IGNORED, "off", NULL, NULL, "Code of a model is never run here." },
-    { "dtype", NULL, G, FLAG_STR, FLAG_YES, "auto", "auto|half|float16|bfloat16|float|float32", NULL, "Type of weights and activations; auto: as the checkpoint." },
+    { "dtype", NULL, G, FLAG_STR, FLAG_YES, "auto", "auto|half|float16|bfloat16|float|float32", NULL, "Type of weights and KV cache; auto: as the checkpoint, float16 for one in float32." },
     { "seed", NULL, G, FLAG_INT, FLAG_YES, "0", NULL, NULL, "Seed of the engine's random numbers." },
     { "max-model-len", NULL, G, FLAG_INT, FLAG_YES, NULL, "auto", NULL, "Context length, prompt and output; from the model's configuration by default." },
     { "quantization", "-q", G, FLAG_STR, FLAG_NOT_YET, NULL, NULL, NULL, "Quantisation method; from the checkpoint by default." },
