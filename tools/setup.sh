@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what building (and with "check", testing; with "fuzz", fuzzing) needs from Debian's packages, or says how.
+# Installs what building (and with "check", testing; with "fuzz", fuzzing; with "pjrt", the XLA:CPU plugin) needs from Debian's packages, or says how.
 # Nothing happens when everything is there.
 set -eu
 want="gcc make pkg-config libc6-dev libjansson-dev libpcre2-dev libutf8proc-dev libevent-dev libcurl4-openssl-dev libxxhash-dev libssl-dev ca-certificates"
@@ -7,13 +7,14 @@ case "${1:-run}" in
 run) ;;
 check) want="$want python3 python3-venv openssl" ;;
 fuzz) want="$want clang" ;;
-*) echo "usage: tools/setup.sh [run|check|fuzz]" >&2; exit 2 ;;
+pjrt) want="$want g++ python3 python3-venv" ;;
+*) echo "usage: tools/setup.sh [run|check|fuzz|pjrt]" >&2; exit 2 ;;
 esac
 
 missing=""
 for p in $want; do
     # A tool that came from elsewhere (a newer gcc, pyenv's python3) is as good as the package.
-    case $p in gcc|make|pkg-config|python3|openssl|clang) command -v "$p" >/dev/null 2>&1 && continue ;; esac
+    case $p in gcc|g++|make|pkg-config|python3|openssl|clang) command -v "$p" >/dev/null 2>&1 && continue ;; esac
     case $p in python3-venv) python3 -c 'import venv, ensurepip' 2>/dev/null && continue ;; esac
     dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"
 done
