@@ -124,7 +124,7 @@ bench: all $(B)/bench/limits
 	@python3 bench/cpu.py --build $(B)
 $(B)/bench/%: bench/%.c $(foreach l,$(LAYERS),$(B)/lib$(l).a)
 	@mkdir -p $(@D)
-	$(CC) $(ALLCFLAGS) $(LDFLAGS) -o $@ $< -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
+	$(call say,LD,$@)$(CC) $(ALLCFLAGS) $(LDFLAGS) -o $@ $< -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
 
 lint:
 	@python3 tools/lint.py
