@@ -58,7 +58,7 @@ static void device_rows(void)
 static void environment_rows(void)
 {
     static const char *const prefixes[] = { "VLLM_", "HF_", "SYSTOLIC_", "TPU_", "OPENAI_", "PYTHONHASHSEED", "TRANSFORMERS_OFFLINE", "http_proxy", "https_proxy", "HTTPS_PROXY", "no_proxy" };
-    static const char *const secret[] = { "TOKEN", "KEY", "SECRET", "PASSWORD", "proxy", "PROXY" };
+    static const char *const secret[] = { "TOKEN", "KEY", "SECRET", "PASS", "AUTH", "CREDENTIAL", "PROXY" };
     for (char **e = environ; *e; e++) {
         bool ours = false, hide = false;
         const char *eq = strchr(*e, '=');
@@ -66,7 +66,9 @@ static void environment_rows(void)
         for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) ours |= strncmp(*e, prefixes[i], strlen(prefixes[i])) == 0;
         char name[128];
         snprintf(name, sizeof name, "%.*s", (int)(eq - *e), *e);
-        for (size_t i = 0; i < sizeof secret / sizeof *secret; i++) hide |= strstr(name, secret[i]) != NULL;
+        for (size_t i = 0; i < sizeof secret / sizeof *secret; i++) hide |= strcasestr(name, secret[i]) != NULL;
+        const char *host = strstr(eq, "://");
+        hide |= host && strchr(host, '@'); /* https://user:password@host */
         if (ours) printf("%s=%s\n", name, hide ? "(set)" : eq + 1);
     }
 }
