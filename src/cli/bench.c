@@ -3,8 +3,10 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/command.h"
+#include "cli/instance.h"
 
 status bench_write_file(const char *path, const buf *text, bool append)
 {
@@ -12,6 +14,22 @@ status bench_write_file(const char *path, const buf *text, bool append)
     if (!f) return err_errno("cannot write %s", path);
     size_t n = fwrite(buf_cstr(text), 1, text->len, f) + fwrite("\n", 1, 1, f);
     if (fclose(f) != 0 || n != text->len + 1) return err_errno("cannot write %s", path);
+    return ST_OK;
+}
+
+status bench_check_writable(const char *path)
+{
+    if (!path || access(path, W_OK) == 0) return ST_OK;
+    const char *slash = strrchr(path, '/');
+    char dir[4096];
+    int n = snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - path) + 1 : 1, slash ? path : ".");
+    if (n < 0 || (size_t)n >= sizeof dir) return err_set(ST_INVALID, "the path of the results is too long");
+    return access(path, F_OK) != 0 && access(dir, W_OK) == 0 ? ST_OK : err_errno("cannot write %s", path);
+}
+
+status bench_check_flags(const flags *f, const bench_bound *bounds, size_t n)
+{
+    for (size_t i = 0; i < n; i++) TRY(flags_check_range(f, bounds[i].flag, bounds[i].min, bounds[i].max));
     return ST_OK;
 }
 

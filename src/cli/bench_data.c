@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/json.h"
+#include "base/log.h"
 #include "base/mem.h"
 
 static const char *const names[] = { "random", "sharegpt", "custom", "prefix_repetition", "burstgpt", NULL };
@@ -154,7 +155,7 @@ static status make_sharegpt(const bench_data_options *o, const tokenizer *tok, b
         int out_len = o->output_len ? o->output_len : (int)answer.len;
         bench_prompt one = {0};
         TRY_OUT(from_text(jv_str(ask, ""), jv_len(ask), tok, out_len, &one));
-        if (one.n_ids < 4 || out_len < 4 || one.n_ids > 1024 || one.n_ids + out_len > 2048) {
+        if (one.n_ids < 4 || (!o->output_len && out_len < 4) || one.n_ids > 1024 || one.n_ids + out_len > 2048) {
             mem_free(one.ids);
             mem_free(one.text);
             continue;
@@ -250,6 +251,23 @@ static status make(const bench_data_options *o, const tokenizer *tok, int vocab,
     return err_set(ST_UNSUPPORTED, "--dataset-name %s is not supported (random, sharegpt, custom, prefix_repetition and burstgpt are)", o->dataset);
 }
 
+/* Fills p[*n..n_prompts) with copies drawn at random from p[0..*n), as vLLM does when a file holds too few. */
+static status oversample(const bench_data_options *o, bench_prompt *p, size_t *n)
+{
+    bench_rng r = { o->seed };
+    int have = (int)*n;
+    if (have < o->n_prompts) log_info("%s holds %d usable prompts; some are drawn again to make %d", o->path, have, o->n_prompts);
+    while (*n < (size_t)o->n_prompts) {
+        const bench_prompt *from = &p[bench_range(&r, 0, have - 1)];
+        bench_prompt *to = &p[*n];
+        *to = (bench_prompt){ mem_array((size_t)from->n_ids + 1, sizeof *to->ids), from->n_ids, mem_strdup(from->text), from->output_len };
+        if (!to->ids || !to->text) return err_nomem(); /* bench_data_make frees all of p */
+        memcpy(to->ids, from->ids, (size_t)from->n_ids * sizeof *to->ids);
+        ++*n;
+    }
+    return ST_OK;
+}
+
 status bench_data_make(const bench_data_options *o, const tokenizer *tok, bench_prompt **out, size_t *n)
 {
     int vocab = tok ? (int)tokenizer_vocab_size(tok) : o->vocab_size;
@@ -260,6 +278,7 @@ status bench_data_make(const bench_data_options *o, const tokenizer *tok, bench_
     size_t count = 0;
     status st = make(o, tok, vocab, p, &count);
     if (st == ST_OK && count == 0) st = err_set(ST_INVALID, "%s: no usable prompt", o->path);
+    if (st == ST_OK && !o->no_oversample) st = oversample(o, p, &count);
     if (st != ST_OK) {
         bench_data_free(p, (size_t)o->n_prompts);
         return st;

@@ -24,6 +24,7 @@ typedef struct bench_data_options {
     double range_ratio;         /* random: lengths are uniform in [len * (1 - r), len * (1 + r)] */
     int prefix_len;             /* random: shared prefix */
     int repeat_prefix_len, repeat_suffix_len, repeat_prefixes; /* prefix_repetition: 0 = 256, 256, 10 */
+    bool no_oversample;         /* files with fewer than n_prompts give what they have; otherwise prompts of theirs are drawn again */
     int vocab_size;             /* used when tok is NULL */
 } bench_data_options;
 

@@ -39,6 +39,7 @@ static const flag_def throughput_defs[] = {
     { "output-len", "random-output-len", G, FLAG_INT, FLAG_YES, NULL, NULL, NULL, "Tokens to generate (random: 128; others: as the data says)." },
     { "prefix-len", "random-prefix-len", G, FLAG_INT, FLAG_YES, "0", NULL, NULL, "random: tokens that all prompts share." },
     { "random-range-ratio", NULL, G, FLAG_NUM, FLAG_YES, "0.0", NULL, NULL, "random: lengths vary by this share." },
+    { "oversample", NULL, G, FLAG_BOOL, FLAG_YES, "on", NULL, NULL, "Draws prompts again where the file has too few." },
     { "n", NULL, G, FLAG_INT, FLAG_YES, "1", NULL, NULL, "Sequences per prompt." },
     { "output-json", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "File for the figures." },
     { "async-engine", NULL, G, FLAG_BOOL, FLAG_IGNORED, "off", NULL, NULL, "The engine is always asynchronous." },
@@ -46,6 +47,13 @@ static const flag_def throughput_defs[] = {
     { "lora-path", NULL, G, FLAG_STR, FLAG_NOT_YET, NULL, NULL, NULL, "LoRA adapter." },
 };
 #undef G
+static const bench_bound latency_bounds[] = {
+    { "input-len", 1, BENCH_MAX_LEN }, { "output-len", 1, BENCH_MAX_LEN }, { "batch-size", 1, BENCH_MAX_PROMPTS }, { "n", 1, 1 << 20 },
+    { "num-iters-warmup", 0, INT32_MAX }, { "num-iters", 1, 1 << 24 },
+};
+static const bench_bound throughput_bounds[] = {
+    { "num-prompts", 1, BENCH_MAX_PROMPTS }, { "input-len", 1, BENCH_MAX_LEN }, { "output-len", 1, BENCH_MAX_LEN }, { "prefix-len", 0, BENCH_MAX_LEN }, { "n", 1, 1 << 20 },
+};
 
 /* One round of requests: submit all, wait for the last. */
 typedef struct round { pthread_mutex_t mu; pthread_cond_t cv; size_t open; int64_t n_tokens; bool failed; char error[512]; } round_state;
@@ -137,12 +145,13 @@ static status latency_report(const flags *f, double *seconds, size_t n)
     return st;
 }
 
-static status latency_run(const flags *f, engine *e, int vocab)
+static status latency_run(const flags *f, engine *e, int vocab, int max_len)
 {
     size_t n_batch = (size_t)flags_i64(f, "batch-size", 8);
     int warm = (int)flags_i64(f, "num-iters-warmup", 10), iters = (int)flags_i64(f, "num-iters", 30), copies = (int)flags_i64(f, "n", 1);
-    if (n_batch < 1 || iters < 1 || warm < 0 || copies < 1) return err_set(ST_INVALID, "--batch-size, --num-iters and --n must be at least 1, --num-iters-warmup at least 0");
     bench_data_options o = { .dataset = "random", .n_prompts = (int)n_batch, .input_len = (int)flags_i64(f, "input-len", 32), .output_len = (int)flags_i64(f, "output-len", 128), .vocab_size = vocab };
+    /* The engine would stop early, and the figure would be of something else. */
+    if (o.input_len + o.output_len > max_len) return err_set(ST_INVALID, "--input-len %d and --output-len %d do not fit the context length, %d", o.input_len, o.output_len, max_len);
     bench_prompt *p = NULL;
     size_t n = 0;
     double *seconds = mem_array((size_t)iters, sizeof *seconds);
@@ -170,7 +179,7 @@ static status throughput_run(const flags *f, engine *e, const instance *in)
     bench_data_options o = {
         .dataset = flags_str(f, "dataset-name"), .path = flags_str(f, "dataset-path"), .n_prompts = (int)flags_i64(f, "num-prompts", 1000), .seed = (uint64_t)flags_i64(f, "seed", 0),
         .input_len = (int)flags_i64(f, "input-len", 0), .output_len = (int)flags_i64(f, "output-len", 0), .range_ratio = flags_f64(f, "random-range-ratio", 0),
-        .prefix_len = (int)flags_i64(f, "prefix-len", 0), .vocab_size = model_describe(in->m)->vocab_size,
+        .prefix_len = (int)flags_i64(f, "prefix-len", 0), .no_oversample = !flags_bool(f, "oversample", true), .vocab_size = model_describe(in->m)->vocab_size,
     };
     bool needs_text = strcmp(o.dataset, "random") != 0 && strcmp(o.dataset, "prefix_repetition") != 0;
     const char *tok_dir = flags_str(f, "tokenizer");
@@ -184,7 +193,7 @@ static status throughput_run(const flags *f, engine *e, const instance *in)
     int64_t n_in = 0, n_out = 0;
     for (size_t i = 0; i < n; i++) n_in += (int64_t)p[i].n_ids * copies;
     double t0 = clock_now();
-    st = copies < 1 ? err_set(ST_INVALID, "--n must be at least 1") : run_round(e, p, n, copies, &n_out);
+    st = run_round(e, p, n, copies, &n_out);
     double t = clock_now() - t0;
     bench_data_free(p, n);
     TRY(st);
@@ -207,6 +216,25 @@ static status throughput_run(const flags *f, engine *e, const instance *in)
 
 /* ---- both ---- */
 
+static status check_flags(const flags *f, bool latency)
+{
+    TRY(latency ? bench_check_flags(f, latency_bounds, sizeof latency_bounds / sizeof *latency_bounds)
+                : bench_check_flags(f, throughput_bounds, sizeof throughput_bounds / sizeof *throughput_bounds));
+    double ratio = latency ? 0 : flags_f64(f, "random-range-ratio", 0);
+    return ratio >= 0 && ratio < 1 ? ST_OK : err_set(ST_INVALID, "argument --random-range-ratio: must be in [0, 1), got %g", ratio);
+}
+
+static status offline_run(const flags *f, bool latency)
+{
+    instance in;
+    TRY(instance_check_flags(f));
+    TRY(bench_check_writable(flags_str(f, "output-json")));
+    TRY(instance_open(f, &in));
+    status st = latency ? latency_run(f, in.e, model_describe(in.m)->vocab_size, in.eo.max_model_len) : throughput_run(f, in.e, &in);
+    instance_close(&in, 0);
+    return st;
+}
+
 static int offline(const char *prog, const char *summary, const flag_def *own, int n_own, bool latency, int argc, char **argv)
 {
     flag_set set = { .prog = prog, .summary = summary, .config = true };
@@ -216,15 +244,13 @@ static int offline(const char *prog, const char *summary, const flag_def *own, i
     if (serve_flags_with(own, n_own, false, &table, &set.n_defs) != ST_OK) return command_failed(&set);
     set.defs = table;
     if (command_flags(&set, argc, argv, &f, &rc)) {
-        instance in;
         if (!log_enabled(LOG_DEBUG)) log_set_level(LOG_WARNING); /* figures, not a server's log */
-        status st = instance_check_flags(f);
-        if (st == ST_OK) st = instance_open(f, &in);
-        if (st == ST_OK) {
-            st = latency ? latency_run(f, in.e, model_describe(in.m)->vocab_size) : throughput_run(f, in.e, &in);
-            instance_close(&in, 0);
+        if (check_flags(f, latency) != ST_OK) {
+            command_failed(&set);
+            rc = COMMAND_USAGE;
+        } else if (offline_run(f, latency) != ST_OK) {
+            rc = command_failed(&set);
         }
-        if (st != ST_OK) rc = command_failed(&set);
         flags_free(f);
     }
     mem_free(table);

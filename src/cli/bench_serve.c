@@ -2,11 +2,13 @@
  *
  * One thread per request in flight. Requests start at their planned times (Poisson or gamma arrivals, ramps), at most
  * max-concurrency at once. */
+#include <errno.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -51,6 +53,8 @@ static const flag_def defs[] = {
     { "prefix-repetition-suffix-len", NULL, G, FLAG_INT, FLAG_YES, "256", NULL, NULL, "prefix_repetition: tokens of a suffix." },
     { "prefix-repetition-num-prefixes", NULL, G, FLAG_INT, FLAG_YES, "10", NULL, NULL, "prefix_repetition: different prefixes." },
     { "prefix-repetition-output-len", NULL, G, FLAG_INT, FLAG_YES, "128", NULL, NULL, "prefix_repetition: tokens to generate." },
+    { "oversample", NULL, G, FLAG_BOOL, FLAG_YES, "on", NULL, NULL, "Draws prompts again where the file has too few." },
+    { "disable-shuffle", NULL, G, FLAG_BOOL, FLAG_IGNORED, "off", NULL, NULL, "Prompts come in the file's order anyway." },
     { "ignore-eos", NULL, G, FLAG_BOOL, FLAG_YES, "off", NULL, NULL, "Generate to the full length." },
     { "temperature", NULL, G, FLAG_NUM, FLAG_YES, NULL, NULL, NULL, "Sampling temperature; the server's default otherwise." },
     { "top-p", NULL, G, FLAG_NUM, FLAG_YES, NULL, NULL, NULL, "Nucleus sampling." },
@@ -86,10 +90,20 @@ static const flag_def defs[] = {
 #undef G
 static const flag_set set = { "systolic bench serve", "measures a running server", defs, sizeof defs / sizeof *defs, NULL, NULL, false };
 
+static const bench_bound bounds[] = {
+    { "port", 1, 65535 }, { "num-prompts", 1, BENCH_MAX_PROMPTS }, { "max-concurrency", 1, 1 << 20 }, { "num-warmups", 0, BENCH_MAX_PROMPTS },
+    { "random-input-len", 1, BENCH_MAX_LEN }, { "random-output-len", 1, BENCH_MAX_LEN }, { "random-prefix-len", 0, BENCH_MAX_LEN },
+    { "input-len", 1, BENCH_MAX_LEN }, { "output-len", 1, BENCH_MAX_LEN }, { "sharegpt-output-len", 1, BENCH_MAX_LEN }, { "custom-output-len", 1, BENCH_MAX_LEN },
+    { "prefix-repetition-prefix-len", 1, 1 << 20 }, { "prefix-repetition-suffix-len", 1, 1 << 20 }, { "prefix-repetition-num-prefixes", 1, 1024 },
+    { "prefix-repetition-output-len", 1, BENCH_MAX_LEN }, { "ready-check-timeout-sec", 0, INT32_MAX }, { "logprobs", 0, INT32_MAX },
+};
+
 typedef struct bench {
     const flags *f;
     bool chat;
-    const char *path;
+    const char *kind, *path;
+    double rate;
+    bench_report_options report; const char *metrics[8]; double percentiles[16]; char metrics_text[256];
     char url[512], model[512];
     bench_prompt *prompts; size_t n;
     bench_request *reqs;
@@ -100,6 +114,77 @@ typedef struct bench {
     pthread_cond_t cv;
     size_t next, n_done, n_failed;
 } bench;
+
+/* ---- flags that are checked before anything is sent: nobody should wait an hour for "expected ttft:MS" ---- */
+
+static status parse_goodput(const flags *f, bench_goodput *g)
+{
+    int n;
+    const char *const *list = flags_list(f, "goodput", &n);
+    for (int i = 0; i < n; i++) {
+        double *to = strncmp(list[i], "ttft:", 5) == 0 ? &g->ttft_ms : strncmp(list[i], "tpot:", 5) == 0 ? &g->tpot_ms : strncmp(list[i], "e2el:", 5) == 0 ? &g->e2el_ms : NULL;
+        char *end = NULL;
+        double ms = to ? strtod(list[i] + 5, &end) : 0;
+        if (!to || *end || !(ms > 0)) return err_set(ST_INVALID, "argument --goodput: expected ttft:MS, tpot:MS or e2el:MS, got %s", list[i]);
+        *to = ms;
+    }
+    return ST_OK;
+}
+
+static status parse_metrics(bench *b)
+{
+    bench_report_options *o = &b->report;
+    const char *text = flags_str(b->f, "percentile-metrics");
+    if (strlen(text) >= sizeof b->metrics_text) return err_set(ST_INVALID, "argument --percentile-metrics: too long");
+    snprintf(b->metrics_text, sizeof b->metrics_text, "%s", text);
+    char *at = b->metrics_text;
+    for (char *one; (one = strsep(&at, ","));) {
+        bool known = strcmp(one, "ttft") == 0 || strcmp(one, "tpot") == 0 || strcmp(one, "itl") == 0 || strcmp(one, "e2el") == 0;
+        if (!known || o->n_metrics == 8) return err_set(ST_INVALID, "argument --percentile-metrics: expected some of ttft,tpot,itl,e2el, got %s", text);
+        b->metrics[o->n_metrics++] = one;
+    }
+    o->metrics = b->metrics;
+    return ST_OK;
+}
+
+static status parse_percentiles(bench *b)
+{
+    const char *text = flags_str(b->f, "metric-percentiles");
+    const char *at = text;
+    for (;;) {
+        char *end;
+        double p = strtod(at, &end);
+        if (end == at || (*end && *end != ',') || !(p >= 0 && p <= 100) || b->report.n_percentiles == 16)
+            return err_set(ST_INVALID, "argument --metric-percentiles: expected up to 16 numbers from 0 to 100 as 50,90,99, got %s", text);
+        b->percentiles[b->report.n_percentiles++] = p;
+        if (!*end) break;
+        at = end + 1;
+    }
+    b->report.percentiles = b->percentiles;
+    return ST_OK;
+}
+
+static status check_flags(bench *b)
+{
+    const char *rate = flags_str(b->f, "request-rate");
+    double ratio = flags_f64(b->f, "random-range-ratio", 0);
+    char *end;
+    TRY(bench_check_flags(b->f, bounds, sizeof bounds / sizeof *bounds));
+    b->rate = strtod(rate, &end);
+    if (end == rate || *end || !(b->rate > 0)) return err_set(ST_INVALID, "argument --request-rate: expected a positive number or inf, got %s", rate);
+    if (!(ratio >= 0 && ratio < 1)) return err_set(ST_INVALID, "argument --random-range-ratio: must be in [0, 1), got %g", ratio);
+    if (!(flags_f64(b->f, "burstiness", 1) > 0)) return err_set(ST_INVALID, "argument --burstiness: must be positive");
+    double from = flags_f64(b->f, "ramp-up-start-rps", 0), to = flags_f64(b->f, "ramp-up-end-rps", 0);
+    if (flags_str(b->f, "ramp-up-strategy") && !(from > 0 && to > from)) return err_set(ST_INVALID, "--ramp-up-strategy needs --ramp-up-start-rps and a larger --ramp-up-end-rps");
+    const char *data = flags_str(b->f, "dataset-name");
+    if (strcmp(data, "random") != 0 && strcmp(data, "prefix_repetition") != 0 && !flags_str(b->f, "dataset-path")) return err_set(ST_INVALID, "--dataset-name %s needs --dataset-path", data);
+    TRY(parse_goodput(b->f, &b->report.goodput));
+    TRY(parse_metrics(b));
+    TRY(parse_percentiles(b));
+    b->report.request_rate = b->rate;
+    b->report.max_concurrency = (int)flags_i64(b->f, "max-concurrency", 0);
+    return ST_OK;
+}
 
 /* ---- arrivals ---- */
 
@@ -117,20 +202,17 @@ static double gamma_variate(bench_rng *r, double shape)
     }
 }
 
-static status plan_arrivals(bench *b, double rate, double burstiness)
+static void plan_arrivals(bench *b)
 {
     const char *ramp = flags_str(b->f, "ramp-up-strategy");
-    double from = flags_f64(b->f, "ramp-up-start-rps", 0), to = flags_f64(b->f, "ramp-up-end-rps", 0), t = 0;
-    if (ramp && !(from > 0 && to > from)) return err_set(ST_INVALID, "--ramp-up-strategy needs --ramp-up-start-rps and a larger --ramp-up-end-rps");
-    if (!(burstiness > 0)) return err_set(ST_INVALID, "--burstiness must be positive");
+    double from = flags_f64(b->f, "ramp-up-start-rps", 0), to = flags_f64(b->f, "ramp-up-end-rps", 0), burstiness = flags_f64(b->f, "burstiness", 1), t = 0;
     bench_rng r = { (uint64_t)flags_i64(b->f, "seed", 0) ^ 0x5DEECE66Du };
     for (size_t i = 0; i < b->n; i++) {
         double share = b->n > 1 ? (double)i / (double)(b->n - 1) : 0;
-        double now = !ramp ? rate : strcmp(ramp, "linear") == 0 ? from + (to - from) * share : from * pow(to / from, share);
+        double now = !ramp ? b->rate : strcmp(ramp, "linear") == 0 ? from + (to - from) * share : from * pow(to / from, share);
         b->start_at[i] = t;
         if (isfinite(now)) t += gamma_variate(&r, burstiness) / (now * burstiness);
     }
-    return ST_OK;
 }
 
 /* ---- one request ---- */
@@ -236,6 +318,18 @@ static void one_request(const bench *b, client *c, const bench_prompt *p, bench_
     buf_free(&body);
 }
 
+static status number_request(const bench *b, client *c, size_t i)
+{
+    const char *prefix = flags_str(b->f, "request-id-prefix");
+    if (!prefix) return ST_OK;
+    buf id = {0};
+    buf_printf(&id, "%s%zu", prefix, i);
+    status st = buf_status(&id);
+    if (st == ST_OK) st = client_request_id(c, buf_cstr(&id));
+    buf_free(&id);
+    return st;
+}
+
 /* ---- threads ---- */
 
 static void *worker(void *arg)
@@ -254,7 +348,9 @@ static void *worker(void *arg)
             nanosleep(&ts, NULL);
         }
         client_options co = { .base_url = b->url, .api_key = flags_str(b->f, "api-key"), .headers = b->headers, .insecure = flags_bool(b->f, "insecure", false) };
-        if (c || client_open(&co, &c) == ST_OK) one_request(b, c, &b->prompts[i], &b->reqs[i]);
+        status st = c ? ST_OK : client_open(&co, &c);
+        if (st == ST_OK) st = number_request(b, c, i);
+        if (st == ST_OK) one_request(b, c, &b->prompts[i], &b->reqs[i]);
         else b->reqs[i].error = mem_strdup(err_msg());
         pthread_mutex_lock(&b->mu);
         b->n_done++;
@@ -363,9 +459,8 @@ static status make_prompts(bench *b, const char *tok_dir)
                             : strcmp(name, "sharegpt") == 0 ? first_given(f, "output-len", "sharegpt-output-len", 0) : first_given(f, "output-len", "custom-output-len", 0)),
         .range_ratio = flags_f64(f, "random-range-ratio", 0), .prefix_len = (int)flags_i64(f, "random-prefix-len", 0),
         .repeat_prefix_len = (int)flags_i64(f, "prefix-repetition-prefix-len", 256), .repeat_suffix_len = (int)flags_i64(f, "prefix-repetition-suffix-len", 256),
-        .repeat_prefixes = (int)flags_i64(f, "prefix-repetition-num-prefixes", 10),
+        .repeat_prefixes = (int)flags_i64(f, "prefix-repetition-num-prefixes", 10), .no_oversample = !flags_bool(f, "oversample", true),
     };
-    if (!(o.range_ratio >= 0 && o.range_ratio < 1)) return err_set(ST_INVALID, "--random-range-ratio must be in [0, 1)");
     tokenizer *tok = NULL;
     status st = tokenizer_load_dir(tok_dir, &tok);
     if (st != ST_OK) return err_wrap(st, "no tokenizer in '%s' (give --tokenizer DIR)", tok_dir);
@@ -391,18 +486,7 @@ static status warm_up(const bench *b, client *c)
 
 /* ---- results ---- */
 
-static status parse_goodput(const flags *f, bench_goodput *g)
-{
-    int n;
-    const char *const *list = flags_list(f, "goodput", &n);
-    for (int i = 0; i < n; i++) {
-        double *to = strncmp(list[i], "ttft:", 5) == 0 ? &g->ttft_ms : strncmp(list[i], "tpot:", 5) == 0 ? &g->tpot_ms : strncmp(list[i], "e2el:", 5) == 0 ? &g->e2el_ms : NULL;
-        if (!to || !(*to = strtod(list[i] + 5, NULL), *to > 0)) return err_set(ST_INVALID, "--goodput %s: expected ttft:MS, tpot:MS or e2el:MS", list[i]);
-    }
-    return ST_OK;
-}
-
-static void result_head(const bench *b, jw *w, double rate)
+static void result_head(const bench *b, jw *w)
 {
     char date[32];
     time_t now = time(NULL);
@@ -410,8 +494,8 @@ static void result_head(const bench *b, jw *w, double rate)
     localtime_r(&now, &tm);
     strftime(date, sizeof date, "%Y%m%d-%H%M%S", &tm);
     jw_key(w, "date"), jw_str(w, date);
-    jw_key(w, "endpoint_type"), jw_str(w, flags_str(b->f, "backend"));
-    jw_key(w, "backend"), jw_str(w, flags_str(b->f, "backend"));
+    jw_key(w, "endpoint_type"), jw_str(w, b->kind);
+    jw_key(w, "backend"), jw_str(w, b->kind);
     jw_key(w, "label"), jw_str(w, flags_str(b->f, "label"));
     jw_key(w, "model_id"), jw_str(w, b->model);
     jw_key(w, "tokenizer_id"), jw_str(w, flags_str(b->f, "tokenizer") ? flags_str(b->f, "tokenizer") : b->model);
@@ -424,7 +508,7 @@ static void result_head(const bench *b, jw *w, double rate)
         jw_str(w, eq ? eq + 1 : NULL);
     }
     jw_key(w, "request_rate");
-    if (isfinite(rate)) jw_f64(w, rate);
+    if (isfinite(b->rate)) jw_f64(w, b->rate);
     else jw_str(w, "inf");
     jw_key(w, "burstiness"), jw_f64(w, flags_f64(b->f, "burstiness", 1));
     jw_key(w, "max_concurrency");
@@ -432,48 +516,49 @@ static void result_head(const bench *b, jw *w, double rate)
     else jw_null(w);
 }
 
-static status save(const bench *b, const buf *json, double rate)
+static bool wants_file(const flags *f)
 {
-    char path[1200], name[600];
-    const char *dir = flags_str(b->f, "result-dir"), *given = flags_str(b->f, "result-filename");
-    if (given) {
-        snprintf(name, sizeof name, "%s", given);
-    } else {
+    return flags_bool(f, "save-result", false) || flags_bool(f, "save-detailed", false) || flags_bool(f, "append-result", false);
+}
+
+/* Makes the directory if need be and fills in the path; asked once before the run, so that the figures have a place to go. */
+static status result_path(const bench *b, char *path, size_t cap)
+{
+    char made[600];
+    const char *dir = flags_str(b->f, "result-dir"), *name = flags_str(b->f, "result-filename");
+    if (!name) {
         const char *base = strrchr(b->model, '/');
         char when[32];
         time_t now = time(NULL);
         struct tm tm;
         localtime_r(&now, &tm);
         strftime(when, sizeof when, "%Y%m%d-%H%M%S", &tm);
-        snprintf(name, sizeof name, "%s-%gqps-%.400s-%s.json", flags_str(b->f, "backend"), rate, base ? base + 1 : b->model, when);
+        snprintf(made, sizeof made, "%s-%gqps-%.400s-%s.json", b->kind, b->rate, base ? base + 1 : b->model, when);
+        name = made;
     }
-    snprintf(path, sizeof path, "%s%s%s", dir ? dir : "", dir ? "/" : "", name);
-    return bench_write_file(path, json, flags_bool(b->f, "append-result", false));
+    int n = snprintf(path, cap, "%s%s%s", dir ? dir : "", dir ? "/" : "", name);
+    if (n < 0 || (size_t)n >= cap) return err_set(ST_INVALID, "the path of the results is too long");
+    if (dir && mkdir(dir, 0777) != 0 && errno != EEXIST) return err_errno("cannot make --result-dir %s", dir);
+    return bench_check_writable(path);
 }
 
-static status report(const bench *b, double duration, double rate)
+static status report(const bench *b, double duration)
 {
-    const char *metrics[8];
-    double ps[16];
-    char m_text[256], p_text[256], *at;
-    bench_report_options o = { .metrics = metrics, .percentiles = ps, .request_rate = rate, .max_concurrency = (int)flags_i64(b->f, "max-concurrency", 0) };
-    TRY(parse_goodput(b->f, &o.goodput));
-    snprintf(m_text, sizeof m_text, "%s", flags_str(b->f, "percentile-metrics"));
-    snprintf(p_text, sizeof p_text, "%s", flags_str(b->f, "metric-percentiles"));
-    at = m_text;
-    for (char *one; o.n_metrics < 8 && (one = strsep(&at, ","));) metrics[o.n_metrics++] = one;
-    at = p_text;
-    for (char *one; o.n_percentiles < 16 && (one = strsep(&at, ","));) ps[o.n_percentiles++] = strtod(one, NULL);
+    char path[1200];
     buf text = {0}, json = {0};
     jw w = jw_to(&json);
     jw_obj(&w);
-    result_head(b, &w, rate);
-    status st = bench_report(b->reqs, b->n, duration, &o, &text, &w);
+    result_head(b, &w);
+    status st = bench_report(b->reqs, b->n, duration, &b->report, &text, &w);
     if (flags_bool(b->f, "save-detailed", false)) bench_detail(b->reqs, b->n, b->start_s, &w);
     jw_end_obj(&w);
     if (st == ST_OK) st = buf_status(&json);
     if (st == ST_OK) fputs(buf_cstr(&text), stdout);
-    if (st == ST_OK && (flags_bool(b->f, "save-result", false) || flags_bool(b->f, "save-detailed", false))) st = save(b, &json, rate);
+    if (st == ST_OK && wants_file(b->f)) {
+        fflush(stdout);
+        st = result_path(b, path, sizeof path);
+        if (st == ST_OK) st = bench_write_file(path, &json, flags_bool(b->f, "append-result", false));
+    }
     buf_free(&text);
     buf_free(&json);
     return st;
@@ -481,25 +566,22 @@ static status report(const bench *b, double duration, double rate)
 
 static status run(bench *b, client *c)
 {
-    char tok_dir[1024];
-    const char *rate_text = flags_str(b->f, "request-rate");
-    char *end;
-    double rate = strtod(rate_text, &end);
-    if (*end || !(rate > 0)) return err_set(ST_INVALID, "--request-rate: expected a positive number or inf, got %s", rate_text);
+    char tok_dir[1024], path[1200];
     TRY(wait_ready(b, c));
     TRY(find_model(b, c, tok_dir, sizeof tok_dir));
+    if (wants_file(b->f)) TRY(result_path(b, path, sizeof path));
     TRY(make_prompts(b, tok_dir));
     b->reqs = mem_calloc(b->n, sizeof *b->reqs);
     b->start_at = mem_calloc(b->n, sizeof *b->start_at);
     if (!b->reqs || !b->start_at) return err_nomem();
-    TRY(plan_arrivals(b, rate, flags_f64(b->f, "burstiness", 1)));
+    plan_arrivals(b);
     TRY(warm_up(b, c));
     int64_t most = flags_i64(b->f, "max-concurrency", 0);
     size_t n_threads = most > 0 && (size_t)most < b->n ? (size_t)most : b->n;
     printf("Starting main benchmark run: %zu requests to %s%s, model %s\n", b->n, b->url, b->path, b->model);
     fflush(stdout);
     TRY(drive(b, n_threads > 4096 ? 4096 : n_threads));
-    TRY(report(b, clock_now() - b->start_s, rate));
+    TRY(report(b, clock_now() - b->start_s));
     for (size_t i = 0; i < b->n; i++)
         if (b->reqs[i].error) return err_set(ST_IO, "%zu of %zu requests failed; the first: %s", b->n_failed, b->n, b->reqs[i].error);
     return ST_OK;
@@ -511,17 +593,21 @@ int bench_serve_main(int argc, char **argv)
     int rc;
     if (!command_flags(&set, argc, argv, &f, &rc)) return rc;
     bench b = { .f = f, .mu = PTHREAD_MUTEX_INITIALIZER, .cv = PTHREAD_COND_INITIALIZER };
-    const char *kind = flags_str(f, flags_given(f, "endpoint-type") ? "endpoint-type" : "backend"), *base = flags_str(f, "base-url");
-    b.chat = strcmp(kind, "openai-chat") == 0;
+    const char *base = flags_str(f, "base-url");
+    b.kind = flags_str(f, flags_given(f, "endpoint-type") ? "endpoint-type" : "backend");
+    b.chat = strcmp(b.kind, "openai-chat") == 0;
     b.path = flags_str(f, "endpoint") ? flags_str(f, "endpoint") : b.chat ? "/v1/chat/completions" : "/v1/completions";
     if (base) snprintf(b.url, sizeof b.url, "%s", base);
     else snprintf(b.url, sizeof b.url, "http://%s:%d", flags_str(f, "host"), (int)flags_i64(f, "port", 8000));
     client *c = NULL;
     client_options co = { .base_url = b.url, .api_key = flags_str(f, "api-key"), .headers = b.headers, .insecure = flags_bool(f, "insecure", false) };
-    status st = make_headers(&b);
+    status st = check_flags(&b);
+    if (st == ST_OK) st = make_headers(&b);
+    bool usage = st == ST_INVALID;
     if (st == ST_OK) st = client_open(&co, &c);
     if (st == ST_OK) st = run(&b, c);
     if (st != ST_OK) rc = command_failed(&set);
+    if (usage) rc = COMMAND_USAGE;
     client_close(c);
     bench_data_free(b.prompts, b.n);
     bench_requests_free(b.reqs, b.n);

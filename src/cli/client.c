@@ -9,13 +9,13 @@
 #include "base/fetch.h"
 #include "base/mem.h"
 
-enum { MAX_HEADERS = 32, MAX_EVENT = 64 << 20 };
+enum { MAX_HEADERS = 40, MAX_EVENT = 64 << 20 };
 
 struct client {
     fetch *http;
     char *base;                              /* without trailing slash or /v1 */
     char *headers[MAX_HEADERS + 1];
-    int n_headers;
+    int n_headers, id_header;                /* id_header: index of X-Request-Id, -1 = none yet */
     bool insecure;
     double timeout_s;
 };
@@ -36,6 +36,7 @@ static status add_header(client *c, const char *name, const char *value)
 
 static status client_init(client *c, const client_options *o)
 {
+    c->id_header = -1;
     TRY(fetch_open(&c->http));
     size_t n = strlen(o->base_url);
     while (n > 0 && o->base_url[n - 1] == '/') n--;
@@ -78,6 +79,21 @@ void client_close(client *c)
     mem_free(c->base);
     for (int i = 0; i < c->n_headers; i++) mem_free(c->headers[i]);
     mem_free(c);
+}
+
+status client_request_id(client *c, const char *id)
+{
+    if (c->id_header < 0) {
+        TRY(add_header(c, "X-Request-Id", id));
+        c->id_header = c->n_headers - 1;
+        return ST_OK;
+    }
+    /* Made as one more header, then moved to its place. */
+    TRY(add_header(c, "X-Request-Id", id));
+    mem_free(c->headers[c->id_header]);
+    c->headers[c->id_header] = c->headers[--c->n_headers];
+    c->headers[c->n_headers] = NULL;
+    return ST_OK;
 }
 
 /* The message inside an error body: {"error": {"message": ...}}, {"error": "..."}, or the text itself. */

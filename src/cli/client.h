@@ -22,6 +22,9 @@ typedef struct client_options {
 status client_open(const client_options *o, client **out) FALLIBLE;
 void client_close(client *c);
 
+/* X-Request-Id of the requests from now on. */
+status client_request_id(client *c, const char *id) FALLIBLE;
+
 /* GET or (body != NULL) POST. A non-2xx answer is a failure whose message is the server's. *out may be NULL. */
 status client_json(client *c, const char *path, const char *body, jv **out) FALLIBLE;
 
