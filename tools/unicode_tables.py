@@ -1,9 +1,10 @@
-"""Writes src/text/tok_unicode_data.h: Unicode general categories and scripts as runs, for the pre-tokenizers.
+"""Writes src/text/tok_unicode_data.h: Unicode general categories, scripts and ages as runs, for the pre-tokenizers.
 
-pip install unicodedata2==16.0.0 fonttools; python tools/unicode_tables.py > src/text/tok_unicode_data.h
+pip install unicodedata2==16.0.0 fonttools unicodedataplus; python tools/unicode_tables.py > src/text/tok_unicode_data.h
 Version 16 is the one the regex engine of the `tokenizers` package uses: \\p{L} must mean the same code points."""
 import unicodedata2 as u
 from fontTools.unicodedata import script
+import unicodedataplus
 
 CATS = "Cn Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp Cc Cf Cs Co".split()
 assert u.unidata_version == "16.0.0"
@@ -29,6 +30,19 @@ for c in range(0x110000):
         last = n
 print("/* Scripts: start << 8 | number; 0 is unassigned. */\nenum { SCRIPT_HAN = %d, SCRIPT_HIRAGANA = %d, SCRIPT_KATAKANA = %d };" % tuple(names.index(n) for n in ("Hani", "Hira", "Kana")))
 print("static const uint32_t uni_script_runs[%d] = {" % len(runs))
+for i in range(0, len(runs), 12):
+    print("    " + " ".join("0x%X," % r for r in runs[i:i + 12]))
+print("};\n")
+runs, last = [], None
+for c in range(0x110000):
+    a = unicodedataplus.age(chr(c))
+    major = int(a.split(".")[0]) if a and a[0].isdigit() else 99
+    k = 0 if major <= 8 else 1 if major == 9 else 2 if major <= 14 or major == 99 else 3
+    if k != last:
+        runs.append(c << 2 | k)
+        last = k
+print("/* Which Unicode version brought a code point: start << 2 | (0: up to 8, 1: 9, 2: up to 14, 3: 15 or 16); unassigned counts as 2. */")
+print("static const uint32_t uni_age_runs[%d] = {" % len(runs))
 for i in range(0, len(runs), 12):
     print("    " + " ".join("0x%X," % r for r in runs[i:i + 12]))
 print("};\n\n#endif")
