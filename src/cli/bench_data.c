@@ -31,52 +31,6 @@ void bench_data_free(bench_prompt *p, size_t n)
     mem_free(p);
 }
 
-/* A prompt from ids: decoded to text and back (at most n tokens), so that ids and text agree. Takes `ids`. */
-static status from_ids(i32vec *ids, const tokenizer *tok, int output_len, bench_prompt *out)
-{
-    buf text = {0};
-    i32vec again = {0};
-    status st;
-    TRY_OUT(i32vec_status(ids));
-    if (tok) {
-        size_t n = ids->len;
-        TRY_OUT(tokenizer_decode(tok, ids->data, n, true, &text));
-        TRY_OUT(tokenizer_encode(tok, buf_cstr(&text), text.len, false, &again));
-        if (again.len > n) again.len = n;
-        buf_clear(&text);
-        TRY_OUT(tokenizer_decode(tok, again.data, again.len, true, &text));
-        TRY_OUT(buf_status(&text));
-        i32vec_free(ids);
-        *ids = again;
-        again = (i32vec){0};
-        out->text = buf_take(&text);
-    }
-    out->ids = ids->data;
-    out->n_ids = (int)ids->len;
-    out->output_len = output_len;
-    *ids = (i32vec){0};
-    st = ST_OK;
-out:
-    buf_free(&text);
-    i32vec_free(&again);
-    i32vec_free(ids);
-    return st;
-}
-
-static status from_text(const char *text, size_t n, const tokenizer *tok, int output_len, bench_prompt *out)
-{
-    i32vec ids = {0};
-    status st = tokenizer_encode(tok, text, n, true, &ids);
-    if (st == ST_OK) st = i32vec_status(&ids);
-    char *copy = st == ST_OK ? mem_strndup(text, n) : NULL;
-    if (!copy) {
-        i32vec_free(&ids);
-        return st == ST_OK ? err_nomem() : st;
-    }
-    *out = (bench_prompt){ ids.data, (int)ids.len, copy, output_len };
-    return ST_OK;
-}
-
 /* Appends n ordinary (not special) token ids. */
 static void random_ids(bench_rng *r, const tokenizer *tok, int vocab, int n, i32vec *out)
 {
@@ -88,6 +42,100 @@ static void random_ids(bench_rng *r, const tokenizer *tok, int vocab, int n, i32
         tries = 0;
         n--;
     }
+}
+
+/* What the tokenizer adds to every text (BOS). */
+static status count_special(const tokenizer *tok, size_t *n)
+{
+    i32vec ids = {0};
+    *n = 0;
+    if (!tok) return ST_OK;
+    TRY(tokenizer_encode(tok, "", 0, true, &ids));
+    *n = ids.len;
+    i32vec_free(&ids);
+    return ST_OK;
+}
+
+/* Decodes and encodes ids until both agree on n of them: cut where there are more, filled with random ones where there are
+ * fewer. Ten tries, then the length is what it is. *text is that of ids. */
+static status settle(bench_rng *r, const tokenizer *tok, int vocab, size_t n, i32vec *ids, buf *text)
+{
+    i32vec again = {0};
+    status st = ST_OK;
+    for (int tries = 0; tries < 10; tries++) {
+        buf_clear(text);
+        again.len = 0;
+        TRY_OUT(tokenizer_decode(tok, ids->data, ids->len, true, text));
+        TRY_OUT(tokenizer_encode(tok, buf_cstr(text), text->len, false, &again));
+        bool settled = again.len == n;
+        /* A cut may fall into a character, which is as long again after decoding: each try cuts deeper and fills up. */
+        if (again.len > n) again.len = n - ((size_t)tries < n ? (size_t)tries : n - 1);
+        if (again.len < n) random_ids(r, tok, vocab, (int)(n - again.len), &again);
+        TRY_OUT(i32vec_status(&again));
+        TRY_OUT(buf_status(text));
+        i32vec swap = *ids;
+        *ids = again;
+        again = swap;
+        if (settled) break;
+    }
+    buf_clear(text);
+    TRY_OUT(tokenizer_decode(tok, ids->data, ids->len, true, text));
+    st = buf_status(text);
+out:
+    i32vec_free(&again);
+    return st;
+}
+
+/* A prompt of random ids; with a tokenizer its text, whose length as a server counts it is that of ids. Takes `ids`. */
+static status from_ids(bench_rng *r, i32vec *ids, const tokenizer *tok, int vocab, int output_len, bench_prompt *out)
+{
+    buf text = {0};
+    status st;
+    TRY_OUT(i32vec_status(ids));
+    if (tok) {
+        size_t n_special;
+        TRY_OUT(count_special(tok, &n_special));
+        if (ids->len > n_special) ids->len -= n_special;
+        TRY_OUT(settle(r, tok, vocab, ids->len, ids, &text));
+        ids->len = 0;
+        TRY_OUT(tokenizer_encode(tok, buf_cstr(&text), text.len, true, ids));
+        TRY_OUT(i32vec_status(ids));
+        out->text_len = text.len;
+        out->text = buf_take(&text);
+        if (!out->text) TRY_OUT(err_nomem());
+    }
+    out->ids = ids->data;
+    out->n_ids = (int)ids->len;
+    out->output_len = output_len;
+    *ids = (i32vec){0};
+    st = ST_OK;
+out:
+    buf_free(&text);
+    i32vec_free(ids);
+    return st;
+}
+
+static char *copy_text(const char *text, size_t n)
+{
+    char *copy = mem_alloc(n + 1);
+    if (!copy) return NULL;
+    if (n) memcpy(copy, text, n);
+    copy[n] = 0;
+    return copy;
+}
+
+static status from_text(const char *text, size_t n, const tokenizer *tok, int output_len, bench_prompt *out)
+{
+    i32vec ids = {0};
+    status st = tokenizer_encode(tok, text, n, true, &ids);
+    if (st == ST_OK) st = i32vec_status(&ids);
+    char *copy = st == ST_OK ? copy_text(text, n) : NULL;
+    if (!copy) {
+        i32vec_free(&ids);
+        return st == ST_OK ? err_nomem() : st;
+    }
+    *out = (bench_prompt){ ids.data, (int)ids.len, copy, n, output_len };
+    return ST_OK;
 }
 
 static int around(bench_rng *r, int len, double ratio)
@@ -108,7 +156,7 @@ static status make_random(const bench_data_options *o, const tokenizer *tok, int
         int n = around(&r, in_len, o->range_ratio), n_out = around(&r, out_len, o->range_ratio);
         i32vec_append(&ids, prefix.data, prefix.len);
         random_ids(&r, tok, vocab, n, &ids);
-        TRY_OUT(from_ids(&ids, tok, n_out, &p[i]));
+        TRY_OUT(from_ids(&r, &ids, tok, vocab, n_out, &p[i]));
     }
 out:
     i32vec_free(&prefix);
@@ -128,7 +176,7 @@ static status make_prefix_repetition(const bench_data_options *o, const tokenize
         i32vec ids = {0};
         i32vec_append(&ids, prefixes.data + (size_t)(i % n_prefixes) * (size_t)n_prefix, (size_t)n_prefix);
         random_ids(&r, tok, vocab, n_suffix, &ids);
-        TRY_OUT(from_ids(&ids, tok, o->output_len ? o->output_len : 128, &p[i]));
+        TRY_OUT(from_ids(&r, &ids, tok, vocab, o->output_len ? o->output_len : 128, &p[i]));
     }
 out:
     i32vec_free(&prefixes);
@@ -230,7 +278,7 @@ static status burst_line(void *arg, const bench_data_options *o, const char *lin
     *skip = false;
     i32vec ids = {0};
     random_ids(&b->rng, b->tok, b->vocab, (int)in, &ids);
-    return from_ids(&ids, b->tok, o->output_len ? o->output_len : (int)len, out);
+    return from_ids(&b->rng, &ids, b->tok, b->vocab, o->output_len ? o->output_len : (int)len, out);
 }
 
 static status make(const bench_data_options *o, const tokenizer *tok, int vocab, bench_prompt *p, size_t *n)
@@ -260,7 +308,7 @@ static status oversample(const bench_data_options *o, bench_prompt *p, size_t *n
     while (*n < (size_t)o->n_prompts) {
         const bench_prompt *from = &p[bench_range(&r, 0, have - 1)];
         bench_prompt *to = &p[*n];
-        *to = (bench_prompt){ mem_array((size_t)from->n_ids + 1, sizeof *to->ids), from->n_ids, mem_strdup(from->text), from->output_len };
+        *to = (bench_prompt){ mem_array((size_t)from->n_ids + 1, sizeof *to->ids), from->n_ids, copy_text(from->text, from->text_len), from->text_len, from->output_len };
         if (!to->ids || !to->text) return err_nomem(); /* bench_data_make frees all of p */
         memcpy(to->ids, from->ids, (size_t)from->n_ids * sizeof *to->ids);
         ++*n;

@@ -10,8 +10,8 @@
 #include "text/tokenizer.h"
 
 typedef struct bench_prompt {
-    int32_t *ids; int n_ids;
-    char *text;                 /* NULL without a tokenizer */
+    int32_t *ids; int n_ids;    /* with what the tokenizer adds (BOS): the length that a server counts */
+    char *text; size_t text_len; /* NULL without a tokenizer; may hold NUL bytes */
     int output_len;             /* tokens to generate */
 } bench_prompt;
 

@@ -263,13 +263,13 @@ static void request_body(const bench *b, const bench_prompt *p, buf *out)
         jw_key(&w, "messages");
         jw_raw(&w, "[{\"role\":\"user\",\"content\":");
         jw part = jw_to(out);
-        jw_str(&part, p->text ? p->text : "");
+        jw_strn(&part, p->text ? p->text : "", p->text_len);
         buf_str(out, "}]");
         jw_key(&w, "max_completion_tokens");
     } else {
         jw_key(&w, "prompt");
         if (p->text) {
-            jw_str(&w, p->text);
+            jw_strn(&w, p->text, p->text_len);
         } else {
             jw_arr(&w);
             for (int i = 0; i < p->n_ids; i++) jw_i64(&w, p->ids[i]);
