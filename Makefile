@@ -69,6 +69,7 @@ $(B)/%.o: %.c
 UNIT_SRCS := $(sort $(wildcard tests/unit/*/test_*.c))
 UNIT_BINS := $(patsubst %.c,$(B)/%,$(UNIT_SRCS))
 .SECONDEXPANSION:
+.SECONDARY:
 $(B)/tests/unit/%: $(B)/tests/unit/%.o $$(call libs_of,$$(subst /,,$$(dir $$*)))
 	@$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LDLIBS)
 

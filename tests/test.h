@@ -38,16 +38,20 @@ static int test_n_failed, test_n_passed, test_n_skipped, test_cur_failed, test_c
 #define CHECK_NEAR(got, want, tol) do { double g_ = (double)(got), w_ = (double)(want); if (!(fabs(g_ - w_) <= (tol))) FAIL("%s = %.9g, wanted %.9g within %g", #got, g_, w_, (double)(tol)); } while (0)
 #define SKIP(...) do { test_cur_skipped = 1; printf("  skipped: "); printf(__VA_ARGS__); printf("\n"); return; } while (0)
 
-/* ../shared holds test data that may not be there; tests that need it SKIP. NULL when absent. */
+/* Test data: ../shared (or $SYSTOLIC_SHARED), which may not be there, else the part of it that is in tests/. NULL when absent: tests then SKIP. */
 static inline const char *test_shared(const char *rel)
 {
     static char path[4096];
     const char *root = getenv("SYSTOLIC_SHARED");
-    snprintf(path, sizeof path, "%s/%s", root ? root : "../shared", rel);
-    FILE *f = fopen(path, "r");
-    if (!f) return NULL;
-    fclose(f);
-    return path;
+    const char *const roots[] = { root ? root : "../shared", "tests" };
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s/%s", roots[i], rel);
+        FILE *f = fopen(path, "r");
+        if (!f) continue;
+        fclose(f);
+        return path;
+    }
+    return NULL;
 }
 
 static int test_main(int argc, char **argv)
