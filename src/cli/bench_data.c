@@ -151,6 +151,7 @@ static status make_random(const bench_data_options *o, const tokenizer *tok, int
     status st = ST_OK;
     int in_len = o->input_len ? o->input_len : 1024, out_len = o->output_len ? o->output_len : 128;
     random_ids(&r, tok, vocab, o->prefix_len, &prefix);
+    TRY_OUT(i32vec_status(&prefix));
     for (int i = 0; i < o->n_prompts; i++) {
         i32vec ids = {0};
         int n = around(&r, in_len, o->range_ratio), n_out = around(&r, out_len, o->range_ratio);
