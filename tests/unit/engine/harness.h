@@ -3,6 +3,7 @@
 #define SYSTOLIC_TESTS_ENGINE_HARNESS_H
 
 #include <pthread.h>
+#include <time.h>
 
 #include "base/mem.h"
 #include "engine/engine.h"
@@ -70,11 +71,31 @@ static void on_output(const engine_output *x)
     pthread_mutex_unlock(&o->mu);
 }
 
+/* A test that waits for an output that never comes must fail, not hang. */
 static inline void outcome_wait(outcome *o)
 {
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 300;
     pthread_mutex_lock(&o->mu);
-    while (!o->n_finals) pthread_cond_wait(&o->cv, &o->mu);
+    while (!o->n_finals)
+        if (pthread_cond_timedwait(&o->cv, &o->mu, &until) != 0) {
+            printf("a request did not end within 300 s\n");
+            exit(1);
+        }
     pthread_mutex_unlock(&o->mu);
+}
+
+/* Looks at the statistics until so many run and wait; false after 60 s. */
+static inline bool wait_for_counts(engine *e, int n_running, int n_waiting)
+{
+    for (int tries = 0; tries < 60000; tries++) {
+        engine_stats st;
+        engine_get_stats(e, &st);
+        if (st.n_running == n_running && st.n_waiting == n_waiting) return true;
+        nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+    }
+    return false;
 }
 
 static inline void outcome_done(outcome *o)

@@ -485,15 +485,17 @@ TEST(admission_limits)
     sampling_params p = greedy(60);
     for (int i = 0; i < 5; i++) {
         outcome_init(&a[i]);
-        CHECK_OK(submit(&g, &a[i], prompt, 10, &p)); /* two run, three wait */
+        REQUIRE_OK(submit(&g, &a[i], prompt, 10, &p));
+        if (i == 1) REQUIRE(wait_for_counts(g.e, 2, 0));
     }
+    REQUIRE(wait_for_counts(g.e, 2, 3));
     outcome_init(&a[5]);
     CHECK_ERR(submit(&g, &a[5], prompt, 10, &p), ST_LIMIT, "max_num_queued_reqs");
     engine_abort(g.e, a[4].r);
     outcome_wait(&a[4]);
-    for (int tries = 0; tries < 10000 && st.n_waiting != 2; tries++) engine_get_stats(g.e, &st);
+    REQUIRE(wait_for_counts(g.e, 2, 2));
     CHECK_ERR(submit(&g, &a[5], prompt, 31, &p), ST_LIMIT, "max_num_queued_tokens");
-    CHECK_OK(submit(&g, &a[5], prompt, 30, &p));
+    REQUIRE_OK(submit(&g, &a[5], prompt, 30, &p));
     engine_get_stats(g.e, &st);
     CHECK_INT(st.rejected_reqs, 1);
     CHECK_INT(st.rejected_tokens, 1);
