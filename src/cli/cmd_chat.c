@@ -34,6 +34,7 @@ typedef struct session {
     buf answer;            /* text of the answer being read */
     double sent_s, first_s, last_s;
     int64_t n_tokens;      /* as the server's usage says */
+    status broken;         /* of a chunk that could not be read */
 } session;
 
 /* Prints the text of a chunk and keeps it. */
@@ -41,7 +42,8 @@ static bool on_event(void *arg, const char *json, size_t n, double at)
 {
     session *s = arg;
     jv *v = NULL;
-    if (jv_parse(json, n, &v) != ST_OK) return false;
+    s->broken = jv_parse(json, n, &v);
+    if (s->broken != ST_OK) return false;
     const jv *choice = jv_at(jv_get(v, "choices"), 0), *delta = jv_get(choice, "delta");
     const char *text = s->messages ? jv_get_str(delta, "content", NULL) : jv_get_str(choice, "text", NULL);
     if (s->messages && !text) text = jv_get_str(delta, "reasoning", NULL);
@@ -116,8 +118,10 @@ static status ask(session *s, const char *text)
     buf_clear(&s->answer);
     s->first_s = s->last_s = 0;
     s->n_tokens = 0;
+    s->broken = ST_OK;
     s->sent_s = clock_now();
     if (st == ST_OK) st = client_stream(s->c, s->messages ? "/v1/chat/completions" : "/v1/completions", body.data, on_event, s);
+    if (st == ST_OK && s->broken != ST_OK) st = err_set(s->broken, "the server sent a chunk that is no JSON");
     printf("\n");
     buf_free(&body);
     if (st != ST_OK) return st;

@@ -2,6 +2,7 @@
  * a private Unix socket, so that every check, default and error is the server's. Answers keep the order of the input. */
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -43,6 +44,16 @@ typedef struct batch_run {
     FILE *out;                    /* NULL: a URL */
     char tmp[4096];               /* where `out` writes until it is renamed; "" = in place */
 } batch_run;
+
+/* The file and the socket that a signal must not leave behind; set before handlers are installed. */
+static batch_run *interrupted;
+
+static void on_signal(int sig)
+{
+    if (interrupted->tmp[0]) unlink(interrupted->tmp);
+    if (interrupted->socket_path[0]) unlink(interrupted->socket_path);
+    _exit(128 + sig);
+}
 
 static bool is_url(const char *s) { return strncmp(s, "http://", 7) == 0 || strncmp(s, "https://", 8) == 0; }
 
@@ -296,9 +307,12 @@ static status run(batch_run *b)
     TRY(st);
     if (!b->text) return err_nomem();
     TRY(split_lines(b));
-    TRY(open_output(b, to));
     char hex[17];
     random_hex(hex, 16);
+    interrupted = b;
+    signal(SIGINT, on_signal);
+    signal(SIGTERM, on_signal);
+    TRY(open_output(b, to));
     snprintf(b->socket_path, sizeof b->socket_path, "/tmp/systolic-batch-%s.sock", hex);
     serving *s = NULL;
     TRY(serving_open(b->f, b->socket_path, &s));

@@ -156,6 +156,8 @@ def client_errors():
     def broken(h, body): h.send(500, b'{"error": {"message": "out of order"}}')
     with Stub(broken) as url: fails("HTTP 500: out of order", "chat", "--url", url, "-q", "hi")
     def late(h, body): h.send(200, b'data: {"choices":[{"delta":{"content":"par"}}]}\n\ndata: {"error":{"message":"engine died"}}\n\ndata: [DONE]\n\n', "text/event-stream")
+    def torn(h, body): h.send(200, b'data: {"choices":[{"delta":{"content":"par"}}]}\n\ndata: {"choi\n\n', "text/event-stream")
+    with Stub(torn) as url: fails("no JSON", "chat", "--url", url, "-q", "hi")
     with Stub(late) as url: assert fails("engine died", "chat", "--url", url, "-q", "hi") == "par\n"
 
 @test
@@ -245,6 +247,16 @@ def batch_output():
         fails("arguments are required: -i", "run-batch", "-o", d + "/x", *BATCH, code=2)
         fails("not supported", "run-batch", "-i", d + "/in", "-o", d + "/x", *BATCH, "--max-num-queued-reqs", "4", code=2)
         assert sorted(os.listdir(d)) == ["empty", "fifo", "in", "link", "old", "out", "out2", "target", "tmp"], "nothing left behind"
+
+@test
+def batch_interrupted():
+    with tempfile.TemporaryDirectory() as d:
+        open(d + "/in", "w").write("\n".join(line(str(i), max_tokens=900, ignore_eos=True) for i in range(200)))
+        for sig in (signal.SIGINT, signal.SIGTERM):
+            p = subprocess.Popen([binary(), "run-batch", "-i", d + "/in", "-o", d + "/out", *BATCH], stderr=subprocess.DEVNULL)
+            while not os.path.exists(d + "/out.part") and p.poll() is None: time.sleep(0.005)
+            p.send_signal(sig)
+            assert p.wait(20) == 128 + sig and os.listdir(d) == ["in"], (p.returncode, os.listdir(d))
 
 @test
 def batch_over_http():
