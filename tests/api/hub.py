@@ -610,7 +610,8 @@ def progress_lines(hub, c):
     c.ok("--progress", "org/single")
     check(re.search(r"model\.safetensors: 3\.0 MB downloaded in [0-9.]+ s \(.*/s\)", c.err), c.err)
     shutil.rmtree(c.cache)
-    primary, secondary = pty.openpty()
+    try: primary, secondary = pty.openpty()
+    except OSError as e: raise Skipped(f"no terminal to be had here: {e}")
     p = subprocess.Popen([c.tool, "get", "--progress", "org/single"], env=c.env(), stdout=subprocess.DEVNULL, stderr=secondary)
     os.close(secondary)
     text = b""
