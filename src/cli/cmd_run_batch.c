@@ -52,7 +52,8 @@ static void on_signal(int sig)
 {
     if (interrupted->tmp[0]) unlink(interrupted->tmp);
     if (interrupted->socket_path[0]) unlink(interrupted->socket_path);
-    _exit(128 + sig);
+    signal(sig, SIG_DFL);
+    raise(sig); /* ends the process as the signal would have */
 }
 
 static bool is_url(const char *s) { return strncmp(s, "http://", 7) == 0 || strncmp(s, "https://", 8) == 0; }

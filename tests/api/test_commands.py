@@ -256,7 +256,7 @@ def batch_interrupted():
             p = subprocess.Popen([binary(), "run-batch", "-i", d + "/in", "-o", d + "/out", *BATCH], stderr=subprocess.DEVNULL)
             while not os.path.exists(d + "/out.part") and p.poll() is None: time.sleep(0.005)
             p.send_signal(sig)
-            assert p.wait(20) == 128 + sig and os.listdir(d) == ["in"], (p.returncode, os.listdir(d))
+            assert p.wait(20) == -sig and os.listdir(d) == ["in"], (p.returncode, os.listdir(d))
 
 @test
 def batch_over_http():
