@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/log/globals.h"
 #include "xla/future.h"
 #include "xla/literal.h"
 #include "xla/pjrt/c/pjrt_c_api.h"
@@ -841,6 +842,10 @@ PJRT_Api make_api() {
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) const PJRT_Api *GetPjrtApi() {
-  static const PJRT_Api api = make_api();
+  static const PJRT_Api api = [] {
+    // Warnings about CPU features of code that was compiled on this very machine, several kilobytes each.
+    if (!getenv("SYSTOLIC_PJRT_LOG")) absl::SetMinLogLevel(absl::LogSeverityAtLeast::kFatal);
+    return make_api();
+  }();
   return &api;
 }
