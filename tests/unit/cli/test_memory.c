@@ -2,6 +2,8 @@
  * What fails says so, and nothing leaks. */
 #include "tests/test.h"
 
+#include <fcntl.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include "base/buf.h"
@@ -10,6 +12,7 @@
 #include "cli/bench_data.h"
 #include "cli/bench_stats.h"
 #include "cli/client.h"
+#include "cli/command.h"
 #include "cli/serve.h"
 
 #ifdef SYSTOLIC_SANITIZED
@@ -193,6 +196,59 @@ TEST(out_of_memory_while_reporting)
         CHECK_INT(mem_live(), live);
         if (!hit) break;
     }
+}
+
+/* Runs a command as the program would, its messages dropped. */
+static int quiet(int (*command)(int, char **), char **argv)
+{
+    int argc = 0, null = open("/dev/null", O_WRONLY), out = dup(STDOUT_FILENO), err = dup(STDERR_FILENO);
+    while (argv[argc]) argc++;
+    fflush(stdout);
+    dup2(null, STDOUT_FILENO), dup2(null, STDERR_FILENO);
+    int rc = command(argc, argv);
+    fflush(stdout);
+    dup2(out, STDOUT_FILENO), dup2(err, STDERR_FILENO);
+    close(null), close(out), close(err);
+    return rc;
+}
+
+static void check_command(int (*command)(int, char **), char **argv)
+{
+    log_set_level(LOG_ERROR + 1);
+    CHECK_INT(quiet(command, argv), 0);
+    int64_t live = mem_live();
+    int n_ok = 0;
+    uint64_t n = 1;
+    for (;; n += STRIDE) {
+        mem_fail_at(n);
+        int rc = quiet(command, argv), hit = mem_failed();
+        mem_fail_at(0);
+        if (mem_live() != live) FAIL("%s, allocation %llu: %lld blocks leak", argv[0], (unsigned long long)n, (long long)(mem_live() - live));
+        if (rc < 0 || rc > 2) FAIL("%s, allocation %llu: exit status %d", argv[0], (unsigned long long)n, rc);
+        n_ok += hit && rc == 0;
+        if (hit) continue;
+        CHECK_INT(rc, 0);
+        break;
+    }
+    printf("  %s: %llu allocations failed, %d of them without harm\n", argv[0], (unsigned long long)n - 1, n_ok);
+    log_set_level(LOG_INFO);
+}
+
+#define TINY "--model", "models/systolic-tiny", "--max-model-len", "64", "--num-gpu-blocks-override", "20", "--threads", "1", "--load-format", "dummy"
+
+TEST(out_of_memory_in_commands)
+{
+    char in[64], out[64];
+    snprintf(in, sizeof in, "/tmp/systolic-memory-%d.in", (int)getpid());
+    snprintf(out, sizeof out, "/tmp/systolic-memory-%d.out", (int)getpid());
+    write_file(in, "{\"custom_id\": \"a\", \"method\": \"POST\", \"url\": \"/v1/chat/completions\", \"body\": {\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}], \"max_tokens\": 2}}\n{\n");
+    check_command(run_batch_main, (char *[]){ "-i", in, "-o", out, TINY, NULL });
+    signal(SIGINT, SIG_DFL);
+    signal(SIGTERM, SIG_DFL);
+    check_command(bench_main, (char *[]){ "throughput", "--num-prompts", "2", "--input-len", "9", "--output-len", "3", TINY, NULL });
+    check_command(bench_main, (char *[]){ "latency", "--batch-size", "2", "--num-iters-warmup", "1", "--num-iters", "1", "--input-len", "9", "--output-len", "3", TINY, NULL });
+    unlink(in);
+    unlink(out);
 }
 
 TEST_MAIN
