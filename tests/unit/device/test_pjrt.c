@@ -453,6 +453,25 @@ TEST(libtpu_compiles_for_every_generation)
     }
 }
 
+TEST(libtpu_that_aborts_is_a_message)
+{
+    const char *path = tpu_plugin();
+    if (!path) SKIP("no libtpu (pip install libtpu, or SYSTOLIC_LIBTPU=PATH)");
+    /* v4 has no 2-bit operands; libtpu ends the process instead of saying so. */
+    const char *two_bits = "module { func.func public @main(%a: tensor<512x1024xi2>, %b: tensor<1024x512xi2>) -> tensor<512x512xi32> {"
+        " %0 = stablehlo.dot_general %a, %b, contracting_dims = [1] x [0] : (tensor<512x1024xi2>, tensor<1024x512xi2>) -> tensor<512x512xi32>"
+        " return %0 : tensor<512x512xi32> } }";
+    pjrt_compiler *k;
+    buf exe = {0};
+    REQUIRE_OK(pjrt_compiler_open(&(pjrt_compiler_options){ .plugin = path, .topology = "v4:1x1x1" }, &k));
+    CHECK_ERR(pjrt_compiler_run(k, SOURCE(two_bits), &(pjrt_compile_options){0}, &exe, NULL), ST_INTERNAL, "died (signal 6, Aborted): F");
+    CHECK_INT(pjrt_compiler_n_deaths(k), 1);
+    CHECK_OK(pjrt_compiler_run(k, SOURCE(update), &(pjrt_compile_options){0}, &exe, NULL));
+    CHECK(exe.len > 1000);
+    buf_free(&exe);
+    pjrt_compiler_close(k);
+}
+
 TEST(what_is_not_a_plugin_is_refused_in_one_line)
 {
     pjrt_plugin *p = NULL;
