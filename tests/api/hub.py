@@ -7,7 +7,7 @@ it printed, what it asked and what it left on disk. Where huggingface_hub is ins
 
   python3 tests/api/hub.py --tool build/tests/unit/load/test_hub [--only NAME] [--but NAME]
 """
-import argparse, collections, concurrent.futures, hashlib, http.server, importlib.util, json, os, pathlib, pty, re, shutil, struct, subprocess, sys, tempfile, threading, time
+import argparse, collections, concurrent.futures, hashlib, http.server, importlib.util, json, os, pathlib, pty, re, shutil, ssl, struct, subprocess, sys, tempfile, threading, time
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER = "fedcba9876543210fedcba9876543210fedcba98"
@@ -68,8 +68,22 @@ class Hub:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         return server
 
-    url = property(lambda self: f"http://127.0.0.1:{self.hub.server_address[1]}")
-    cdn_url = property(lambda self: f"http://127.0.0.1:{self.cdn.server_address[1]}")
+    scheme = "http"
+    url = property(lambda self: f"{self.scheme}://127.0.0.1:{self.hub.server_address[1]}")
+    cdn_url = property(lambda self: f"{self.scheme}://127.0.0.1:{self.cdn.server_address[1]}")
+
+    def secure(self, folder):
+        """From now on both servers speak TLS with a certificate of their own; returns its file."""
+        cert, key = f"{folder}/cert.pem", f"{folder}/key.pem"
+        try:
+            subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+                            "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert], check=True, capture_output=True)
+        except FileNotFoundError: raise Skipped("no openssl program")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(cert, key)
+        for server in (self.hub, self.cdn): server.socket = context.wrap_socket(server.socket, server_side=True)
+        self.scheme = "https"
+        return cert
 
     def fault(self, method, path, fault, times=1):
         self.faults.append([method, re.compile(path), times, fault])
@@ -283,6 +297,14 @@ def downloads_what_serving_needs(hub, c):
     n = len(hub.log)
     c.ok("org/sharded")
     check(len(hub.log) == n + 1, "the second time only the list is asked for")
+
+
+@test
+def over_https(hub, c):
+    cert = hub.secure(c.home)
+    c.fails("i/o", "certificate", "org/sharded")  # nobody vouches for it
+    c.ok("org/sharded", env={"REQUESTS_CA_BUNDLE": cert})
+    c.holds("org/sharded", SHARDED, set(WANTED))
 
 
 @test
