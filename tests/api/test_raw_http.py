@@ -31,6 +31,16 @@ def version_and_help():
     assert "Frontend" in run("--help=listgroup")[1]
 
 @test
+def small_and_soon_healthy():
+    with tempfile.TemporaryDirectory() as d:
+        subprocess.run(["strip", "-o", d + "/systolic", binary()], check=True)
+        assert os.path.getsize(d + "/systolic") < 5 << 20, os.path.getsize(d + "/systolic")
+    times = []
+    for _ in range(3):
+        with Server() as s: times.append(s.t_healthy)
+    assert min(times) < 1, times
+
+@test
 def usage_errors():
     fails("unrecognized arguments: --frobnicate", BUNDLED, "--frobnicate", code=2)
     fails("--tensor-parallel-size 2 is not supported yet", BUNDLED, "--tensor-parallel-size", "2", code=2)
