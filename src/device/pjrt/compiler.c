@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "device/pjrt/internal.h"
 
@@ -538,7 +539,10 @@ status pjrt_compiler_get(pjrt_compiler *c, const pjrt_cache *cache, const pjrt_s
     if (!found) {
         size_t before = executable->len;
         TRY(pjrt_compiler_run(c, src, o, executable, s));
-        if (cache) TRY(pjrt_cache_put(cache, key, executable->data + before, executable->len - before, s));
+        /* A full disk costs the next start some time, not this one its program. */
+        status st = cache ? pjrt_cache_put(cache, key, executable->data + before, executable->len - before, s) : ST_OK;
+        if (st == ST_NOMEM) return st;
+        if (st != ST_OK) log_warn("%s is not cached: %s", src->name, err_msg());
     }
     if (cached) *cached = found;
     return ST_OK;

@@ -364,12 +364,15 @@ TEST(the_cache_compiles_once)
     CHECK(!memcmp(&s1, &s2, sizeof s1));
     REQUIRE_OK(pjrt_compiler_get(k, cache, SOURCE(add_one), &(pjrt_compile_options){ .n_partitions = 1, .effort = PJRT_EFFORT_O1 }, &second, NULL, &cached));
     CHECK(!cached);
+    /* A cache that cannot be written is a warning. */
+    snprintf(command, sizeof command, "rm -r %s", dir);
+    CHECK(system(command) == 0);
+    REQUIRE_OK(pjrt_compiler_get(k, cache, SOURCE(add_one), &(pjrt_compile_options){0}, &second, NULL, &cached));
+    CHECK(!cached);
     pjrt_compiler_close(k);
     pjrt_cache_close(cache);
     buf_free(&first);
     buf_free(&second);
-    snprintf(command, sizeof command, "rm -r %s", dir);
-    CHECK(system(command) == 0);
 }
 
 #define EVERY_ALLOCATION_FAILS(call)                                  \
@@ -388,27 +391,33 @@ TEST(the_cache_compiles_once)
         if (test_cur_failed) break;                                   \
     }
 
-static status describe_with_child(const char *path, pjrt_compiler **k)
+static status open_child(const char *path, pjrt_compiler **k)
 {
     pjrt_compiler *c = NULL;
-    buf exe = {0};
     status st = pjrt_compiler_open(&(pjrt_compiler_options){ .plugin = path, .topology = "cpu:1", .topology_bytes = "x", .topology_len = 1 }, &c);
     if (st == ST_OK && k) *k = c;
     else pjrt_compiler_close(c);
+    return st;
+}
+
+static status compile_and_drop(pjrt_compiler *k)
+{
+    buf exe = {0};
+    status st = pjrt_compiler_run(k, SOURCE(add_one), &(pjrt_compile_options){0}, &exe, NULL);
     buf_free(&exe);
     return st;
 }
 
 TEST(out_of_memory_around_the_child)
 {
-    EVERY_ALLOCATION_FAILS(describe_with_child("/nowhere.so", NULL));
+    EVERY_ALLOCATION_FAILS(open_child("/nowhere.so", NULL));
     NEED_CPU;
     pjrt_compiler *k;
-    REQUIRE_OK(describe_with_child(plugin_path, &k));
+    REQUIRE_OK(open_child(plugin_path, &k));
     buf exe = {0};
     REQUIRE_OK(pjrt_compiler_run(k, SOURCE(add_one), &(pjrt_compile_options){0}, &exe, NULL));   /* the worker is forked: what fails now fails here */
     buf_free(&exe);
-    EVERY_ALLOCATION_FAILS((buf_free(&exe), pjrt_compiler_run(k, SOURCE(add_one), &(pjrt_compile_options){0}, &exe, NULL) == ST_OK ? (buf_free(&exe), ST_OK) : (buf_free(&exe), ST_NOMEM)));
+    EVERY_ALLOCATION_FAILS(compile_and_drop(k));
     pjrt_compiler_close(k);
 }
 
@@ -792,8 +801,13 @@ TEST(every_type_goes_up_and_comes_down)
         else if (memcmp(in, out, 6 * width) != 0) FAIL("%s comes back different", pjrt_type_name(types[i]));
         pjrt_buffer_free(c, b);
         if (types[i] != DT_F8E8M0 && types[i] != DT_F4E2M1) {
-            st = pjrt_zeros(c, 2, types[i], dims, 2, (pjrt_buffer *[2]){ NULL, NULL });
+            pjrt_buffer *zeros[2] = {0};
+            uint8_t none[6 * 8] = {0};
+            st = pjrt_zeros(c, 2, types[i], dims, 2, zeros);
+            if (st == ST_OK) st = pjrt_download_now(c, zeros[1], out, 6 * width);
             if (st != ST_OK) FAIL("zeros of %s: %s", pjrt_type_name(types[i]), err_msg());
+            else CHECK(!memcmp(out, none, 6 * width));
+            for (int d = 0; d < 2; d++) pjrt_buffer_free(c, zeros[d]);
         }
     }
     pjrt_buffer *b;
@@ -1026,6 +1040,17 @@ TEST(out_of_memory_with_a_plugin)
 {
     NEED_CPU;
     EVERY_ALLOCATION_FAILS(everything_with_a_plugin(plugin_path));
+}
+
+TEST(the_client_closes)
+{
+    NEED_CPU;
+    if (!plugin) SKIP("it was not opened");
+    pjrt_client_close(cpu());
+    pjrt_plugin_close(plugin);
+    pjrt_plugin *again;
+    REQUIRE_OK(pjrt_plugin_open(plugin_path, false, &again));   /* a second time in one process */
+    pjrt_plugin_close(again);
 }
 
 TEST_MAIN
