@@ -34,6 +34,7 @@ PY
     rm -rf "$cache/tensorflow"
     mv "$tmp/x/tensorflow" "$cache/tensorflow"
     touch "$cache/.done"
+    rm -rf "$tmp"
 fi
 
 tf=$cache/tensorflow
