@@ -54,7 +54,21 @@ static const char *tpu_plugin(void)
     return path;
 }
 
-#define NEED_CPU const char *plugin_path = cpu_plugin(); if (!plugin_path) SKIP("no XLA:CPU plugin (make pjrt-cpu)")
+/* XLA is not built with ThreadSanitizer, which takes its synchronisation for races. */
+#ifdef __SANITIZE_THREAD__
+#define NO_PLUGIN "plugins are not built for ThreadSanitizer"
+#else
+#define NO_PLUGIN NULL
+#endif
+
+#define NEED_CPU                                                        \
+    const char *plugin_path = cpu_plugin(), *no_plugin = NO_PLUGIN;     \
+    if (no_plugin) SKIP("%s", no_plugin);                               \
+    if (!plugin_path) SKIP("no XLA:CPU plugin (make pjrt-cpu)")
+#define NEED_TPU                                                        \
+    const char *path = tpu_plugin(), *no_plugin = NO_PLUGIN;            \
+    if (no_plugin) SKIP("%s", no_plugin);                               \
+    if (!path) SKIP("no libtpu (pip install libtpu, or SYSTOLIC_LIBTPU=PATH)")
 
 static char *read_file(const char *path, size_t *len)
 {
@@ -424,8 +438,7 @@ TEST(out_of_memory_around_the_child)
 /* ---- libtpu, without a TPU ---- */
 TEST(libtpu_compiles_for_every_generation)
 {
-    const char *path = tpu_plugin();
-    if (!path) SKIP("no libtpu (pip install libtpu, or SYSTOLIC_LIBTPU=PATH)");
+    NEED_TPU;
     static const struct { const char *target, *kind; int n_devices; int64_t memory; } want[] = {
         { "v3:2x2x1", "TPU v3", 8, 16624107520 }, { "v4:2x2x1", "TPU v4", 8, 32745971712 }, { "v4:2x2x1?chip_config_name=megacore", "TPU v4", 4, 33014413312 },
         { "v5e:2x2", "TPU v5 lite", 4, 16909334528 }, { "v5p:2x2x1", "TPU v5", 4, 102786660352 },
@@ -464,8 +477,7 @@ TEST(libtpu_compiles_for_every_generation)
 
 TEST(libtpu_that_aborts_is_a_message)
 {
-    const char *path = tpu_plugin();
-    if (!path) SKIP("no libtpu (pip install libtpu, or SYSTOLIC_LIBTPU=PATH)");
+    NEED_TPU;
     /* v4 has no 2-bit operands; libtpu ends the process instead of saying so. */
     const char *two_bits = "module { func.func public @main(%a: tensor<512x1024xi2>, %b: tensor<1024x512xi2>) -> tensor<512x512xi32> {"
         " %0 = stablehlo.dot_general %a, %b, contracting_dims = [1] x [0] : (tensor<512x1024xi2>, tensor<1024x512xi2>) -> tensor<512x512xi32>"
