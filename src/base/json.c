@@ -330,8 +330,22 @@ out:
     return st;
 }
 
-jv *jv_ref(const jv *v) { return v ? ex(json_incref(in(v))) : NULL; }
-void jv_free(jv *v) { json_decref(in(v)); }
+/* Values are shared between threads (template variables, model configuration). json_incref and json_decref look at the count
+ * with a plain read before they change it atomically, which is a data race; here both are atomic. */
+static bool is_counted(const json_t *t) { return t && __atomic_load_n(&t->refcount, __ATOMIC_RELAXED) != (size_t)-1; } /* not true, false, null */
+
+jv *jv_ref(const jv *v)
+{
+    json_t *t = in(v);
+    if (is_counted(t)) __atomic_add_fetch(&t->refcount, 1, __ATOMIC_RELAXED);
+    return ex(t);
+}
+
+void jv_free(jv *v)
+{
+    json_t *t = in(v);
+    if (is_counted(t) && __atomic_sub_fetch(&t->refcount, 1, __ATOMIC_ACQ_REL) == 0) json_delete(t);
+}
 
 jv_kind jv_type(const jv *v)
 {

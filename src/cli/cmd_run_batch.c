@@ -50,10 +50,12 @@ static batch_run *interrupted;
 
 static void on_signal(int sig)
 {
+    int saved = errno;
     if (interrupted->tmp[0]) unlink(interrupted->tmp);
     if (interrupted->socket_path[0]) unlink(interrupted->socket_path);
     signal(sig, SIG_DFL);
-    raise(sig); /* ends the process as the signal would have */
+    raise(sig); /* ends the process as the signal would have, when this returns */
+    errno = saved;
 }
 
 static bool is_url(const char *s) { return strncmp(s, "http://", 7) == 0 || strncmp(s, "https://", 8) == 0; }

@@ -227,6 +227,7 @@ static status open_all(serving *s)
     TRY(check_flags(s->f));
     TRY(instance_open(s->f, &s->model));
     TRY(text_parts_open(s->f, s->model.files, model_describe(s->model.m), &s->text));
+    atomic_store(&is_serving, true); /* before a client can know: whoever got an answer and then ends the server gets an orderly end */
     return start_api(s);
 }
 
@@ -267,7 +268,6 @@ static int run(serving *s)
     if (st != ST_OK) {
         rc = command_failed(&serve_flags);
     } else {
-        atomic_store(&is_serving, true);
         announce(s);
         double drain_s = 0;
         if (wait_for_end(s)) {

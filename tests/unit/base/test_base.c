@@ -1,6 +1,8 @@
 /* base: errors, buffers, JSON, UTF-8, maps. */
 #include "tests/test.h"
 
+#include <pthread.h>
+
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/hash.h"
@@ -60,6 +62,26 @@ TEST(json_keeps_big_integers)
     buf_free(&b);
     jv_free(c);
     jv_free(v);
+}
+
+/* Shared values are referenced and let go of by many threads; check-tsan sees whether that is safe. */
+static void *ref_and_free(void *v)
+{
+    for (int i = 0; i < 1000; i++) jv_free(jv_ref(v));
+    return NULL;
+}
+
+TEST(json_is_shared_between_threads)
+{
+    pthread_t th[4];
+    jv *v = NULL;
+    int64_t live = mem_live();
+    REQUIRE_OK(jv_parse("[1]", 3, &v));
+    for (int i = 0; i < 4; i++) REQUIRE(pthread_create(&th[i], NULL, ref_and_free, v) == 0);
+    for (int i = 0; i < 4; i++) pthread_join(th[i], NULL);
+    CHECK_INT(jv_len(v), 1);
+    jv_free(v);
+    CHECK_INT(mem_live(), live);
 }
 
 TEST(json_float_repr_is_pythons)
