@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/thread.h"
 
 /* ---- the periodic line ---- */
 static double stats_interval(void)
@@ -123,7 +124,7 @@ status api_start(const api_options *o, api_server **out)
         app_free(a);
         return st;
     }
-    if (!o->no_log_stats) a->stats_running = pthread_create(&a->stats_thread, NULL, stats_main, a) == 0;
+    if (!o->no_log_stats) a->stats_running = thread_start(&a->stats_thread, "api-stats", stats_main, a) == ST_OK;
     *out = a;
     return ST_OK;
 }

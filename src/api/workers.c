@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/thread.h"
 
 typedef struct out_worker {
     app *app;
@@ -298,10 +299,11 @@ status workers_start(app *a, int n)
         w->tail = &w->head;
         pthread_mutex_init(&w->mu, NULL);
         pthread_cond_init(&w->cv, NULL);
-        if (pthread_create(&w->thread, NULL, run, w) != 0) {
+        status st = thread_start(&w->thread, "api-output", run, w);
+        if (st != ST_OK) {
             pthread_mutex_destroy(&w->mu);
             pthread_cond_destroy(&w->cv);
-            return err_set(ST_IO, "cannot start an output thread");
+            return st;
         }
         a->n_workers = i + 1;
     }

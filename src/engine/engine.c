@@ -1,6 +1,5 @@
 /* The threads around the scheduler: callers put requests and wishes into lists under one mutex, the scheduler thread takes them,
  * makes plans and applies results, the step thread runs plans. Only whole plans cross between the two, so neither needs another lock. */
-#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +9,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/thread.h"
 #include "engine/internal.h"
 #include "engine/options.h"
 #include "engine/sched.h"
@@ -354,13 +354,11 @@ static status make_sched(engine *e)
 
 static status start_threads(engine *e)
 {
-    int err = pthread_create(&e->step_thread, NULL, step_main, e);
-    e->step_started = err == 0;
-    if (!err) err = pthread_create(&e->sched_thread, NULL, sched_main, e);
-    if (!err) e->sched_started = true;
-    if (!err) return ST_OK;
-    errno = err;
-    return err_errno("cannot start an engine thread");
+    TRY(thread_start(&e->step_thread, "engine-step", step_main, e));
+    e->step_started = true;
+    TRY(thread_start(&e->sched_thread, "engine-sched", sched_main, e));
+    e->sched_started = true;
+    return ST_OK;
 }
 
 static status start(engine *e, const engine_device *dev, const model_info *mi, const engine_options *o)

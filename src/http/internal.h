@@ -15,6 +15,7 @@
 
 #include "base/buf.h"
 #include "http/guard.h"
+#include "base/thread.h"
 #include "http/http.h"
 
 /* What a request needs of its server; outlives the server while requests are held. */
@@ -87,8 +88,6 @@ typedef struct workers workers;
 status workers_new(int n, http_handler handler, void *arg, workers **out) FALLIBLE;
 void workers_push(workers *w, http_request *r); /* takes one reference */
 void workers_free(workers *w);                  /* waits for running handlers; what is queued is dropped, unanswered */
-/* pthread_create with all signals blocked (they are for the main thread) and a name. */
-status thread_start(pthread_t *t, const char *name, void *(*fn)(void *), void *arg) FALLIBLE;
 
 /* ---- listen.c ---- */
 enum { MAX_LISTENERS = 8 };

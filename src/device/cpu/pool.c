@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "base/thread.h"
 
 /* A value that threads wait to change: by spinning a little, then in the kernel. Alone on its cache line. */
 typedef struct gate { _Alignas(64) _Atomic uint32_t value; _Atomic int sleepers; } gate;
@@ -117,10 +118,10 @@ status pool_new(int n_threads, const int *cpus, pool **out)
     for (int i = 1; i < n_threads; i++) {
         struct worker *w = &p->workers[i - 1];
         *w = (struct worker){ .p = p, .id = i, .cpu = cpus ? cpus[i] : -1 };
-        int rc = pthread_create(&w->thread, NULL, worker_main, w);
-        if (rc) {
+        status st = thread_start(&w->thread, "compute", worker_main, w);
+        if (st != ST_OK) {
             stop(p);
-            return err_set(ST_NOMEM, "cannot start compute thread %d of %d: error %d", i, n_threads, rc);
+            return err_wrap(st, "compute thread %d of %d", i, n_threads);
         }
         p->n_started++;
     }

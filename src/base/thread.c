@@ -1,0 +1,16 @@
+#include "base/thread.h"
+
+#include <signal.h>
+#include <string.h>
+
+status thread_start(pthread_t *t, const char *name, void *(*fn)(void *), void *arg)
+{
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    int rc = pthread_create(t, NULL, fn, arg);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (rc != 0) return err_set(ST_IO, "cannot start the thread %s: %s", name, strerror(rc));
+    pthread_setname_np(*t, name);
+    return ST_OK;
+}
