@@ -138,21 +138,8 @@ TEST(out_of_memory_is_a_status)
             mkdir(tmpdir_at("additional_chat_templates"), 0700);
             tmpdir_text("additional_chat_templates/rag.jinja", "R");
         }
-        int64_t live = mem_live();
-        for (uint64_t n = 1;; n++) {
-            model_dir *d = NULL;
-            mem_fail_at(n);
-            status st = model_dir_open(dir, &d);
-            int hit = mem_failed();
-            mem_fail_at(0);
-            if (st == ST_OK) model_dir_free(d);
-            CHECK_INT(mem_live(), live);
-            if (!hit) {
-                CHECK_OK(st);
-                break;
-            }
-            if (st != ST_NOMEM) FAIL("allocation %llu: %s (%s)", (unsigned long long)n, status_name(st), err_msg());
-        }
+        model_dir *d = NULL;
+        CHECK_EVERY_ALLOCATION(model_dir_open(dir, &d), model_dir_free(d));
     }
 }
 
