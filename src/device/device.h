@@ -19,6 +19,7 @@ typedef struct device_model device_model; /* a graph with its weights and KV cac
 typedef struct device_options {
     int n_threads;          /* cpu: compute threads; 0 = one per available core (VLLM_CPU_OMP_THREADS_BIND narrows them) */
     const char *isa;        /* cpu: force "portable", "avx2", "avx512", ... (testing); NULL = the best the CPU has */
+    const char *program_cache;  /* pjrt: directory of compiled programs; NULL = as device/pjrt/cache.h says */
 } device_options;
 
 typedef struct device_info {
@@ -40,7 +41,7 @@ typedef struct device_limits {
     dtype kv_dtype;         /* DT_F32, DT_BF16 or DT_F16 */
 } device_limits;
 
-/* spec: "cpu" (more come: "pjrt:PATH", "tpu", "sim:v6e-8"). An unknown one is ST_INVALID and lists what exists. */
+/* spec: "cpu", "tpu", "cuda", "pjrt:PATH[?NAME=VALUE,...]". An unknown one is ST_INVALID and lists what exists. */
 status device_open(const char *spec, const device_options *o, device **out) FALLIBLE;
 void device_close(device *d);
 void device_describe(const device *d, device_info *out);
@@ -61,5 +62,16 @@ status device_kv_write(device_model *m, int32_t block, const void *src) FALLIBLE
 /* Runs one step; returns when b->logits is complete. One caller at a time. No allocation in a steady state.
  * A row's logits do not depend, bit for bit, on the other sequences, on how the sequence was chunked, or on the number of threads. */
 status device_run(device_model *m, const batch *b) FALLIBLE;
+
+/* Devices far from the host sample by themselves and take steps before earlier ones are done. device_depth: how many may be
+ * in flight; 0 = this device only runs. One caller at a time. Steps run in order. */
+int device_depth(const device_model *m);
+/* The number of slots of the ring of sampled tokens (batch.h): sample_row.slot is below it. */
+int device_n_slots(const device_model *m);
+/* Starts a step and returns. The batch and everything it points to stay unchanged until device_wait returns for it. A failure
+ * here leaves earlier steps as they are. */
+status device_submit(device_model *m, const batch *b) FALLIBLE;
+/* Waits for the oldest step not waited for; its batch's `sampled`, and `logits` if it is not NULL, are complete then. */
+status device_wait(device_model *m) FALLIBLE;
 
 #endif

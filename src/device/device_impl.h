@@ -18,6 +18,11 @@ typedef struct device_class {
     status (*kv_read)(device_model *m, int32_t block, void *dst);
     status (*kv_write)(device_model *m, int32_t block, const void *src);
     status (*run)(device_model *m, const batch *b);
+    /* NULL where the device only runs. */
+    int (*depth)(const device_model *m);
+    int (*n_slots)(const device_model *m);
+    status (*submit)(device_model *m, const batch *b);
+    status (*wait)(device_model *m);
 } device_class;
 
 /* First member of every class's own struct. */

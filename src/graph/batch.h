@@ -6,9 +6,30 @@
 
 #include <stdint.h>
 
+/* How the device chooses the token of one row, on devices that sample (device.h): the parameters in vLLM's order of
+ * operations; everything that depends on the request alone has been worked out by the engine. */
+typedef struct sample_row {
+    int32_t slot;               /* whose token this is: it goes to ring[slot * BATCH_RING + ring_pos]; -1 = the row's token is not wanted */
+    int32_t ring_pos;
+    const uint32_t *mask;       /* [ceil(vocab / 32)] bit i of word w allows token 32 w + i; NULL = all */
+    const int32_t *edit_ids;    /* added to the logits (bias), -inf bans a token */
+    const float *edit_values;
+    int n_edits;
+    const int32_t *history;     /* for penalties only (else n_history 0): tokens so far, the first n_prompt are the prompt; */
+    int n_history, n_prompt;    /* an entry below 0 is -1 - index into the ring */
+    float presence_penalty, frequency_penalty, repetition_penalty;  /* 0, 0, 1 = off */
+    float temperature;          /* 0 = greedy */
+    float min_p, top_p;         /* 0, 1 = off */
+    int32_t top_k;              /* 0 = off */
+    uint64_t key;               /* of the race: a function of seed and output index */
+} sample_row;
+
+/* Sampled tokens stay on the device in a ring per slot, so that the next step can read one before the host has seen it. */
+enum { BATCH_RING = 8 };
+
 typedef struct batch {
     int n_tokens, n_seqs, n_rows;
-    const int32_t *token_ids;   /* [n_tokens] */
+    const int32_t *token_ids;   /* [n_tokens]; on devices that sample, -1 - i reads ring[i] */
     const int32_t *positions;   /* [n_tokens] */
     const int32_t *cu_q_lens;   /* [n_seqs+1] */
     const int32_t *kv_lens;     /* [n_seqs] tokens in the cache after this step */
@@ -17,7 +38,9 @@ typedef struct batch {
     const int32_t *slots;       /* [n_tokens] where each token's K and V go: block * block_size + offset */
     const int32_t *rope_variant;/* [n_seqs] which frequency table a sequence uses (longrope: 0 short, 1 long) */
     const int32_t *rows;        /* [n_rows] indices into the tokens whose logits are wanted, ascending */
-    float *logits;              /* out: [n_rows][vocab] */
+    float *logits;              /* out: [n_rows][vocab]; on devices that sample NULL = not wanted */
+    const sample_row *samples;  /* [n_rows] devices that sample only */
+    int32_t *sampled;           /* out: [n_rows] devices that sample only */
 } batch;
 
 #endif

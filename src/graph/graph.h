@@ -24,7 +24,14 @@ typedef struct tensor { int32_t id; } tensor;   /* 0 = null */
 enum { GRAPH_MAX_RANK = 4, GRAPH_MAX_INPUTS = 4, GRAPH_MAX_PARTS = 16 };
 
 /* Symbols of a step, as dimensions. */
-enum { DIM_T = -1, DIM_S = -2, DIM_R = -3 };   /* tokens, sequences, rows whose logits are wanted */
+enum {
+    DIM_T = -1, DIM_S = -2, DIM_R = -3,        /* tokens, sequences, rows whose logits are wanted */
+    DIM_TS = -4                                /* tokens of one device under sequence parallelism: T / tp, T being a multiple of tp */
+};
+
+/* What a partitioned graph is for: every device of a dp x tp mesh runs it with its own weights and inputs (single program,
+ * multiple data). Device d has tensor rank d % tp and data rank d / tp. */
+typedef struct mesh { int dp, tp; bool sp; } mesh;   /* sp: norms and residuals hold T / tp tokens each */
 
 #define GRAPH_AXES(X) X(NONE, none) X(TOKENS, tokens) X(ROWS, rows) X(EMBED, embed) X(HEADS, heads) X(KV_HEADS, kv_heads) \
     X(HEAD_DIM, head_dim) X(MLP, mlp) X(VOCAB, vocab) X(ROPE, rope) X(MIXED, mixed)
@@ -73,14 +80,16 @@ typedef enum weight_role {
     ROLE_COUNT
 } weight_role;
 
-/* A run of rows [from, to) of one checkpoint tensor that has `total` rows. A weight is its parts, one below the other. */
-typedef struct weight_part { const char *name; int64_t from, to, total; axis out_axis; } weight_part;
+/* A run of rows [from, to) of one checkpoint tensor that has `total` rows. A weight is its parts, one below the other.
+ * In a partitioned graph a part is cut into `shards` equal runs of rows (the last padded with zero rows where they do not come
+ * out even), of which tensor rank r holds number r * shards / tp: fewer shards than ranks are copies. 0 and 1: not cut. */
+typedef struct weight_part { const char *name; int64_t from, to, total; axis out_axis; int shards; } weight_part;
 
 typedef struct floats { int64_t n; const float *v; } floats;
 
 typedef union op_attrs {
     struct { int64_t kind; } input;
-    struct { int64_t role; int64_t n_parts; const weight_part *parts; } weight;
+    struct { int64_t role; int64_t n_parts; const weight_part *parts; int64_t col_shards; } weight; /* col_shards: columns are cut likewise */
     struct { double eps; } rms_norm;
     struct { int64_t from, to; } slice;                     /* of the last dimension */
     struct { int64_t head_dim; } split_heads;
@@ -123,6 +132,7 @@ int graph_n_nodes(const graph *g);                      /* ids are 1..n */
 const node *graph_at(const graph *g, int id);
 static inline const node *graph_node(const graph *g, tensor t) { return graph_at(g, t.id); }
 tensor graph_output(const graph *g);
+mesh graph_mesh(const graph *g);                        /* 1 x 1 unless it was partitioned */
 const graph_rules *graph_rules_of(const graph *g);
 int graph_n_caches(const graph *g);                     /* attention nodes: cache ids are 0..n-1 */
 int graph_n_uses(const graph *g, int id);

@@ -15,7 +15,7 @@ static tensor weight(net *n, weight_ref w, const char *suffix, int rank, int64_t
 {
     char name[256];
     shape s = { n->type, rank, { w.to - w.from, width }, { w.out, in } };
-    weight_part part = { full_name(n, w.name, suffix, name, sizeof name), w.from, w.to, w.total, w.out };
+    weight_part part = { full_name(n, w.name, suffix, name, sizeof name), w.from, w.to, w.total, w.out, 0 };
     return graph_weight(n->g, w.role, &s, &part, 1);
 }
 

@@ -116,5 +116,6 @@ static status cpu_kv_write(device_model *dm, int32_t block, const void *src)
     return ST_OK;
 }
 
-const device_class device_cpu = { "cpu", cpu_open, cpu_close, cpu_describe, cpu_load, cpu_unload, cpu_weight_bytes, cpu_kv_block_bytes,
-                                  cpu_kv_resize, cpu_kv_read, cpu_kv_write, cpu_run };
+const device_class device_cpu = { .name = "cpu", .open = cpu_open, .close = cpu_close, .describe = cpu_describe, .load = cpu_load, .unload = cpu_unload,
+                                  .weight_bytes = cpu_weight_bytes, .kv_block_bytes = cpu_kv_block_bytes, .kv_resize = cpu_kv_resize,
+                                  .kv_read = cpu_kv_read, .kv_write = cpu_kv_write, .run = cpu_run };

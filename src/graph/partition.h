@@ -1,0 +1,25 @@
+/* The partition pass: from a graph for one device to the graph that each device of a mesh runs, with local shapes and explicit
+ * collectives (Shoeybi et al. 2019, arXiv:1909.08053; sequence parallelism: Korthikanti et al. 2022, arXiv:2205.05198).
+ *
+ *   COL weights   output rows are cut; heads, kv_heads and mlp become local. With more ranks than KV heads, heads are copied.
+ *   ROW weights   input columns are cut; the product is summed over the ranks (all_reduce), bias and residual come after
+ *   VOCAB         the embedding looks up its own rows and the ranks' results are summed; the head's logits are gathered
+ *   dp            no collective: each data rank has its own tokens and cache
+ *   sp            the sum becomes reduce_scatter over tokens, norms and residuals hold T / tp tokens, all_gather comes before
+ *                 the next COL weight
+ * The graph must not be fused yet; fuse the result. */
+#ifndef SYSTOLIC_GRAPH_PARTITION_H
+#define SYSTOLIC_GRAPH_PARTITION_H
+
+#include "graph/graph.h"
+
+/* mesh 1 x 1 copies. ST_INVALID names what does not divide: "32 attention heads cannot be divided by tensor parallel size 5". */
+status graph_partition(const graph *in, mesh m, graph **out) FALLIBLE;
+
+/* Which rows of the checkpoint tensor tensor rank `rank` of `tp` holds of a part: *n rows from *from on, then rows of zeros up to
+ * *n_local (the padding). */
+void weight_part_local(const weight_part *p, int rank, int tp, int64_t *from, int64_t *n, int64_t *n_local);
+/* The same for the columns of a weight whose checkpoint tensors have `cols` columns. */
+void weight_cols_local(const node *w, int64_t cols, int rank, int tp, int64_t *from, int64_t *n, int64_t *n_local);
+
+#endif
