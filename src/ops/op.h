@@ -4,7 +4,7 @@
  *   cpu     kernels, one per instruction set
  *   cost    what it takes, for the simulator and the bench
  *   cases   small graphs to test it with
- * and, with the StableHLO device, hlo: its text, in <op>_hlo.c beside the rest. */
+ *   hlo     its StableHLO text, in <op>_hlo.c */
 #ifndef SYSTOLIC_OPS_OP_H
 #define SYSTOLIC_OPS_OP_H
 
@@ -16,6 +16,7 @@
 #include "base/err.h"
 #include "graph/batch.h"
 #include "graph/graph.h"
+#include "ops/hlo.h"
 #include "ops/isa.h"
 #include "ops/kv.h"
 #include "ops/linear/gemm.h"
@@ -87,6 +88,7 @@ typedef struct op_impl {
     graph_infer_fn *infer;
     op_ref_fn *ref;
     op_cpu_fn *cpu[ISA_COUNT];
+    op_hlo_fn *hlo;                                      /* values have the node's shape, dimensions by hlo_dim, floats of type step->act */
     int n_phases;
     bool (*skip_phase)(const cpu_call *c, int phase);   /* known to all threads after phase 0; NULL = none is skipped */
     void (*needs)(const graph *g, const node *n, const op_limits *l, op_needs *out);     /* NULL = nothing */

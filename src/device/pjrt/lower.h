@@ -1,0 +1,64 @@
+/* From a graph to StableHLO: one program per bucket of (tokens, sequences).
+ *
+ *   graph ──lower_plan──▶ which layers are one loop, which weights are stacked for it, which caches share an array
+ *         ──lower_step──▶ the program's text for a bucket
+ *         ──step_meta───▶ a step's batch as the one integer array that the program reads
+ *
+ * Layers that are equal but for their weights become one stablehlo.while over stacked weights; so do repeating periods of
+ * layers (sliding, full, sliding, ...). All KV of equal shape is one flat array [layers * pages, page, rows, lanes], carried
+ * through the loops and donated, so that it is updated in place.
+ *
+ * Arguments of a program, in order: meta i32 [step_meta_len], ring i32 [n_slots * BATCH_RING] (sampled tokens, only read), the
+ * caches, test inputs (IN_ACTIVATION nodes, by id), the weights. Results: the caches, then the output (logits f32 [R, vocab]). */
+#ifndef SYSTOLIC_DEVICE_PJRT_LOWER_H
+#define SYSTOLIC_DEVICE_PJRT_LOWER_H
+
+#include "base/arena.h"
+#include "graph/batch.h"
+#include "graph/graph.h"
+#include "ops/hlo.h"
+
+/* An argument that holds a weight: of one node, or of n layers stacked into one more dimension in front. */
+typedef struct lower_weight { int n; const int *nodes; bool stacked; shape s; /* of one layer, local */ } lower_weight;
+/* A flat cache: [n_layers * pages, page, kv.rows, kv.lanes] */
+typedef struct lower_cache { hlo_kv kv; int n_layers; } lower_cache;
+/* `count` times layers of the nodes from[i] .. to[i]-1 (node ids, i < period): one loop if count > 1. */
+typedef struct lower_segment { int count, period, first_layer; } lower_segment;
+
+typedef struct lower_plan {
+    const graph *g;                 /* borrowed */
+    arena mem;
+    lower_weight *weights; int n_weights;
+    lower_cache *caches; int n_caches;
+    struct { int group, index; } *cache_at;         /* [graph_n_caches] which array, which layer of it */
+    lower_segment *segments; int n_segments;
+    int *inputs; int n_inputs;      /* IN_ACTIVATION nodes */
+    int *arg_of, *row_of;           /* [n_nodes + 1] of a weight node: index into weights, row of the stack */
+} lower_plan;
+
+status lower_plan_new(const graph *g, dtype kv_dtype, lower_plan **out) FALLIBLE;
+void lower_plan_free(lower_plan *p);
+
+typedef struct lower_bucket { int tokens, seqs, rows; bool decode; /* every sequence has one token: tokens == seqs */ } lower_bucket;
+typedef struct lower_options {
+    dtype act;                      /* DT_F32, DT_BF16, DT_F16 */
+    int page;                       /* tokens per KV page */
+    int max_pages;                  /* per sequence */
+    int32_t n_pages;                /* per layer, page 0 (padding's) included */
+    int n_slots;                    /* of the ring */
+} lower_options;
+
+/* Appends the program's text. */
+status lower_step(const lower_plan *p, const lower_bucket *b, const lower_options *o, buf *out) FALLIBLE;
+
+/* How many integers a step's meta has. */
+int64_t step_meta_len(const lower_bucket *b, const lower_options *o);
+/* Writes a batch that fits the bucket as meta. */
+void step_meta_fill(const lower_bucket *b, const lower_options *o, const batch *x, int32_t *meta);
+/* Does a batch fit? */
+bool bucket_fits(const lower_bucket *b, const batch *x);
+/* Queries per tile and most tiles of a bucket that is not decode. */
+int64_t bucket_q_tile(const lower_bucket *b);
+int64_t bucket_n_tiles(const lower_bucket *b);
+
+#endif

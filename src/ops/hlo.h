@@ -1,0 +1,157 @@
+/* StableHLO text, written operation by operation (openxla.org/stablehlo/spec). A value knows its type, so callers name
+ * operands and the text comes out with all its types in place. Nothing is evaluated or simplified here: compilers do that.
+ *
+ * Errors stick: a failed append or a caller's mistake in shapes (a message says which) shows in hlo_finish, so emitters hold
+ * no error branches. One thread. */
+#ifndef SYSTOLIC_OPS_HLO_H
+#define SYSTOLIC_OPS_HLO_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "graph/dtype.h"
+#include "graph/graph.h"
+
+enum { HLO_RANK = 6, HLO_WHILES = 4, HLO_CARRIED = 16, HLO_ARGS = 512 };
+
+/* A value: printed as %id, or %id#sub for the results of a loop. id 0 = none. DT_BOOL is i1. */
+typedef struct hlo_val { int id, sub; dtype type; int rank; int64_t dim[HLO_RANK]; } hlo_val;
+static inline bool hlo_is(hlo_val v) { return v.id != 0; }
+int64_t hlo_count(hlo_val v);       /* elements */
+
+typedef struct hlo {
+    buf text;
+    int next_id, depth;
+    status st;
+    char error[256];
+    struct { int id, n; hlo_val init[HLO_CARRIED]; } loop[HLO_WHILES];
+    int n_loops;
+    bool in_main;
+    mesh mesh;                      /* of collectives: dp x tp devices */
+    int next_channel;
+    /* Sub-functions may not be needed: everything is one function, main. */
+} hlo;
+
+void hlo_fail(hlo *h, const char *fmt, ...) PRINTF_LIKE(2, 3);
+/* A line of its own: what the next lines are. */
+void hlo_comment(hlo *h, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+/* ---- the module ---- */
+typedef struct hlo_arg { const char *name; dtype type; int rank; int64_t dim[HLO_RANK]; int alias; /* result it is donated to; -1 = kept */ } hlo_arg;
+/* module @name, func @main(args) -> result types; values of the arguments go to args_out. The types of the results come with
+ * hlo_finish, so the body is collected first. */
+void hlo_begin(hlo *h, const char *name, mesh m, const hlo_arg *args, int n, hlo_val *args_out);
+/* Ends main and appends the whole module to `out`. Frees h's memory in any case. */
+status hlo_finish(hlo *h, const hlo_val *results, int n, buf *out) FALLIBLE;
+void hlo_free(hlo *h);              /* gives up in the middle */
+
+/* ---- constants ---- */
+hlo_val hlo_float(hlo *h, dtype t, double v);                 /* scalar; infinities too */
+hlo_val hlo_int(hlo *h, dtype t, int64_t v);                  /* scalar */
+hlo_val hlo_full(hlo *h, hlo_val scalar, int rank, const int64_t *dim);   /* a scalar everywhere */
+hlo_val hlo_full_like(hlo *h, hlo_val scalar, hlo_val like);
+hlo_val hlo_floats(hlo *h, const float *v, int rank, const int64_t *dim); /* f32, row-major */
+hlo_val hlo_iota(hlo *h, dtype t, int along, int rank, const int64_t *dim);
+
+/* ---- element by element; both operands of one type and shape ---- */
+hlo_val hlo_un(hlo *h, const char *op, hlo_val x);            /* "exponential", "negate", "rsqrt", "cosine", "not", ... */
+hlo_val hlo_bin(hlo *h, const char *op, hlo_val x, hlo_val y);/* "add", "multiply", "maximum", "and", "shift_right_logical", ... */
+hlo_val hlo_bin_scalar(hlo *h, const char *op, hlo_val x, double y);      /* y as a constant of x's type everywhere */
+/* op: "EQ", "NE", "LT", "LE", "GT", "GE"; the order (signed, unsigned, float) follows from the type. */
+hlo_val hlo_cmp(hlo *h, const char *op, hlo_val x, hlo_val y);
+hlo_val hlo_cmp_scalar(hlo *h, const char *op, hlo_val x, double y);
+hlo_val hlo_select(hlo *h, hlo_val pred, hlo_val yes, hlo_val no);
+hlo_val hlo_convert(hlo *h, hlo_val x, dtype t);              /* x itself if it has that type */
+hlo_val hlo_bitcast(hlo *h, hlo_val x, dtype t);              /* same width */
+
+/* ---- shapes ---- */
+hlo_val hlo_reshape(hlo *h, hlo_val x, int rank, const int64_t *dim);
+hlo_val hlo_transpose(hlo *h, hlo_val x, const int *perm);
+/* x's dimension i becomes dimension map[i] of the result; the others repeat it. */
+hlo_val hlo_broadcast(hlo *h, hlo_val x, const int *map, int rank, const int64_t *dim);
+/* x broadcast against `like`: x's dimensions are like's from dimension `first` on. */
+hlo_val hlo_broadcast_at(hlo *h, hlo_val x, int first, hlo_val like);
+hlo_val hlo_slice(hlo *h, hlo_val x, int along, int64_t from, int64_t to);
+hlo_val hlo_concat(hlo *h, const hlo_val *x, int n, int along);
+hlo_val hlo_pad(hlo *h, hlo_val x, int along, int64_t before, int64_t after, hlo_val scalar);
+/* starts: i32 scalars, one per dimension (id 0 = 0). Out of range they are clamped. */
+hlo_val hlo_dynamic_slice(hlo *h, hlo_val x, const hlo_val *starts, const int64_t *sizes);
+hlo_val hlo_dynamic_update(hlo *h, hlo_val x, hlo_val update, const hlo_val *starts);
+/* Row `at` (i32 scalar) of x's first dimension: [n, ...] -> [...]. Fuses into what reads it. */
+hlo_val hlo_row(hlo *h, hlo_val x, hlo_val at);
+
+/* ---- reductions, products ---- */
+hlo_val hlo_reduce(hlo *h, const char *op, hlo_val x, int along);         /* "add", "maximum", "minimum", "or", "and" */
+/* Batch dimensions first, then a's rest, then b's. f32 operands are multiplied in full precision; the sum has type `out`. */
+typedef struct hlo_dims { int n; int v[HLO_RANK]; } hlo_dims;
+#define HLO_DIMS(...) ((hlo_dims){ (int)(sizeof((int[]){ __VA_ARGS__ }) / sizeof(int)), { __VA_ARGS__ } })
+hlo_val hlo_dot(hlo *h, hlo_val a, hlo_val b, hlo_dims batch_a, hlo_dims batch_b, hlo_dims over_a, hlo_dims over_b, dtype out);
+
+/* ---- gather, scatter over leading dimensions ---- */
+/* x [N, ...], at i32 [I...] -> [I..., ...]: rows of x. Indices out of range are clamped. */
+hlo_val hlo_take(hlo *h, hlo_val x, hlo_val at);
+/* x [N, M, ...], at i32 [n, 2] (row, column), y [n, ...]: x with those rows replaced (which of two equal indices wins is open).
+ * With at [n, 1] and x [N, ...] likewise. Out of range = dropped. */
+hlo_val hlo_put(hlo *h, hlo_val x, hlo_val at, hlo_val y);
+/* x [N...], at [n, k], y [n, rest]: the same, adding; equal indices add up. */
+hlo_val hlo_put_add(hlo *h, hlo_val x, hlo_val at, hlo_val y);
+
+/* ---- loops ---- */
+/* while: begin hands out the carried values as the condition and the body see them; everything defined before may be read too.
+ *     hlo_while(h, init, n, c);  ... condition over c ...  hlo_do(h, pred);  ... body over c ...  hlo_end(h, next, out); */
+void hlo_while(hlo *h, const hlo_val *init, int n, hlo_val *carried);
+void hlo_do(hlo *h, hlo_val pred);
+void hlo_end(hlo *h, const hlo_val *next, hlo_val *out);
+/* for i = from; i < to; i++ (i32 scalars) over n more carried values: hlo_for gives i and the values, hlo_end_for takes the next ones. */
+hlo_val hlo_for(hlo *h, hlo_val from, hlo_val to, const hlo_val *init, int n, hlo_val *carried);
+void hlo_end_for(hlo *h, const hlo_val *next, hlo_val *out);
+
+/* ---- collectives over the tensor ranks of the mesh ---- */
+hlo_val hlo_tensor_rank(hlo *h);                                          /* i32 scalar; 0 on a mesh of one */
+hlo_val hlo_all_reduce(hlo *h, hlo_val x);                                /* sum */
+hlo_val hlo_all_gather(hlo *h, hlo_val x, int along);
+hlo_val hlo_reduce_scatter(hlo *h, hlo_val x, int along);
+
+/* ---- what an operation's hlo function gets ---- */
+
+/* Shapes of a bucket, and the step's inputs as values. */
+typedef struct hlo_step {
+    int64_t T, S, R;                /* padded tokens, sequences, rows; decode: T == S and token s is sequence s's only one */
+    bool decode;
+    dtype act;                      /* of activations between operations; norms, sums and softmax are f32 */
+    int64_t page, max_pages;        /* tokens per KV page, pages per sequence */
+    int64_t q_tile, n_tiles;        /* not decode: queries per tile, most tiles */
+    hlo_val tokens, positions;      /* i32 [T] */
+    hlo_val rows;                   /* i32 [R] */
+    hlo_val rope_variant;           /* i32 [T], 0 where there is but one */
+    hlo_val write_page, write_slot; /* i32 [T] where a token's K and V go; padding goes to page 0 */
+    hlo_val page_table;             /* i32 [S, max_pages] */
+    hlo_val kv_lens;                /* i32 [S], 0 for padding and, unless decode, for sequences with more than one token */
+    /* not decode only: */
+    hlo_val seq_token;              /* i32 [S] the token of a sequence with one token, else 0 */
+    hlo_val token_seq;              /* i32 [T] its sequence if that has one token, else -1 */
+    hlo_val tile_seq, tile_token, tile_pos, tile_len;  /* i32 [n_tiles] sequence, first token, its position, tokens (in token order) */
+    hlo_val tiles;                  /* i32 scalar: how many tiles there are */
+} hlo_step;
+
+/* How a layer's K and V lie in the cache: [layers * pages, page, rows, lanes]; no chip copies such an array (rows 1, 2, 4, 8 or
+ * a multiple of 16; lanes a multiple of 128). Narrow heads share lanes: K in the first half of a row, V from `v_lane` on. */
+typedef struct hlo_kv { dtype type; int64_t heads, dim, rows, lanes, v_row, v_lane; } hlo_kv;
+hlo_kv hlo_kv_of(dtype type, int64_t kv_heads, int64_t head_dim);
+
+typedef struct hlo_call {
+    hlo *h;
+    const graph *g;
+    const node *n;
+    hlo_val in[GRAPH_MAX_INPUTS];
+    const hlo_step *step;
+    hlo_val cache;                  /* attention: in and, updated, out */
+    hlo_val first_page;             /* i32 scalar: page 0 of this layer */
+} hlo_call;
+typedef hlo_val op_hlo_fn(hlo_call *c);
+
+/* A dimension of a bucket. */
+int64_t hlo_dim(const hlo_step *s, mesh m, int64_t dim);
+
+#endif
