@@ -46,6 +46,6 @@ nice -n 10 "${CXX:-g++}" -std=c++17 -O1 -w -fPIC -DNDEBUG -fvisibility=hidden -D
     -c "$here/plugin.cc" -o "$out.o" || fail "plugin.cc does not compile"
 "${CC:-cc}" -std=c11 -fsyntax-only -I"$here/../../src" -I"$inc" "$here/abi_check.c" || fail "src/device/pjrt/pjrt_abi.h does not describe the PJRT API of this wheel"
 echo "  LD    $out"
-"${CXX:-g++}" -shared -Wl,--no-undefined -o "$out.tmp" "$out.o" "$tf/libtensorflow_cc.so.2" "$tf/libtensorflow_framework.so.2" -Wl,-rpath,"$tf"
+"${CXX:-g++}" -shared -Wl,--no-undefined,-z,initfirst -o "$out.tmp" "$out.o" "$tf/libtensorflow_cc.so.2" "$tf/libtensorflow_framework.so.2" -Wl,-rpath,"$tf"
 mv "$out.tmp" "$out"
 rm -f "$out.o"

@@ -841,11 +841,14 @@ PJRT_Api make_api() {
 
 }  // namespace
 
+// TensorFlow's libraries print a notice while they initialise, and XLA warns about CPU features of code that was compiled on
+// this very machine, several kilobytes each time. build.sh links with -z initfirst, so that this comes before the libraries'
+// own initialisers; all it touches there is a constant-initialised level.
+__attribute__((constructor)) static void be_quiet() {
+  if (!getenv("SYSTOLIC_PJRT_LOG")) absl::SetMinLogLevel(absl::LogSeverityAtLeast::kFatal);
+}
+
 extern "C" __attribute__((visibility("default"))) const PJRT_Api *GetPjrtApi() {
-  static const PJRT_Api api = [] {
-    // Warnings about CPU features of code that was compiled on this very machine, several kilobytes each.
-    if (!getenv("SYSTOLIC_PJRT_LOG")) absl::SetMinLogLevel(absl::LogSeverityAtLeast::kFatal);
-    return make_api();
-  }();
+  static const PJRT_Api api = make_api();
   return &api;
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Exports a decode step of a one-layer transformer, written in JAX, as portable StableHLO bytecode, with what JAX computes
-for it. test_pjrt.c runs the bytecode from C and compares.
+for it. test_pjrt_cpu.c runs the bytecode from C and compares.
     python3 tests/unit/device/pjrt/export_step.py OUT_DIR
 writes step.mlirbc and step.txt. Needs jax (0.10.2 wrote the files kept here)."""
 import os, sys

@@ -1,4 +1,4 @@
-/* A PJRT plugin that is wrong in a chosen way; test_pjrt.c builds it with -DMODE=... */
+/* A PJRT plugin that is wrong in a chosen way; the PJRT tests build it with -DMODE=... */
 #include <stdlib.h>
 #include <string.h>
 
