@@ -13,9 +13,9 @@
 #include "graph/dtype.h"
 #include "graph/graph.h"
 
-enum { HLO_RANK = 6, HLO_WHILES = 4, HLO_CARRIED = 16, HLO_ARGS = 512 };
+enum { HLO_RANK = 6, HLO_WHILES = 4, HLO_CARRIED = 16 };
 
-/* A value: printed as %id, or %id#sub for the results of a loop. id 0 = none. DT_BOOL is i1. */
+/* A value: printed as %id, or %id#sub for the results of a loop (sub < 0: not one of these). id 0 = none. DT_BOOL is i1. */
 typedef struct hlo_val { int id, sub; dtype type; int rank; int64_t dim[HLO_RANK]; } hlo_val;
 static inline bool hlo_is(hlo_val v) { return v.id != 0; }
 int64_t hlo_count(hlo_val v);       /* elements */
@@ -26,11 +26,11 @@ typedef struct hlo {
     status st;
     char error[256];
     struct { int id, n; hlo_val init[HLO_CARRIED]; } loop[HLO_WHILES];
+    hlo_val counter[HLO_WHILES];    /* of those that hlo_for began */
     int n_loops;
-    bool in_main;
+    size_t head_len;                /* text up to main's arguments */
     mesh mesh;                      /* of collectives: dp x tp devices */
     int next_channel;
-    /* Sub-functions may not be needed: everything is one function, main. */
 } hlo;
 
 void hlo_fail(hlo *h, const char *fmt, ...) PRINTF_LIKE(2, 3);
