@@ -72,7 +72,7 @@ static void begin_op(hlo *h, hlo_val *v, const char *verb)
 {
     v->id = ++h->next_id;
     indent(h);
-    buf_printf(&h->text, "%%%d = %s ", v->id, verb);
+    buf_printf(&h->text, "%%%d = %s%s", v->id, verb, verb[strlen(verb) - 1] == '(' ? "" : " ");
 }
 
 static void end_op(hlo *h) { buf_char(&h->text, '\n'); }
