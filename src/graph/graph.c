@@ -13,6 +13,7 @@ struct graph {
     arena mem;
     node *nodes;          /* nodes[id - 1] */
     int n, cap, layer;
+    mesh mesh;
     tensor output;
     status failed;
     char message[1024];   /* of the first failure */
@@ -24,6 +25,7 @@ status graph_new(const graph_rules *rules, graph **out)
     if (!g) return err_nomem();
     g->rules = rules;
     g->layer = -1;
+    g->mesh = (mesh){ 1, 1, false };
     *out = g;
     return ST_OK;
 }
@@ -37,6 +39,8 @@ void graph_free(graph *g)
 }
 
 void graph_set_layer(graph *g, int layer) { g->layer = layer; }
+void graph_set_mesh(graph *g, mesh m) { g->mesh = m; }
+mesh graph_mesh(const graph *g) { return g->mesh; }
 int graph_n_nodes(const graph *g) { return g->n; }
 tensor graph_output(const graph *g) { return g->output; }
 const graph_rules *graph_rules_of(const graph *g) { return g->rules; }
@@ -134,8 +138,13 @@ tensor graph_input(graph *g, input_kind kind, const shape *s)
 
 tensor graph_weight(graph *g, weight_role role, const shape *s, const weight_part *parts, int n_parts)
 {
+    return graph_weight_cut(g, role, s, parts, n_parts, 0);
+}
+
+tensor graph_weight_cut(graph *g, weight_role role, const shape *s, const weight_part *parts, int n_parts, int64_t col_shards)
+{
     if (g->failed != ST_OK) return NO_TENSOR;
-    return append(g, &(node){ .op = OP_WEIGHT, .layer = g->layer, .s = *s, .a.weight = { role, n_parts, parts } });
+    return append(g, &(node){ .op = OP_WEIGHT, .layer = g->layer, .s = *s, .a.weight = { role, n_parts, parts, col_shards } });
 }
 
 tensor graph_add(graph *g, op o, const tensor *in, int n_in, const op_attrs *a)
@@ -156,6 +165,15 @@ tensor graph_add(graph *g, op o, const tensor *in, int n_in, const op_attrs *a)
     status st = g->rules->infer[o](g, &n, &n.s);
     if (st != ST_OK) return fail_here(g, err_wrap(st, "%s", sc->name));
     return append(g, &n);
+}
+
+tensor graph_add_like(graph *g, const node *n, const tensor *in, int n_in)
+{
+    graph_set_layer(g, n->layer);
+    if (n->op == OP_INPUT) return graph_input(g, (input_kind)n->a.input.kind, &n->s);
+    if (n->op == OP_WEIGHT)
+        return graph_weight_cut(g, (weight_role)n->a.weight.role, &n->s, n->a.weight.parts, (int)n->a.weight.n_parts, n->a.weight.col_shards);
+    return graph_add(g, n->op, in, n_in, &n->a);
 }
 
 status graph_finish(graph *g, tensor output)

@@ -64,7 +64,8 @@ typedef enum op {
 enum {
     OPF_LEAF = 1,     /* no inputs, nothing to run */
     OPF_VIEW = 2,     /* no data of its own: another look at its input's rows */
-    OPF_EFFECT = 4    /* writes the KV cache */
+    OPF_EFFECT = 4,   /* writes the KV cache */
+    OPF_COLLECTIVE = 8 /* talks to the other tensor ranks of the mesh */
 };
 
 /* What a step feeds the graph. IN_ACTIVATION is any float tensor, for tests of single operations. */
@@ -84,17 +85,26 @@ typedef enum weight_role {
  * In a partitioned graph a part is cut into `shards` equal runs of rows (the last padded with zero rows where they do not come
  * out even), of which tensor rank r holds number r * shards / tp: fewer shards than ranks are copies. 0 and 1: not cut. */
 typedef struct weight_part { const char *name; int64_t from, to, total; axis out_axis; int shards; } weight_part;
+/* Rows of it that each device holds, padding included. */
+static inline int64_t weight_part_rows(const weight_part *p)
+{
+    int64_t rows = p->to - p->from;
+    return p->shards > 1 && rows > 0 ? (rows - 1) / p->shards + 1 : rows;
+}
 
 typedef struct floats { int64_t n; const float *v; } floats;
 
 typedef union op_attrs {
     struct { int64_t kind; } input;
     struct { int64_t role; int64_t n_parts; const weight_part *parts; int64_t col_shards; } weight; /* col_shards: columns are cut likewise */
+    struct { int64_t shards; } embed;                       /* > 1: of the table's rows; ids of other ranks' rows give zeros */
     struct { double eps; } rms_norm;
     struct { int64_t from, to; } slice;                     /* of the last dimension */
     struct { int64_t head_dim; } split_heads;
     struct { floats scale, inv_freq; } rope_table;          /* per variant: what cos and sin are multiplied by; [variants][half] */
     struct { int64_t cache; double scale; int64_t window; } paged_attention; /* window: keys a query sees with itself; 0 = all */
+    struct { int64_t dim, size; } all_gather;               /* size > 0: the result's `dim` is cut to it (padding dropped) */
+    struct { int64_t dim; } reduce_scatter;
 } op_attrs;
 
 typedef struct node {
@@ -115,13 +125,20 @@ typedef struct graph_rules { graph_infer_fn *infer[OP_COUNT]; } graph_rules;
 /* ---- building ---- */
 status graph_new(const graph_rules *rules, graph **out) FALLIBLE;
 void graph_free(graph *g);
+/* What the graph is partitioned for; before the first node, whose shape may depend on it. */
+void graph_set_mesh(graph *g, mesh m);
 /* Nodes added from now on belong to this layer (-1: none). */
 void graph_set_layer(graph *g, int layer);
 tensor graph_input(graph *g, input_kind kind, const shape *s);
-/* `s->dim[0]` must be the sum of the parts' rows. Names and parts are copied. A weight with the same parts is returned again. */
+/* `s` is what one device holds: `s->dim[0]` must be the sum of the parts' rows (weight_part_rows). Names and parts are copied. A
+ * weight with the same parts is returned again. */
 tensor graph_weight(graph *g, weight_role role, const shape *s, const weight_part *parts, int n_parts);
+/* The same, its columns cut into col_shards; s->dim[1] is one shard's. */
+tensor graph_weight_cut(graph *g, weight_role role, const shape *s, const weight_part *parts, int n_parts, int64_t col_shards);
 /* Attributes are copied, arrays included; NULL = none. Inputs may hold NO_TENSOR where optional. */
 tensor graph_add(graph *g, op o, const tensor *in, int n_in, const op_attrs *a);
+/* A node like n of another graph (its layer too), with inputs of this one; leaves have none. */
+tensor graph_add_like(graph *g, const node *n, const tensor *in, int n_in);
 /* Makes the graph fail with this message, unless it has failed already. */
 void graph_fail(graph *g, status s, const char *fmt, ...) PRINTF_LIKE(3, 4);
 /* Ends building: the first error, or the result of graph_verify. */
@@ -145,7 +162,7 @@ status graph_print(const graph *g, buf *out) FALLIBLE;
 status graph_parse(const graph_rules *rules, const char *text, size_t len, graph **out) FALLIBLE;
 
 /* What an operation looks like: from ops.def. */
-typedef enum field_kind { FIELD_I64, FIELD_F64, FIELD_FLOATS } field_kind;
+typedef enum field_kind { FIELD_I64, FIELD_OPT, FIELD_F64, FIELD_FLOATS } field_kind;   /* OPT: an int64_t, printed unless 0 */
 typedef struct op_field { const char *name; field_kind kind; size_t offset; } op_field;
 enum { OP_MAX_FIELDS = 4 };
 typedef struct op_schema { const char *name; int min_in, max_in, flags; op_field fields[OP_MAX_FIELDS + 1]; } op_schema;

@@ -22,8 +22,10 @@ static status rewrite_begin(rewrite *w, const graph *in)
     if (st != ST_OK) {
         mem_free(w->map);
         mem_free(w->note);
+        return st;
     }
-    return st;
+    graph_set_mesh(w->out, graph_mesh(in));
+    return ST_OK;
 }
 
 static status rewrite_end(rewrite *w, graph **out)
@@ -36,21 +38,11 @@ static status rewrite_end(rewrite *w, graph **out)
     return st;
 }
 
-/* The old node with inputs `in` of the new graph. */
-static tensor emit(rewrite *w, const node *n, const tensor *in, int n_in)
-{
-    graph_set_layer(w->out, n->layer);
-    if (n->op == OP_INPUT) return graph_input(w->out, (input_kind)n->a.input.kind, &n->s);
-    if (n->op == OP_WEIGHT)
-        return graph_weight(w->out, (weight_role)n->a.weight.role, &n->s, n->a.weight.parts, (int)n->a.weight.n_parts);
-    return graph_add(w->out, n->op, in, n_in, &n->a);
-}
-
 /* Where an old tensor is in the new graph. Leaves may be wanted before their turn. */
 static tensor mapped(rewrite *w, tensor t)
 {
     if (t.id && !w->map[t.id].id && op_is(graph_node(w->in, t)->op, OPF_LEAF))
-        w->map[t.id] = emit(w, graph_node(w->in, t), NULL, 0);
+        w->map[t.id] = graph_add_like(w->out, graph_node(w->in, t), NULL, 0);
     return w->map[t.id];
 }
 
@@ -59,7 +51,7 @@ static void copy_node(rewrite *w, int id)
     const node *n = graph_at(w->in, id);
     tensor in[GRAPH_MAX_INPUTS] = { { 0 } };
     for (int i = 0; i < n->n_in; i++) in[i] = mapped(w, n->in[i]);
-    if (!w->map[id].id) w->map[id] = emit(w, n, in, n->n_in);
+    if (!w->map[id].id) w->map[id] = graph_add_like(w->out, n, in, n->n_in);
 }
 
 /* ---- linears of one input ---- */
@@ -74,6 +66,7 @@ static bool can_join(const graph *g, const node *a, const node *b)
     if (has_input(a, LINEAR_RESIDUAL) || has_input(b, LINEAR_RESIDUAL) || has_input(a, LINEAR_BIAS) != has_input(b, LINEAR_BIAS)) return false;
     const node *wa = graph_node(g, a->in[LINEAR_W]), *wb = graph_node(g, b->in[LINEAR_W]);
     return wa->op == OP_WEIGHT && wb->op == OP_WEIGHT && wa->s.type == wb->s.type && wa->a.weight.role == wb->a.weight.role &&
+           wa->a.weight.col_shards == wb->a.weight.col_shards &&
            graph_n_uses(g, b->in[LINEAR_W].id) == 1 && graph_n_uses(g, a->in[LINEAR_W].id) == 1;
 }
 
@@ -91,7 +84,7 @@ static tensor join_weights(rewrite *w, const int *members, int n, int which)
         s.dim[0] += x->s.dim[0];
         if (x->s.axes[0] != s.axes[0]) s.axes[0] = AX_MIXED;
     }
-    return graph_weight(w->out, (weight_role)first->a.weight.role, &s, parts, n_parts);
+    return graph_weight_cut(w->out, (weight_role)first->a.weight.role, &s, parts, n_parts, first->a.weight.col_shards);
 }
 
 static void join_linears(rewrite *w, const int *members, int n)
@@ -135,6 +128,7 @@ static int residual_side(const graph *g, const node *add)
 {
     for (int side = 1; side >= 0 && add->op == OP_ADD; side--) {
         const node *l = graph_node(g, add->in[side]);
+        if (!shape_equal(&l->s, &graph_node(g, add->in[!side])->s)) continue; /* a bias, not a residual */
         if (l->op == OP_LINEAR && !has_input(l, LINEAR_RESIDUAL) && graph_n_uses(g, add->in[side].id) == 1) return side;
     }
     return -1;
@@ -169,16 +163,17 @@ status graph_fuse_residuals(const graph *in, graph **out)
 
 static bool is_rowwise(op o)
 {
-    return o == OP_RMS_NORM || o == OP_LINEAR || o == OP_SILU_MUL || o == OP_ADD || o == OP_SLICE || o == OP_SPLIT_HEADS || o == OP_MERGE_HEADS;
+    return o == OP_RMS_NORM || o == OP_LINEAR || o == OP_SILU_MUL || o == OP_ADD || o == OP_SLICE || o == OP_SPLIT_HEADS || o == OP_MERGE_HEADS ||
+           o == OP_ALL_REDUCE;
 }
 
 /* note[id] = 1 for what is needed for the gathered rows only: row by row, and read by nothing else. */
-static void find_narrow(rewrite *w, int gather)
+static void find_narrow(rewrite *w, int gather, bool into_layers)
 {
     const node *g = graph_at(w->in, gather);
     for (int id = gather - 1; id >= 1; id--) {
         const node *n = graph_at(w->in, id);
-        if (!is_rowwise(n->op) || n->s.dim[0] != DIM_T || id == graph_output(w->in).id) continue;
+        if (!is_rowwise(n->op) || n->s.dim[0] != DIM_T || id == graph_output(w->in).id || (n->layer >= 0 && !into_layers)) continue;
         bool narrow = true, used = false;
         for (int u = id + 1; u <= w->n; u++)
             for (int j = 0; j < graph_at(w->in, u)->n_in; j++) {
@@ -190,14 +185,16 @@ static void find_narrow(rewrite *w, int gather)
     }
 }
 
-static tensor narrowed(rewrite *w, tensor t, tensor rows, tensor *gathered)
+/* The gathered rows of t, made in its first reader's layer. */
+static tensor narrowed(rewrite *w, tensor t, int layer, tensor rows, tensor *gathered)
 {
     if (!t.id || w->note[t.id] || op_is(graph_node(w->in, t)->op, OPF_LEAF)) return mapped(w, t);
-    if (!gathered[t.id].id) gathered[t.id] = graph_add(w->out, OP_GATHER_ROWS, (tensor[]){ mapped(w, t), rows }, 2, NULL);
-    return gathered[t.id];
+    if (gathered[t.id].id) return gathered[t.id];
+    graph_set_layer(w->out, layer);
+    return gathered[t.id] = graph_add(w->out, OP_GATHER_ROWS, (tensor[]){ mapped(w, t), rows }, 2, NULL);
 }
 
-status graph_narrow_rows(const graph *in, graph **out)
+static status narrow_rows(const graph *in, bool into_layers, graph **out)
 {
     rewrite w;
     TRY(rewrite_begin(&w, in));
@@ -207,17 +204,17 @@ status graph_narrow_rows(const graph *in, graph **out)
         if (graph_at(in, id)->op == OP_GATHER_ROWS) gather = id, n_gathers++;
     if (!gathered) graph_fail(w.out, err_nomem(), "%s", err_msg());
     if (gathered && n_gathers == 1) {
-        find_narrow(&w, gather);
+        find_narrow(&w, gather, into_layers);
         rows = mapped(&w, graph_at(in, gather)->in[1]);
     }
     for (int id = 1; id <= w.n && gathered; id++) {
         const node *n = graph_at(in, id);
         if (rows.id && id == gather) {
-            w.map[id] = narrowed(&w, n->in[0], rows, gathered);
+            w.map[id] = narrowed(&w, n->in[0], n->layer, rows, gathered);
         } else if (w.note[id]) {
             tensor t[GRAPH_MAX_INPUTS] = { { 0 } };
-            for (int i = 0; i < n->n_in; i++) t[i] = narrowed(&w, n->in[i], rows, gathered);
-            w.map[id] = emit(&w, n, t, n->n_in);
+            for (int i = 0; i < n->n_in; i++) t[i] = narrowed(&w, n->in[i], n->layer, rows, gathered);
+            w.map[id] = graph_add_like(w.out, n, t, n->n_in);
         } else {
             copy_node(&w, id);
         }
@@ -225,6 +222,10 @@ status graph_narrow_rows(const graph *in, graph **out)
     mem_free(gathered);
     return rewrite_end(&w, out);
 }
+
+status graph_narrow_rows(const graph *in, graph **out) { return narrow_rows(in, true, out); }
+
+static status narrow_tail(const graph *in, graph **out) { return narrow_rows(in, false, out); }
 
 /* ---- dead nodes ---- */
 
@@ -243,9 +244,11 @@ status graph_drop_dead(const graph *in, graph **out)
     return rewrite_end(&w, out);
 }
 
-status graph_optimize(const graph *in, graph **out)
+/* ---- all of them ---- */
+
+static status run_passes(const graph *in, graph_pass *narrow, graph **out)
 {
-    static graph_pass *const passes[] = { graph_fuse_linears, graph_fuse_residuals, graph_narrow_rows, graph_drop_dead };
+    graph_pass *const passes[] = { graph_fuse_linears, graph_fuse_residuals, narrow, graph_drop_dead };
     static const char *const names[] = { "fuse_linears", "fuse_residuals", "narrow_rows", "drop_dead" };
     const graph *g = in;
     graph *owned = NULL;
@@ -259,3 +262,6 @@ status graph_optimize(const graph *in, graph **out)
     *out = owned;
     return ST_OK;
 }
+
+status graph_optimize(const graph *in, graph **out) { return run_passes(in, graph_narrow_rows, out); }
+status graph_optimize_uniform(const graph *in, graph **out) { return run_passes(in, narrow_tail, out); }

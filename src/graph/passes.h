@@ -17,5 +17,8 @@ graph_pass graph_drop_dead;
 
 /* All of them in order, each checked by graph_verify. */
 status graph_optimize(const graph *in, graph **out) FALLIBLE;
+/* The same for devices that emit equal layers as one loop: rows are narrowed only after the last layer, so that layers that
+ * were equal stay equal. */
+status graph_optimize_uniform(const graph *in, graph **out) FALLIBLE;
 
 #endif

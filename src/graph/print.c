@@ -4,6 +4,12 @@
  *   %4 = weight role=col "model.layers.0.q_proj.weight"[0:64/64]heads : f32[64, 64]{heads, embed} @0
  *   output %9
  *
+ * A partitioned graph opens with its mesh; parts of weights that are cut end in /shards, cut columns are named last:
+ *
+ *   mesh dp=1 tp=2 sp=0
+ *   %4 = weight role=col "q"[0:64/64]heads/2 : f32[32, 64]{heads, embed} @0
+ *   %5 = weight role=row "o"[0:64/64]embed cols/2 : f32[64, 32]{embed, heads} @0
+ *
  * Names are quoted as JSON; numbers are printed so that they read back to the same bits; `_` is an absent input and `@l` the
  * layer. The parser takes what the printer makes, white space free, and blank lines and `# comments` besides. */
 #include <ctype.h>
@@ -20,8 +26,9 @@ static void print_field(buf *out, const node *n, const op_field *f)
 {
     const void *at = (const char *)&n->a + f->offset;
     char num[32];
+    if (f->kind == FIELD_OPT && *(const int64_t *)at == 0) return;
     buf_printf(out, " %s=", f->name);
-    if (f->kind == FIELD_I64) {
+    if (f->kind == FIELD_I64 || f->kind == FIELD_OPT) {
         buf_printf(out, "%lld", (long long)*(const int64_t *)at);
     } else if (f->kind == FIELD_F64) {
         json_repr_f64(num, sizeof num, *(const double *)at);
@@ -48,7 +55,9 @@ static void print_weight(buf *out, const node *n)
         buf_char(out, ' ');
         jw_str(&w, p->name);
         buf_printf(out, "[%lld:%lld/%lld]%s", (long long)p->from, (long long)p->to, (long long)p->total, axis_name(p->out_axis));
+        if (p->shards) buf_printf(out, "/%d", p->shards);
     }
+    if (n->a.weight.col_shards) buf_printf(out, " cols/%lld", (long long)n->a.weight.col_shards);
 }
 
 static void print_node(buf *out, int id, const node *n)
@@ -73,6 +82,8 @@ static void print_node(buf *out, int id, const node *n)
 
 status graph_print(const graph *g, buf *out)
 {
+    mesh m = graph_mesh(g);
+    if (m.dp != 1 || m.tp != 1) buf_printf(out, "mesh dp=%d tp=%d sp=%d\n", m.dp, m.tp, m.sp);
     for (int id = 1; id <= graph_n_nodes(g); id++) print_node(out, id, graph_at(g, id));
     if (graph_output(g).id) buf_printf(out, "output %%%d\n", graph_output(g).id);
     return buf_status(out);
@@ -128,6 +139,15 @@ static int64_t read_int(reader *r)
     return v;
 }
 
+/* A number of devices or shards. */
+static int read_count(reader *r)
+{
+    int64_t v = read_int(r);
+    if (v >= 1 && v <= 1 << 20) return (int)v;
+    expected(r, "a number from 1 to 1048576");
+    return 1;
+}
+
 /* A word of [a-z0-9_] into dst. */
 static void read_word(reader *r, char *dst, size_t cap)
 {
@@ -159,7 +179,7 @@ static void read_shape(reader *r, shape *s)
     need(r, "[");
     do {
         if (s->rank == GRAPH_MAX_RANK) { expected(r, "at most 4 dimensions"); return; }
-        s->dim[s->rank++] = accept(r, "T") ? DIM_T : accept(r, "S") ? DIM_S : accept(r, "R") ? DIM_R : read_int(r);
+        s->dim[s->rank++] = accept(r, "TS") ? DIM_TS : accept(r, "T") ? DIM_T : accept(r, "S") ? DIM_S : accept(r, "R") ? DIM_R : read_int(r);
     } while (accept(r, ","));
     need(r, "]");
     need(r, "{");
@@ -229,6 +249,7 @@ static status read_parts(reader *r, weight_part *parts, int *n_parts)
         p->total = read_int(r);
         need(r, "]");
         p->out_axis = read_axis(r);
+        p->shards = accept(r, "/") ? read_count(r) : 0;
     }
     return ST_OK;
 }
@@ -250,9 +271,10 @@ static status read_fields(reader *r, op o, op_attrs *a)
     r->n_values = 0;
     for (const op_field *f = op_schema_of(o)->fields; f->name; f++) {
         void *at = (char *)a + f->offset;
-        need(r, f->name);
+        if (f->kind != FIELD_OPT) need(r, f->name);
+        else if (!accept(r, f->name)) continue;
         need(r, "=");
-        if (f->kind == FIELD_I64) *(int64_t *)at = read_int(r);
+        if (f->kind == FIELD_I64 || f->kind == FIELD_OPT) *(int64_t *)at = read_int(r);
         else if (f->kind == FIELD_FLOATS) TRY(read_floats(r, at));
         else {
             char *end;
@@ -302,12 +324,13 @@ static status read_node(reader *r)
     int n_in = 0, n_parts = 0;
     op_attrs a = { 0 };
     weight_part parts[GRAPH_MAX_PARTS];
-    int64_t role = 0;
+    int64_t role = 0, col_shards = 0;
     shape s = { 0 };
     if (!op_is(o, OPF_LEAF)) read_inputs(r, in, &n_in);
     if (o == OP_WEIGHT) {
         read_role(r, &role);
         TRY(read_parts(r, parts, &n_parts));
+        if (accept(r, "cols/")) col_shards = read_count(r);
     } else {
         TRY(read_fields(r, o, &a));
     }
@@ -316,7 +339,7 @@ static status read_node(reader *r)
     graph_set_layer(r->g, accept(r, "@") ? (int)read_int(r) : -1);
     if (r->bad) return ST_OK;
     if (o == OP_INPUT) t = graph_input(r->g, (input_kind)a.input.kind, &s);
-    else if (o == OP_WEIGHT) t = graph_weight(r->g, (weight_role)role, &s, parts, n_parts);
+    else if (o == OP_WEIGHT) t = graph_weight_cut(r->g, (weight_role)role, &s, parts, n_parts, col_shards);
     else t = graph_add(r->g, o, in, n_in, &a);
     if (!t.id) return graph_finish(r->g, NO_TENSOR);
     if (t.id != id) expected(r, "the next number (or no repetition of a leaf)");
@@ -324,8 +347,23 @@ static status read_node(reader *r)
     return ST_OK;
 }
 
+static void read_mesh(reader *r)
+{
+    mesh m = { 1, 1, false };
+    if (!accept(r, "mesh")) return;
+    r->node_line = r->line;
+    need(r, "dp=");
+    m.dp = read_count(r);
+    need(r, "tp=");
+    m.tp = read_count(r);
+    need(r, "sp=");
+    m.sp = read_int(r) != 0;
+    graph_set_mesh(r->g, m);
+}
+
 static status read_graph(reader *r)
 {
+    read_mesh(r);
     while (!r->bad) {
         skip(r);
         r->node_line = r->line;

@@ -5,6 +5,7 @@
 #include "graph/graph.h"
 
 #define I64(o, f) { #f, FIELD_I64, offsetof(op_attrs, o.f) },
+#define OPT(o, f) { #f, FIELD_OPT, offsetof(op_attrs, o.f) },
 #define F64(o, f) { #f, FIELD_F64, offsetof(op_attrs, o.f) },
 #define FLOATS(o, f) { #f, FIELD_FLOATS, offsetof(op_attrs, o.f) },
 static const op_schema schemas[OP_COUNT] = {
@@ -39,7 +40,7 @@ char *shape_format(const shape *s, char *dst, size_t cap)
         const char *sep = i ? ", " : "";
         int64_t d = s->dim[i];
         int n = d >= 0 ? snprintf(dst + at, cap - at, "%s%lld", sep, (long long)d)
-                       : snprintf(dst + at, cap - at, "%s%s", sep, d == DIM_T ? "T" : d == DIM_S ? "S" : d == DIM_R ? "R" : "?");
+                       : snprintf(dst + at, cap - at, "%s%s", sep, d == DIM_T ? "T" : d == DIM_S ? "S" : d == DIM_R ? "R" : d == DIM_TS ? "TS" : "?");
         at += (size_t)n;
     }
     if (at < cap) snprintf(dst + at, cap - at, "]");
@@ -53,10 +54,11 @@ static bool floats_equal(const floats *a, const floats *b)
 
 static bool parts_equal(const node *a, const node *b)
 {
-    if (a->a.weight.n_parts != b->a.weight.n_parts) return false;
+    if (a->a.weight.n_parts != b->a.weight.n_parts || a->a.weight.col_shards != b->a.weight.col_shards) return false;
     for (int64_t i = 0; i < a->a.weight.n_parts; i++) {
         const weight_part *p = &a->a.weight.parts[i], *q = &b->a.weight.parts[i];
-        if (p->from != q->from || p->to != q->to || p->total != q->total || p->out_axis != q->out_axis || strcmp(p->name, q->name) != 0)
+        if (p->from != q->from || p->to != q->to || p->total != q->total || p->out_axis != q->out_axis || p->shards != q->shards ||
+            strcmp(p->name, q->name) != 0)
             return false;
     }
     return true;

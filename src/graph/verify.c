@@ -3,18 +3,27 @@
 
 #include "graph/graph.h"
 
-static status verify_shape(const node *n)
+static status verify_shape(const graph *g, const node *n)
 {
     if (n->s.rank < 1 || n->s.rank > GRAPH_MAX_RANK) return err_set(ST_INTERNAL, "rank %d, expected 1 to %d", n->s.rank, GRAPH_MAX_RANK);
     for (int i = 0; i < n->s.rank; i++) {
         int64_t d = n->s.dim[i];
-        if (d == 0 || d < DIM_R) return err_set(ST_INTERNAL, "dimension %d is %lld", i, (long long)d);
+        if (d == 0 || d < DIM_TS) return err_set(ST_INTERNAL, "dimension %d is %lld", i, (long long)d);
         if (i > 0 && d < 0) return err_set(ST_INTERNAL, "dimension %d is a symbol; only the first may be", i);
+        if (d == DIM_TS && !graph_mesh(g).sp) return err_set(ST_INTERNAL, "tokens are cut, but the mesh has no sequence parallelism");
     }
     return ST_OK;
 }
 
-static status verify_weight(const node *n)
+/* Ranks that hold the same shard must be equally many. */
+static status verify_shards(const graph *g, const char *name, int64_t shards)
+{
+    int tp = graph_mesh(g).tp;
+    if (shards >= 0 && (shards < 2 || tp % shards == 0)) return ST_OK;
+    return err_set(ST_INTERNAL, "%s: %lld shards, expected a divisor of the mesh's %d tensor ranks", name, (long long)shards, tp);
+}
+
+static status verify_weight(const graph *g, const node *n)
 {
     int64_t rows = 0, count = n->a.weight.n_parts;
     if (count < 1 || count > GRAPH_MAX_PARTS) return err_set(ST_INTERNAL, "%lld parts, expected 1 to %d", (long long)count, GRAPH_MAX_PARTS);
@@ -27,8 +36,11 @@ static status verify_weight(const node *n)
         if (!p->name[0]) return err_set(ST_INTERNAL, "a part has no name");
         if (p->from < 0 || p->to <= p->from || p->to > p->total)
             return err_set(ST_INTERNAL, "%s: rows %lld to %lld of %lld", p->name, (long long)p->from, (long long)p->to, (long long)p->total);
-        rows += p->to - p->from;
+        TRY(verify_shards(g, p->name, p->shards));
+        rows += weight_part_rows(p);
     }
+    TRY(verify_shards(g, "columns", n->a.weight.col_shards));
+    if (n->a.weight.col_shards > 1 && n->s.rank != 2) return err_set(ST_INTERNAL, "a vector has no columns to cut");
     if (rows != n->s.dim[0]) return err_set(ST_INTERNAL, "parts have %lld rows, the weight %lld", (long long)rows, (long long)n->s.dim[0]);
     return ST_OK;
 }
@@ -43,8 +55,8 @@ static status verify_node(const graph *g, int id)
         if (n->in[i].id >= id || n->in[i].id < 0) return err_set(ST_INTERNAL, "input %d comes later", i);
         if (n->in[i].id == 0 && i < sc->min_in) return err_set(ST_INTERNAL, "input %d is null", i);
     }
-    TRY(verify_shape(n));
-    if (n->op == OP_WEIGHT) return verify_weight(n);
+    TRY(verify_shape(g, n));
+    if (n->op == OP_WEIGHT) return verify_weight(g, n);
     if (n->op == OP_INPUT) return n->a.input.kind >= 0 && n->a.input.kind < IN_COUNT ? ST_OK : err_set(ST_INTERNAL, "unknown kind of input");
     shape want;
     TRY(graph_rules_of(g)->infer[n->op](g, n, &want));
@@ -56,6 +68,9 @@ static status verify_node(const graph *g, int id)
 status graph_verify(const graph *g)
 {
     int n_caches = 0;
+    mesh m = graph_mesh(g);
+    if (m.dp < 1 || m.tp < 1 || (m.sp && m.tp < 2))
+        return err_set(ST_INTERNAL, "graph: mesh dp=%d tp=%d sp=%d, expected 1 or more each way, and tp for sp", m.dp, m.tp, m.sp);
     for (int id = 1; id <= graph_n_nodes(g); id++) {
         const node *n = graph_at(g, id);
         status st = verify_node(g, id);

@@ -1,7 +1,8 @@
 /* The contract of an operation. An op's folder holds one `op_impl`, listed by ops.def:
  *   infer   shape rule (graph/graph.h)
- *   ref     naive and obviously right, on dense float32 arrays: judges every other way to compute it
- *   cpu     kernels, one per instruction set
+ *   ref     naive and obviously right, on dense float32 arrays: judges every other way to compute it. Of a partitioned graph it
+ *           runs one rank on behalf of all, who are taken to hold the same data; where ranks differ (embed) it is rank 0
+ *   cpu     kernels, one per instruction set; collectives have none
  *   cost    what it takes, for the simulator and the bench
  *   cases   small graphs to test it with
  *   hlo     its StableHLO text, in <op>_hlo.c */
@@ -30,6 +31,7 @@ int64_t ref_count(const ref_tensor *t);
 typedef struct ref_cache { dtype type; float *k, *v; } ref_cache;
 typedef struct ref_call {
     const node *n;
+    int tp;                 /* tensor ranks of the mesh */
     ref_tensor in[GRAPH_MAX_INPUTS], out;
     const batch *b;
     ref_cache *caches;
@@ -79,8 +81,10 @@ static inline bool cpu_take(const cpu_call *c, int phase, int64_t n, int64_t gra
 
 typedef struct op_needs { size_t scratch_bytes, state_bytes; } op_needs;   /* per thread; shared */
 
-typedef struct op_sizes { double tokens, seqs, rows, kv_read; } op_sizes;  /* kv_read: (query, key) pairs, summed over sequences */
-typedef struct op_cost { double flops, weight_bytes, activation_bytes, kv_bytes; } op_cost;
+/* kv_read: (query, key) pairs, summed over sequences; tp: ranks that share the tokens of DIM_TS, 0 = 1. */
+typedef struct op_sizes { double tokens, seqs, rows, kv_read, tp; } op_sizes;
+/* Of one device. link_bytes: what it sends to its neighbours when collectives run around a ring. */
+typedef struct op_cost { double flops, weight_bytes, activation_bytes, kv_bytes, link_bytes; } op_cost;
 /* A dimension's value. */
 double op_dim(const op_sizes *s, int64_t dim);
 
@@ -119,6 +123,8 @@ const graph_rules *ops_rules(void);
 
 status op_need_rank(const node *n, const char *what, const shape *s, int rank) FALLIBLE;
 status op_need_type(const char *what, const shape *s, dtype t) FALLIBLE;
+/* A collective needs someone to talk to. */
+status op_need_ranks(const graph *g) FALLIBLE;
 static inline const shape *op_in(const graph *g, const node *n, int i) { return &graph_node(g, n->in[i])->s; }
 static inline bool op_has_in(const node *n, int i) { return i < n->n_in && n->in[i].id != 0; }
 /* Floats per row: the product of all dimensions but the first. */

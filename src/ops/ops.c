@@ -44,6 +44,12 @@ status op_need_type(const char *what, const shape *s, dtype t)
     return err_set(ST_INTERNAL, "%s is %s, expected %s", what, dtype_name(s->type), dtype_name(t));
 }
 
+status op_need_ranks(const graph *g)
+{
+    if (graph_mesh(g).tp > 1) return ST_OK;
+    return err_set(ST_INTERNAL, "the mesh has one tensor rank, expected several");
+}
+
 int64_t shape_cols(const shape *s)
 {
     int64_t n = 1;
@@ -60,6 +66,7 @@ int64_t ref_count(const ref_tensor *t)
 
 double op_dim(const op_sizes *s, int64_t dim)
 {
+    if (dim == DIM_TS) return s->tokens / (s->tp > 1 ? s->tp : 1);
     return dim == DIM_T ? s->tokens : dim == DIM_S ? s->seqs : dim == DIM_R ? s->rows : (double)dim;
 }
 
@@ -97,7 +104,11 @@ tensor case_weight(graph *g, const char *name, dtype t, int64_t rows, int64_t co
 
 typedef struct ref_state { ref_tensor *t; float **own; int n; } ref_state;
 
-static int64_t value_of(const batch *b, int64_t dim) { return dim == DIM_T ? b->n_tokens : dim == DIM_S ? b->n_seqs : dim == DIM_R ? b->n_rows : dim; }
+static int64_t value_of(const graph *g, const batch *b, int64_t dim)
+{
+    if (dim == DIM_TS) return b->n_tokens / graph_mesh(g).tp;
+    return dim == DIM_T ? b->n_tokens : dim == DIM_S ? b->n_seqs : dim == DIM_R ? b->n_rows : dim;
+}
 
 static status ref_node(const graph *g, int id, ref_state *s, void (*weight)(void *, const node *, float *), void *arg, const batch *b,
                        ref_cache *caches, int block_size)
@@ -105,7 +116,7 @@ static status ref_node(const graph *g, int id, ref_state *s, void (*weight)(void
     const node *n = graph_at(g, id);
     ref_tensor *out = &s->t[id];
     out->rank = n->s.rank;
-    for (int i = 0; i < n->s.rank; i++) out->dim[i] = value_of(b, n->s.dim[i]);
+    for (int i = 0; i < n->s.rank; i++) out->dim[i] = value_of(g, b, n->s.dim[i]);
     if (n->op == OP_INPUT && n->a.input.kind != IN_ACTIVATION) {
         out->i = n->a.input.kind == IN_TOKENS ? b->token_ids : n->a.input.kind == IN_POSITIONS ? b->positions : b->rows;
         return ST_OK;
@@ -116,7 +127,7 @@ static status ref_node(const graph *g, int id, ref_state *s, void (*weight)(void
         weight(arg, n, out->f);
         return ST_OK;
     }
-    ref_call c = { .n = n, .out = *out, .b = b, .caches = caches, .block_size = block_size };
+    ref_call c = { .n = n, .tp = graph_mesh(g).tp, .out = *out, .b = b, .caches = caches, .block_size = block_size };
     for (int i = 0; i < n->n_in; i++) c.in[i] = s->t[n->in[i].id];
     op_impl_of(n->op)->ref(&c);
     return ST_OK;
@@ -129,6 +140,8 @@ status ref_run(const graph *g, void (*weight)(void *, const node *, float *), vo
     s.t = mem_calloc((size_t)s.n + 1, sizeof *s.t);
     s.own = mem_calloc((size_t)s.n + 1, sizeof *s.own);
     if (!s.t || !s.own) st = err_nomem();
+    else if (graph_mesh(g).sp && b->n_tokens % graph_mesh(g).tp)
+        st = err_set(ST_INVALID, "%d tokens, expected a multiple of the %d tensor ranks that share them", b->n_tokens, graph_mesh(g).tp);
     for (int id = 1; id <= s.n && st == ST_OK; id++) st = ref_node(g, id, &s, weight, arg, b, caches, block_size);
     if (st == ST_OK) {
         ref_tensor *t = &s.t[graph_output(g).id];

@@ -161,6 +161,9 @@ static void find_needs(cpu_model *m)
 
 status cpu_plan(cpu_model *m)
 {
+    mesh on = graph_mesh(m->g);
+    if (on.tp > 1 || on.dp > 1)
+        return err_set(ST_UNSUPPORTED, "the cpu device is one device: no tensor parallelism (size %d) or data parallelism (size %d)", on.tp, on.dp);
     size_t n = (size_t)graph_n_nodes(m->g) + 1;
     m->n_caches = graph_n_caches(m->g);
     m->places = mem_calloc(n, sizeof *m->places);

@@ -13,7 +13,7 @@ static axis slice_axis(const graph *g, const node *n, int64_t from, int64_t to)
     int64_t at = 0;
     for (int64_t i = 0; w && w->op == OP_WEIGHT && i < w->a.weight.n_parts; i++) {
         const weight_part *p = &w->a.weight.parts[i];
-        int64_t end = at + p->to - p->from;
+        int64_t end = at + weight_part_rows(p);
         if (end > from && at < to) {
             if (found != AX_NONE && found != p->out_axis) return AX_MIXED;
             found = p->out_axis;
