@@ -150,6 +150,10 @@ typedef struct hlo_call {
     hlo_val first_page;             /* i32 scalar: page 0 of this layer */
 } hlo_call;
 typedef hlo_val op_hlo_fn(hlo_call *c);
+/* NAME_hlo of every operation NAME, in <op>_hlo.c; inputs and weights have none. */
+#define OP(up, low, lo, hi, fl, ...) op_hlo_fn low##_hlo;
+#include "graph/ops.def"
+#undef OP
 
 /* A dimension of a bucket. */
 int64_t hlo_dim(const hlo_step *s, mesh m, int64_t dim);

@@ -48,4 +48,4 @@ static tensor build_case(graph *g, int i, dtype type)
     return graph_add(g, OP_ADD, (tensor[]){ x, i < 3 ? x : case_weight(g, "bias", type, widths[i], 0) }, 2, NULL);
 }
 
-const op_impl op_add = { infer, ref, OP_CPU_ALL(cpu), 1, NULL, NULL, cost, build_case };
+const op_impl op_add = { infer, ref, OP_CPU_ALL(cpu), add_hlo, 1, NULL, NULL, cost, build_case };

@@ -54,4 +54,4 @@ static tensor build_case(graph *g, int i, dtype type)
     return graph_add(g, OP_ALL_GATHER, &x, 1, &(op_attrs){ .all_gather = { cases[i].dim, cases[i].size } });
 }
 
-const op_impl op_all_gather = { .infer = infer, .ref = ref, .cost = cost, .build_case = build_case };
+const op_impl op_all_gather = { .infer = infer, .ref = ref, .hlo = all_gather_hlo, .cost = cost, .build_case = build_case };

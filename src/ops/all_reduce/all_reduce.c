@@ -34,4 +34,4 @@ static tensor build_case(graph *g, int i, dtype type)
     return graph_add(g, OP_ALL_REDUCE, &x, 1, NULL);
 }
 
-const op_impl op_all_reduce = { .infer = infer, .ref = ref, .cost = cost, .build_case = build_case };
+const op_impl op_all_reduce = { .infer = infer, .ref = ref, .hlo = all_reduce_hlo, .cost = cost, .build_case = build_case };

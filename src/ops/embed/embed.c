@@ -73,4 +73,4 @@ static tensor build_case(graph *g, int i, dtype type)
     return graph_add(g, OP_EMBED, in, 2, &(op_attrs){ .embed = { 2 } });
 }
 
-const op_impl op_embed = { infer, ref, OP_CPU_ALL(cpu), 1, NULL, NULL, cost, build_case };
+const op_impl op_embed = { infer, ref, OP_CPU_ALL(cpu), embed_hlo, 1, NULL, NULL, cost, build_case };

@@ -46,4 +46,4 @@ static tensor build_case(graph *g, int i, dtype type)
     return graph_add(g, OP_GATHER_ROWS, in, 2, NULL);
 }
 
-const op_impl op_gather_rows = { infer, ref, OP_CPU_ALL(cpu), 1, NULL, NULL, cost, build_case };
+const op_impl op_gather_rows = { infer, ref, OP_CPU_ALL(cpu), gather_rows_hlo, 1, NULL, NULL, cost, build_case };

@@ -98,4 +98,4 @@ static tensor build_case(graph *g, int i, dtype type)
     return graph_add(g, OP_LINEAR, in, 4, NULL);
 }
 
-const op_impl op_linear = { infer, ref, OP_CPU_ALL(cpu), 1, NULL, needs, cost, build_case };
+const op_impl op_linear = { infer, ref, OP_CPU_ALL(cpu), linear_hlo, 1, NULL, needs, cost, build_case };

@@ -41,4 +41,4 @@ static tensor build_case(graph *g, int i, dtype type)
     return graph_add(g, OP_REDUCE_SCATTER, &x, 1, &(op_attrs){ .reduce_scatter = { 0 } });
 }
 
-const op_impl op_reduce_scatter = { .infer = infer, .ref = ref, .cost = cost, .build_case = build_case };
+const op_impl op_reduce_scatter = { .infer = infer, .ref = ref, .hlo = reduce_scatter_hlo, .cost = cost, .build_case = build_case };

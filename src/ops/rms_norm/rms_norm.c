@@ -77,4 +77,4 @@ static tensor build_case(graph *g, int i, dtype type)
     return graph_add(g, OP_RMS_NORM, (tensor[]){ x, w }, 2, &(op_attrs){ .rms_norm = { 1e-5 } });
 }
 
-const op_impl op_rms_norm = { infer, ref, OP_CPU_ALL(cpu), 1, NULL, NULL, cost, build_case };
+const op_impl op_rms_norm = { infer, ref, OP_CPU_ALL(cpu), rms_norm_hlo, 1, NULL, NULL, cost, build_case };

@@ -87,7 +87,7 @@ static tensor case_table(graph *g, int i, dtype type)
     return graph_add(g, OP_ROPE_TABLE, &pos, 1, &a);
 }
 
-const op_impl op_rope_table = { infer_table, ref_table, OP_CPU_ALL(cpu_table), 1, NULL, NULL, cost_table, case_table };
+const op_impl op_rope_table = { infer_table, ref_table, OP_CPU_ALL(cpu_table), rope_table_hlo, 1, NULL, NULL, cost_table, case_table };
 
 /* ---- rope ---- */
 
@@ -151,4 +151,4 @@ static tensor case_rope(graph *g, int i, dtype type)
     return graph_add(g, OP_ROPE, (tensor[]){ x, case_table(g, 0, type) }, 2, NULL);
 }
 
-const op_impl op_rope = { infer_rope, ref_rope, OP_CPU_ALL(cpu_rope), 1, NULL, NULL, cost_rope, case_rope };
+const op_impl op_rope = { infer_rope, ref_rope, OP_CPU_ALL(cpu_rope), rope_hlo, 1, NULL, NULL, cost_rope, case_rope };

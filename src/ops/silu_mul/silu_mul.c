@@ -55,4 +55,4 @@ static tensor build_case(graph *g, int i, dtype type)
     return graph_add(g, OP_SILU_MUL, (tensor[]){ gate, up }, 2, NULL);
 }
 
-const op_impl op_silu_mul = { infer, ref, OP_CPU_ALL(cpu), 1, NULL, NULL, cost, build_case };
+const op_impl op_silu_mul = { infer, ref, OP_CPU_ALL(cpu), silu_mul_hlo, 1, NULL, NULL, cost, build_case };

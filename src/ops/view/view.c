@@ -92,6 +92,6 @@ static tensor case_merge(graph *g, int i, dtype type)
     return twice(g, graph_add(g, OP_MERGE_HEADS, &x, 1, NULL));
 }
 
-const op_impl op_slice = { .infer = infer_slice, .ref = ref_slice, .build_case = case_slice };
-const op_impl op_split_heads = { .infer = infer_split, .ref = ref_same, .build_case = case_split };
-const op_impl op_merge_heads = { .infer = infer_merge, .ref = ref_same, .build_case = case_merge };
+const op_impl op_slice = { .infer = infer_slice, .ref = ref_slice, .hlo = slice_hlo, .build_case = case_slice };
+const op_impl op_split_heads = { .infer = infer_split, .ref = ref_same, .hlo = split_heads_hlo, .build_case = case_split };
+const op_impl op_merge_heads = { .infer = infer_merge, .ref = ref_same, .hlo = merge_heads_hlo, .build_case = case_merge };
