@@ -22,18 +22,25 @@
 typedef struct lower_weight { int n; const int *nodes; bool stacked; shape s; /* of one layer, local */ } lower_weight;
 /* A flat cache: [n_layers * pages, page, kv.rows, kv.lanes] */
 typedef struct lower_cache { hlo_kv kv; int n_layers; } lower_cache;
-/* `count` times layers of the nodes from[i] .. to[i]-1 (node ids, i < period): one loop if count > 1. */
-typedef struct lower_segment { int count, period, first_layer; } lower_segment;
+
+/* A run of layers: `count` repetitions of a group of nodes that differ only in their weights. count 1: emitted as they are.
+ * What one repetition hands to the next (the residual stream) is carried: position carry_at[c] in the group's nodes. */
+enum { LOWER_CARRIES = 4 };
+typedef struct lower_segment {
+    int count, n_nodes;             /* nodes of one repetition, leaves left out */
+    const int *nodes;               /* [count][n_nodes] ids */
+    int n_carries, carry_in[LOWER_CARRIES], carry_at[LOWER_CARRIES];   /* carry_in: the node that the first repetition reads */
+} lower_segment;
 
 typedef struct lower_plan {
     const graph *g;                 /* borrowed */
     arena mem;
     lower_weight *weights; int n_weights;
     lower_cache *caches; int n_caches;
-    struct { int group, index; } *cache_at;         /* [graph_n_caches] which array, which layer of it */
-    lower_segment *segments; int n_segments;
+    struct lower_place { int group, index; } *cache_at;     /* [graph_n_caches] which array, which layer of it */
+    lower_segment *segments; int n_segments;                /* in order; every node but the leaves is in one */
     int *inputs; int n_inputs;      /* IN_ACTIVATION nodes */
-    int *arg_of, *row_of;           /* [n_nodes + 1] of a weight node: index into weights, row of the stack */
+    int *arg_of;                    /* [n_nodes + 1] of a weight node: index into weights, else -1 */
 } lower_plan;
 
 status lower_plan_new(const graph *g, dtype kv_dtype, lower_plan **out) FALLIBLE;

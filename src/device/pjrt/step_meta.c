@@ -1,0 +1,93 @@
+#include "device/pjrt/step_meta.h"
+
+#include <string.h>
+
+enum { Q_TILE_MIN = 8, Q_TILE_MAX = 128 };
+
+/* A quarter of the bucket's tokens, within limits, and a power of two. */
+int64_t bucket_q_tile(const lower_bucket *b)
+{
+    int64_t tile = Q_TILE_MIN;
+    if (b->decode) return 1;
+    while (tile < Q_TILE_MAX && tile * 4 < b->tokens) tile *= 2;
+    return tile < b->tokens ? tile : b->tokens;
+}
+
+/* Every sequence of two tokens or more may end in a tile that is not full. */
+int64_t bucket_n_tiles(const lower_bucket *b)
+{
+    if (b->decode) return 0;
+    int64_t ragged = b->seqs < b->tokens / 2 ? b->seqs : b->tokens / 2;
+    return b->tokens / bucket_q_tile(b) + ragged + 1;
+}
+
+void step_layout_of(const lower_bucket *b, const lower_options *o, step_layout *out)
+{
+    int64_t tiles = bucket_n_tiles(b), at = 0;
+    const int64_t len[STEP_PARTS] = {
+        [STEP_TOKENS] = b->tokens, [STEP_POSITIONS] = b->tokens, [STEP_WRITE_PAGE] = b->tokens, [STEP_WRITE_SLOT] = b->tokens, [STEP_ROPE_VARIANT] = b->tokens,
+        [STEP_ROWS] = b->rows, [STEP_PAGE_TABLE] = (int64_t)b->seqs * o->max_pages, [STEP_KV_LENS] = b->seqs,
+        [STEP_SEQ_TOKEN] = b->decode ? 0 : b->seqs, [STEP_TOKEN_SEQ] = b->decode ? 0 : b->tokens, [STEP_TILE_SEQ] = tiles, [STEP_TILE_TOKEN] = tiles,
+        [STEP_TILE_POS] = tiles, [STEP_TILE_LEN] = tiles, [STEP_TILES] = b->decode ? 0 : 1 };
+    for (int i = 0; i < STEP_PARTS; i++) {
+        out->at[i] = at;
+        out->len[i] = len[i];
+        at += len[i];
+    }
+    out->total = at;
+}
+
+int64_t step_meta_len(const lower_bucket *b, const lower_options *o)
+{
+    step_layout l;
+    step_layout_of(b, o, &l);
+    return l.total;
+}
+
+bool bucket_fits(const lower_bucket *b, const batch *x)
+{
+    return x->n_tokens <= b->tokens && x->n_seqs <= b->seqs && x->n_rows <= b->rows && (!b->decode || x->n_tokens == x->n_seqs);
+}
+
+static void fill_tiles(const lower_bucket *b, const batch *x, int s, const step_layout *l, int32_t *meta, int *n)
+{
+    int64_t tile = bucket_q_tile(b);
+    int first = x->cu_q_lens[s], len = x->cu_q_lens[s + 1] - first, pos = x->kv_lens[s] - len;
+    for (int i = 0; i < len; i += (int)tile, (*n)++) {
+        meta[l->at[STEP_TILE_SEQ] + *n] = s;
+        meta[l->at[STEP_TILE_TOKEN] + *n] = first + i;
+        meta[l->at[STEP_TILE_POS] + *n] = pos + i;
+        meta[l->at[STEP_TILE_LEN] + *n] = len - i < tile ? len - i : (int32_t)tile;
+    }
+}
+
+void step_meta_fill(const lower_bucket *b, const lower_options *o, const batch *x, int32_t *meta)
+{
+    step_layout l;
+    int n_tiles = 0;
+    step_layout_of(b, o, &l);
+    memset(meta, 0, (size_t)l.total * sizeof *meta);
+    memcpy(meta + l.at[STEP_TOKENS], x->token_ids, (size_t)x->n_tokens * sizeof *meta);
+    memcpy(meta + l.at[STEP_POSITIONS], x->positions, (size_t)x->n_tokens * sizeof *meta);
+    memcpy(meta + l.at[STEP_ROWS], x->rows, (size_t)x->n_rows * sizeof *meta);
+    for (int t = 0; t < x->n_tokens; t++) {
+        meta[l.at[STEP_WRITE_PAGE] + t] = x->slots[t] / o->page;
+        meta[l.at[STEP_WRITE_SLOT] + t] = x->slots[t] % o->page;
+    }
+    for (int64_t i = 0; i < l.len[STEP_TOKEN_SEQ]; i++) meta[l.at[STEP_TOKEN_SEQ] + i] = -1;
+    for (int s = 0; s < x->n_seqs; s++) {
+        int first = x->cu_q_lens[s], len = x->cu_q_lens[s + 1] - first;
+        int64_t used = ((int64_t)x->kv_lens[s] + o->page - 1) / o->page;
+        memcpy(meta + l.at[STEP_PAGE_TABLE] + (int64_t)s * o->max_pages, x->page_table + (int64_t)s * x->max_pages, (size_t)used * sizeof *meta);
+        for (int t = first; x->rope_variant && t < first + len; t++) meta[l.at[STEP_ROPE_VARIANT] + t] = x->rope_variant[s];
+        if (len == 1) meta[l.at[STEP_KV_LENS] + s] = x->kv_lens[s];
+        if (b->decode) continue;
+        if (len == 1) {
+            meta[l.at[STEP_SEQ_TOKEN] + s] = first;
+            meta[l.at[STEP_TOKEN_SEQ] + first] = s;
+        } else {
+            fill_tiles(b, x, s, &l, meta, &n_tiles);
+        }
+    }
+    if (!b->decode) meta[l.at[STEP_TILES]] = n_tiles;
+}
