@@ -11,7 +11,11 @@
 #include <stdint.h>
 
 #include "graph/dtype.h"
+#include "ops/hlo.h"
 #include "ops/isa.h"
+
+/* The operation in StableHLO (paged_attention_hlo.c). */
+hlo_val paged_attention_hlo(hlo_call *c);
 
 enum { ATTN_PART = 256, ATTN_GROUPS = ATTN_PART / 16, ATTN_ROWS = 64, ATTN_AHEAD = 4 };
 

@@ -429,4 +429,4 @@ static tensor build_case(graph *g, int i, dtype type)
     return graph_add(g, OP_PAGED_ATTENTION, in, 3, &a);
 }
 
-const op_impl op_paged_attention = { infer, ref, OP_CPU_ALL(cpu), 3, skip_phase, needs, cost, build_case };
+const op_impl op_paged_attention = { infer, ref, OP_CPU_ALL(cpu), paged_attention_hlo, 3, skip_phase, needs, cost, build_case };

@@ -1,0 +1,274 @@
+/* Paged attention in StableHLO: the tokens' K and V are written into the flat cache, then softmax runs over blocks of keys
+ * with a running maximum and sum, in a loop whose trip count comes from the step's data. So temporaries are one block, not
+ * the longest context, and short contexts cost little in a program that serves long ones.
+ *
+ *   one token per sequence    all sequences at once: rows are the query heads of a kv head
+ *   more tokens               one tile of queries at a time, in an outer loop over the step's tiles
+ *
+ * Both are the same loop over [B, kv_heads, rows] of queries of which each row sees a range of keys. What is in a page besides
+ * a row's keys never reaches its result, not even a NaN that another sequence left there.
+ *
+ * docs/performance.md, "Attention in StableHLO", has the variants that were measured. */
+#include "ops/op.h"
+#include "ops/paged_attention/attention.h"
+
+enum { Q, K, VAL };
+enum { LANES = 128, HALF = LANES / 2, BLOCK_BYTES = 32 << 20, BLOCK_TOKENS = 512 };
+
+/* Below every score; finite, so that differences are. */
+#define NO_SCORE (-1e30)
+
+static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+/* What a chip does not pad: 1, 2, 4, 8 or a multiple of 16 rows of whole lanes. */
+static int64_t round_rows(int64_t n)
+{
+    int64_t r = 1;
+    while (r < n && r < 8) r *= 2;
+    return n <= r ? r : round_up(n, 16);
+}
+
+hlo_kv hlo_kv_of(dtype type, int64_t kv_heads, int64_t head_dim)
+{
+    hlo_kv kv = { .type = type, .heads = kv_heads, .dim = head_dim };
+    bool shared = head_dim <= HALF;
+    kv.lanes = round_up(head_dim, LANES);
+    kv.rows = round_rows(shared ? kv_heads : 2 * kv_heads);
+    kv.v_row = shared ? 0 : kv_heads;
+    kv.v_lane = shared ? HALF : 0;
+    return kv;
+}
+
+/* The type of both products' operands: the one that loses nothing of activations and cache. */
+static dtype product_type(dtype act, dtype kv)
+{
+    size_t a = dtype_bits(act), b = dtype_bits(kv);
+    return act == kv || (a > b && (b == 8 || a == 32)) ? act : b == 32 ? kv : DT_F32;
+}
+
+/* ---- writing ---- */
+
+/* k and v [T, kv_heads, d] as rows of the cache [T, rows, lanes]. */
+static hlo_val cache_rows(hlo_call *c, const hlo_kv *kv)
+{
+    hlo *h = c->h;
+    hlo_val kv_in[2] = { hlo_convert(h, c->in[K], kv->type), hlo_convert(h, c->in[VAL], kv->type) }, zero = hlo_float(h, kv->type, 0);
+    int64_t lanes = kv->v_lane ? HALF : kv->lanes, rows = kv->v_lane ? kv->heads : 2 * kv->heads;
+    for (int i = 0; i < 2 && lanes > kv->dim; i++) kv_in[i] = hlo_pad(h, kv_in[i], 2, 0, lanes - kv->dim, zero);
+    hlo_val all = hlo_concat(h, kv_in, 2, kv->v_lane ? 2 : 1);
+    return kv->rows > rows ? hlo_pad(h, all, 1, 0, kv->rows - rows, zero) : all;
+}
+
+static void write_cache(hlo_call *c, const hlo_kv *kv)
+{
+    hlo *h = c->h;
+    const hlo_step *s = c->step;
+    hlo_val page = hlo_bin(h, "add", s->write_page, hlo_full_like(h, c->first_page, s->write_page));
+    hlo_val at[2] = { hlo_reshape(h, page, 2, (int64_t[]){ s->T, 1 }), hlo_reshape(h, s->write_slot, 2, (int64_t[]){ s->T, 1 }) };
+    c->cache = hlo_put(h, c->cache, hlo_concat(h, at, 2, 1), cache_rows(c, kv));
+}
+
+/* ---- reading ---- */
+
+/* B sequences, kv_heads, n rows of queries each; blocks of `pages` pages are `tokens` keys. */
+typedef struct reader {
+    hlo_call *c;
+    hlo_kv kv;
+    dtype type;                     /* of products */
+    int64_t B, n, group, pages, tokens;
+    hlo_val q;                      /* [B, kv_heads, n, lanes] */
+    hlo_val table;                  /* [B, blocks * pages] */
+    hlo_val lo, hi;                 /* i32 [B, n] keys that a row sees: lo <= position < hi; hi 0 = none */
+    hlo_val key_lo, key_hi;         /* i32 [B] keys that some row sees */
+} reader;
+
+/* As many pages as keep a block of B sequences within BLOCK_BYTES and BLOCK_TOKENS. */
+static void reader_init(reader *r, hlo_call *c, const hlo_kv *kv, int64_t B, int64_t n_queries)
+{
+    const hlo_step *s = c->step;
+    *r = (reader){ .c = c, .kv = *kv, .B = B, .group = c->in[Q].dim[1] / kv->heads, .type = product_type(s->act, kv->type) };
+    int64_t page_bytes = B * s->page * (int64_t)dtype_bytes(kv->type, (size_t)(kv->rows * kv->lanes)), most = BLOCK_TOKENS / s->page;
+    if (most > BLOCK_BYTES / page_bytes) most = BLOCK_BYTES / page_bytes;
+    if (most > s->max_pages) most = s->max_pages;
+    r->n = n_queries * r->group;
+    r->pages = 1;
+    while (r->pages * 2 <= most) r->pages *= 2;
+    if (most == s->max_pages) r->pages = most;
+    r->tokens = r->pages * s->page;
+}
+
+/* q [.., d] with zeros up to whole lanes: where K and V share lanes, the zeros hide V. */
+static hlo_val query_lanes(reader *r, hlo_val q)
+{
+    hlo *h = r->c->h;
+    q = hlo_convert(h, q, r->type);
+    return r->kv.lanes > r->kv.dim ? hlo_pad(h, q, q.rank - 1, 0, r->kv.lanes - r->kv.dim, hlo_float(h, r->type, 0)) : q;
+}
+
+/* The page table with whole blocks in each row. */
+static hlo_val padded_table(const reader *r)
+{
+    const hlo_step *s = r->c->step;
+    int64_t more = round_up(s->max_pages, r->pages) - s->max_pages;
+    return more ? hlo_pad(r->c->h, s->page_table, 1, 0, more, hlo_int(r->c->h, DT_I32, 0)) : s->page_table;
+}
+
+/* From last_key [..]: lo and hi of a query that sees the keys up to that position. */
+static hlo_val first_key(const reader *r, hlo_val hi)
+{
+    int64_t window = r->c->n->a.paged_attention.window;
+    hlo *h = r->c->h;
+    if (!window) return hlo_full_like(h, hlo_int(h, DT_I32, 0), hi);
+    return hlo_bin_scalar(h, "maximum", hlo_bin_scalar(h, "subtract", hi, (double)window), 0);
+}
+
+/* Blocks [from, to) that some row needs. */
+static void block_range(reader *r, hlo_val *from, hlo_val *to)
+{
+    hlo *h = r->c->h;
+    hlo_val none = hlo_full_like(h, hlo_int(h, DT_I32, INT32_MAX), r->lo);
+    r->key_lo = hlo_reduce(h, "minimum", hlo_select(h, hlo_cmp(h, "GT", r->hi, r->lo), r->lo, none), 1);
+    r->key_hi = hlo_reduce(h, "maximum", r->hi, 1);
+    *from = hlo_bin_scalar(h, "divide", hlo_reduce(h, "minimum", r->key_lo, 0), (double)r->tokens);
+    *to = hlo_bin_scalar(h, "divide", hlo_bin_scalar(h, "add", hlo_reduce(h, "maximum", r->key_hi, 0), (double)(r->tokens - 1)), (double)r->tokens);
+}
+
+/* lo <= position < hi for the keys of block i: lo, hi [..] -> i1 [.., tokens]. */
+static hlo_val seen(const reader *r, hlo_val i, hlo_val lo, hlo_val hi)
+{
+    hlo *h = r->c->h;
+    int64_t dim[HLO_RANK] = { r->B, r->n };
+    static const int same[] = { 0, 1, 2, 3 };
+    dim[lo.rank] = r->tokens;
+    hlo_val first = hlo_bin_scalar(h, "multiply", i, (double)r->tokens);
+    hlo_val pos = hlo_bin(h, "add", hlo_iota(h, DT_I32, lo.rank, lo.rank + 1, dim), hlo_full(h, first, lo.rank + 1, dim));
+    hlo_val in = hlo_cmp(h, "LT", pos, hlo_broadcast(h, hi, same, lo.rank + 1, dim));
+    return hlo_bin(h, "and", in, hlo_cmp(h, "GE", pos, hlo_broadcast(h, lo, same, lo.rank + 1, dim)));
+}
+
+/* Keys and values of block i: [B, tokens, kv_heads, lanes] each. */
+static void load_block(const reader *r, hlo_val i, hlo_val *k, hlo_val *v)
+{
+    hlo *h = r->c->h;
+    hlo_val at[2] = { { 0 }, hlo_bin_scalar(h, "multiply", i, (double)r->pages) };
+    hlo_val ids = hlo_dynamic_slice(h, r->table, at, (int64_t[]){ r->B, r->pages });
+    ids = hlo_bin(h, "add", ids, hlo_full_like(h, r->c->first_page, ids));
+    hlo_val all = hlo_reshape(h, hlo_take(h, r->c->cache, ids), 4, (int64_t[]){ r->B, r->tokens, r->kv.rows, r->kv.lanes });
+    *k = hlo_convert(h, hlo_slice(h, all, 2, 0, r->kv.heads), r->type);
+    *v = hlo_convert(h, hlo_slice(h, all, 2, r->kv.v_row, r->kv.v_row + r->kv.heads), r->type);
+    hlo_val mask = hlo_broadcast(h, seen(r, i, r->key_lo, r->key_hi), (int[]){ 0, 1 }, 4, v->dim);
+    *v = hlo_select(h, mask, *v, hlo_full_like(h, hlo_float(h, r->type, 0), *v));
+}
+
+/* One block: greatest score m, sum of weights l [B, kv_heads, n] and weighted sum of values acc [B, kv_heads, n, lanes], all f32. */
+static void attend_block(const reader *r, hlo_val i, const hlo_val old[3], hlo_val next[3])
+{
+    hlo *h = r->c->h;
+    hlo_val k, v;
+    load_block(r, i, &k, &v);
+    hlo_val s = hlo_dot(h, r->q, k, HLO_DIMS(0, 1), HLO_DIMS(0, 2), HLO_DIMS(3), HLO_DIMS(3), DT_F32);
+    s = hlo_bin_scalar(h, "multiply", s, r->c->n->a.paged_attention.scale);
+    hlo_val mask = hlo_broadcast(h, seen(r, i, r->lo, r->hi), (int[]){ 0, 2, 3 }, 4, s.dim);
+    s = hlo_select(h, mask, s, hlo_full_like(h, hlo_float(h, DT_F32, NO_SCORE), s));
+    next[0] = hlo_bin(h, "maximum", old[0], hlo_reduce(h, "maximum", s, 3));
+    hlo_val p = hlo_un(h, "exponential", hlo_bin(h, "subtract", s, hlo_broadcast_at(h, next[0], 0, s)));
+    p = hlo_select(h, mask, p, hlo_full_like(h, hlo_float(h, DT_F32, 0), p));
+    hlo_val keep = hlo_un(h, "exponential", hlo_bin(h, "subtract", old[0], next[0]));
+    next[1] = hlo_bin(h, "add", hlo_bin(h, "multiply", old[1], keep), hlo_reduce(h, "add", p, 3));
+    hlo_val pv = hlo_dot(h, hlo_convert(h, p, r->type), v, HLO_DIMS(0, 1), HLO_DIMS(0, 2), HLO_DIMS(3), HLO_DIMS(1), DT_F32);
+    next[2] = hlo_bin(h, "add", hlo_bin(h, "multiply", old[2], hlo_broadcast_at(h, keep, 0, old[2])), pv);
+}
+
+/* The loop over blocks: [B, kv_heads, n, d] of type act; rows that see no key are 0. */
+static hlo_val attend(reader *r)
+{
+    hlo *h = r->c->h;
+    hlo_val from, to, state[3], next[3];
+    int64_t dim[] = { r->B, r->kv.heads, r->n, r->kv.lanes };
+    block_range(r, &from, &to);
+    for (int i = 0; i < 3; i++) state[i] = hlo_full(h, hlo_float(h, DT_F32, i ? 0 : NO_SCORE), i == 2 ? 4 : 3, dim);
+    hlo_val carried[3], i = hlo_for(h, from, to, state, 3, carried);
+    attend_block(r, i, carried, next);
+    hlo_end_for(h, next, state);
+    hlo_val sum = hlo_bin_scalar(h, "maximum", state[1], 1e-30);     /* at least 1 where there is a key */
+    hlo_val acc = hlo_slice(h, state[2], 3, r->kv.v_lane, r->kv.v_lane + r->kv.dim);
+    return hlo_convert(h, hlo_bin(h, "divide", acc, hlo_broadcast_at(h, sum, 0, acc)), r->c->step->act);
+}
+
+/* ---- one token per sequence ---- */
+
+/* q [S, heads, d]; sequences whose kv_len is 0 give 0. */
+static hlo_val attend_single(hlo_call *c, const hlo_kv *kv, hlo_val q)
+{
+    hlo *h = c->h;
+    const hlo_step *s = c->step;
+    reader r;
+    reader_init(&r, c, kv, s->S, 1);
+    hlo_comment(h, "attention of one token per sequence: blocks of %lld keys", (long long)r.tokens);
+    int64_t dim[] = { s->S, kv->heads, r.n, kv->dim };
+    r.q = query_lanes(&r, hlo_reshape(h, q, 4, dim));
+    r.table = padded_table(&r);
+    r.hi = hlo_broadcast(h, s->kv_lens, (int[]){ 0 }, 2, (int64_t[]){ s->S, r.n });
+    r.lo = first_key(&r, r.hi);
+    return hlo_reshape(h, attend(&r), 3, (int64_t[]){ s->S, q.dim[1], kv->dim });
+}
+
+/* ---- tiles of queries ---- */
+
+static hlo_val at_tile(hlo *h, hlo_val list, hlo_val i) { return hlo_row(h, list, i); }
+
+/* Rows of the tile in [q_tile * group]: query r / group at position pos + r / group, which sees what is before it. */
+static void tile_ranges(reader *r, hlo_val pos, hlo_val len)
+{
+    hlo *h = r->c->h;
+    int64_t dim[] = { 1, r->n };
+    hlo_val query = hlo_bin_scalar(h, "divide", hlo_iota(h, DT_I32, 1, 2, dim), (double)r->group);
+    hlo_val hi = hlo_bin_scalar(h, "add", hlo_bin(h, "add", query, hlo_full(h, pos, 2, dim)), 1);
+    r->lo = first_key(r, hi);
+    r->hi = hlo_select(h, hlo_cmp(h, "LT", query, hlo_full(h, len, 2, dim)), hi, hlo_full(h, hlo_int(h, DT_I32, 0), 2, dim));
+}
+
+/* Tile i of q [T + q_tile, heads, d]: [q_tile, heads, d]. */
+static hlo_val attend_tile(hlo_call *c, const hlo_kv *kv, hlo_val q, hlo_val i, hlo_val token)
+{
+    hlo *h = c->h;
+    const hlo_step *s = c->step;
+    reader r;
+    reader_init(&r, c, kv, 1, s->q_tile);
+    hlo_val part = hlo_dynamic_slice(h, q, (hlo_val[]){ token, { 0 }, { 0 } }, (int64_t[]){ s->q_tile, q.dim[1], kv->dim });
+    part = hlo_reshape(h, part, 4, (int64_t[]){ s->q_tile, kv->heads, r.group, kv->dim });
+    part = hlo_transpose(h, part, (int[]){ 1, 0, 2, 3 });
+    r.q = query_lanes(&r, hlo_reshape(h, part, 4, (int64_t[]){ 1, kv->heads, r.n, kv->dim }));
+    hlo_val table = padded_table(&r);
+    r.table = hlo_dynamic_slice(h, table, (hlo_val[]){ at_tile(h, s->tile_seq, i), { 0 } }, (int64_t[]){ 1, table.dim[1] });
+    tile_ranges(&r, at_tile(h, s->tile_pos, i), at_tile(h, s->tile_len, i));
+    hlo_val out = hlo_reshape(h, attend(&r), 4, (int64_t[]){ kv->heads, s->q_tile, r.group, kv->dim });
+    out = hlo_transpose(h, out, (int[]){ 1, 0, 2, 3 });
+    return hlo_reshape(h, out, 3, (int64_t[]){ s->q_tile, q.dim[1], kv->dim });
+}
+
+/* q [T, heads, d] -> the same, 0 where no tile is. A tile writes all its rows; as tiles come in the order of their tokens,
+ * those beyond its length are then overwritten by the next one that has them, or stay 0. */
+static hlo_val attend_tiles(hlo_call *c, const hlo_kv *kv)
+{
+    hlo *h = c->h;
+    const hlo_step *s = c->step;
+    hlo_comment(h, "attention of longer runs: %lld queries of one sequence at a time", (long long)s->q_tile);
+    hlo_val zero = hlo_float(h, s->act, 0), q = hlo_pad(h, c->in[Q], 0, 0, s->q_tile, zero), out = hlo_full_like(h, zero, q), carried;
+    hlo_val i = hlo_for(h, hlo_int(h, DT_I32, 0), s->tiles, &out, 1, &carried), token = at_tile(h, s->tile_token, i);
+    hlo_val next = hlo_dynamic_update(h, carried, attend_tile(c, kv, q, i, token), (hlo_val[]){ token, { 0 }, { 0 } });
+    hlo_end_for(h, &next, &out);
+    return hlo_slice(h, out, 0, 0, s->T);
+}
+
+hlo_val paged_attention_hlo(hlo_call *c)
+{
+    hlo *h = c->h;
+    const hlo_step *s = c->step;
+    hlo_kv kv = hlo_kv_of(c->cache.type, c->in[K].dim[1], c->in[K].dim[2]);
+    write_cache(c, &kv);
+    if (s->decode) return attend_single(c, &kv, c->in[Q]);
+    hlo_val tiles = attend_tiles(c, &kv), single = attend_single(c, &kv, hlo_take(h, c->in[Q], s->seq_token));
+    hlo_val pred = hlo_broadcast(h, hlo_cmp_scalar(h, "GE", s->token_seq, 0), (int[]){ 0 }, 3, tiles.dim);
+    return hlo_select(h, pred, hlo_take(h, single, s->token_seq), tiles);
+}
