@@ -13,7 +13,8 @@
 
 #include "graph/graph.h"
 
-/* mesh 1 x 1 copies. ST_INVALID names what does not divide: "32 attention heads cannot be divided by tensor parallel size 5". */
+/* Mesh 1 x 1 copies; sp without tp is nothing. ST_INVALID names what does not divide, in vLLM's words where it has some: "Total
+ * number of attention heads (32) must be divisible by tensor parallel size (5)." */
 status graph_partition(const graph *in, mesh m, graph **out) FALLIBLE;
 
 /* Which rows of the checkpoint tensor tensor rank `rank` of `tp` holds of a part: *n rows from *from on, then rows of zeros up to

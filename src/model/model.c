@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "graph/partition.h"
 #include "graph/passes.h"
 #include "model/dsl.h"
 #include "ops/op.h"
@@ -12,7 +13,8 @@
 struct model {
     model_config config;
     model_info info;
-    graph *g;
+    graph *plain;   /* as the model file describes it, for partitions */
+    graph *g;       /* for one device */
 };
 
 /* ---- registry ---- */
@@ -81,12 +83,18 @@ static status fill_info(model *m, const model_options *o)
 
 static status build(model *m, const model_family *f, dtype type)
 {
-    graph *plain = NULL;
-    TRY(graph_new(ops_rules(), &plain));
-    net n = { .g = plain, .c = &m->config, .type = type, .layer = -1 };
-    status st = graph_finish(plain, decoder_lm(&n, f->layer));
-    if (st == ST_OK) st = graph_optimize(plain, &m->g);
-    graph_free(plain);
+    TRY(graph_new(ops_rules(), &m->plain));
+    net n = { .g = m->plain, .c = &m->config, .type = type, .layer = -1 };
+    TRY(graph_finish(m->plain, decoder_lm(&n, f->layer)));
+    return graph_optimize(m->plain, &m->g);
+}
+
+status model_graph_for(const model *m, mesh on, bool uniform, graph **out)
+{
+    graph *cut;
+    TRY(graph_partition(m->plain, on, &cut));
+    status st = uniform ? graph_optimize_uniform(cut, out) : graph_optimize(cut, out);
+    graph_free(cut);
     return st;
 }
 
@@ -111,6 +119,7 @@ status model_new(const jv *config, const model_options *o, model **out)
 void model_free(model *m)
 {
     if (!m) return;
+    graph_free(m->plain);
     graph_free(m->g);
     config_free(&m->config);
     mem_free(m);

@@ -40,6 +40,9 @@ void model_free(model *m);
 const model_info *model_describe(const model *m);
 /* The finished, verified and fused graph; owned by the model. */
 const graph *model_graph(const model *m);
+/* The graph that each device of a mesh runs, partitioned and fused; `uniform`: equal layers stay equal (graph_optimize_uniform).
+ * The caller frees it; it lives on without the model. ST_INVALID names what the mesh does not divide. */
+status model_graph_for(const model *m, mesh on, bool uniform, graph **out) FALLIBLE;
 /* Architectures in the registry, NULL-terminated. */
 const char *const *model_architectures(void);
 
