@@ -2,49 +2,15 @@
  * Threads are played one after the other, which the contract of op_cpu_fn allows, so the test is deterministic. */
 #include <stdatomic.h>
 
-#include "base/mem.h"
-#include "ops/op.h"
-#include "tests/test.h"
+#include "tests/unit/ops/cases.h"
 
 /* ---- the step: three sequences, blocks of `bs` tokens, one sequence over several parts of keys ---- */
 
-enum { T = 26, S = 3, R = 5, PAGES = 512, SLOTS = 4096 };
-static int32_t ids[T], positions[T], slots[T], pages[S][PAGES];
-static const int32_t cu[] = { 0, 1, 6, T }, kv_lens[] = { 603, 5, 40 }, variants[] = { 0, 1, 0 }, rows[R] = { 0, 2, 3, 17, 25 };
+enum { T = 26, S = 3, R = 5, SLOTS = 4096 };
 
-static int32_t slot_at(int s, int pos, int bs) { return pages[s][pos / bs] * bs + pos % bs; }
-
-static batch make_batch(int bs)
+static void make_step(case_step *s, int bs)
 {
-    int next = 0, n_blocks = SLOTS / bs;
-    for (int s = 0; s < S; s++)
-        for (int p = 0; p * bs < kv_lens[s]; p++) pages[s][p] = (int32_t)((next++ * 5 + 3) % n_blocks);
-    for (int s = 0; s < S; s++)
-        for (int t = cu[s]; t < cu[s + 1]; t++) {
-            positions[t] = kv_lens[s] - cu[s + 1] + t;
-            slots[t] = slot_at(s, positions[t], bs);
-            ids[t] = (t * 7) % 50;
-        }
-    return (batch){ T, S, R, ids, positions, cu, kv_lens, pages[0], PAGES, slots, variants, rows, NULL };
-}
-
-/* ---- values: pseudo-random, exact in every weight type ---- */
-
-static float value(uint32_t seed, uint32_t i)
-{
-    uint32_t x = (seed * 2654435761u) ^ (i * 2246822519u);
-    x ^= x >> 15; x *= 2654435761u; x ^= x >> 13; x *= 3266489917u; x ^= x >> 16;
-    return ((float)(x & 255) - 127.5f) / 128;
-}
-
-static int64_t rows_of(int64_t dim) { return dim == DIM_T ? T : dim == DIM_S ? S : dim == DIM_R ? R : dim; }
-
-static void fill(void *arg, const node *n, float *dst)
-{
-    (void)arg;
-    int64_t count = rows_of(n->s.dim[0]) * shape_cols(&n->s);
-    uint32_t seed = n->op == OP_WEIGHT ? (uint32_t)strlen(n->a.weight.parts[0].name) * 7 : (uint32_t)count;
-    for (int64_t i = 0; i < count; i++) dst[i] = value(seed, (uint32_t)i);
+    case_step_make(s, (case_seq[]){ { 603, 1 }, { 5, 5 }, { 40, 20 } }, S, (int32_t[]){ 0, 2, 3, 17, 25 }, R, bs, SLOTS, 0, 1000);
 }
 
 /* ---- running one graph on the kernels ---- */
@@ -52,6 +18,7 @@ static void fill(void *arg, const node *n, float *dst)
 enum { THREADS = 3 };
 typedef struct runner {
     const graph *g;
+    case_step *step;
     cpu_tensor *t;             /* [n + 1] */
     gemm_weight *packed;
     void **own;
@@ -64,7 +31,7 @@ static void pack(runner *r, int id, const node *n)
 {
     int64_t k = n->s.dim[1], count = n->s.dim[0] * k;
     float *f = mem_array((size_t)count, sizeof *f);
-    fill(NULL, n, f);
+    case_fill(r->step, n, f);
     void *data = r->own[id] = mem_aligned(64, gemm_packed_bytes(n->s.type, n->s.dim[0], k));
     for (int64_t p = 0; p < gemm_n_panels(n->s.dim[0]); p++) {
         const void *src[GEMM_PANEL] = { NULL };
@@ -76,11 +43,12 @@ static void pack(runner *r, int id, const node *n)
     mem_free(f);
 }
 
-static void place(runner *r, int id, const batch *b)
+static void place(runner *r, int id)
 {
+    const batch *b = &r->step->b;
     const node *n = graph_at(r->g, id);
     cpu_tensor *t = &r->t[id];
-    *t = (cpu_tensor){ .rows = rows_of(n->s.dim[0]), .cols = shape_cols(&n->s), .ld = shape_cols(&n->s) + 5 };
+    *t = (cpu_tensor){ .rows = case_dim(r->step, n->s.dim[0]), .cols = shape_cols(&n->s), .ld = shape_cols(&n->s) + 5 };
     if (op_is(n->op, OPF_VIEW)) {
         t->f = r->t[n->in[0].id].f + (n->op == OP_SLICE ? n->a.slice.from : 0);
         t->ld = r->t[n->in[0].id].ld;
@@ -93,13 +61,13 @@ static void place(runner *r, int id, const batch *b)
         t->f = r->own[id] = mem_calloc((size_t)(t->rows * t->ld), sizeof(float));
         if (!op_is(n->op, OPF_LEAF)) return;
         float *dense = mem_array((size_t)(t->rows * t->cols), sizeof *dense);
-        fill(NULL, n, dense);
+        case_fill(r->step, n, dense);
         for (int64_t i = 0; i < t->rows; i++) memcpy(t->f + i * t->ld, dense + i * t->cols, (size_t)t->cols * sizeof(float));
         mem_free(dense);
     }
 }
 
-static void run_node(runner *r, int id, const batch *b, isa set, int threads)
+static void run_node(runner *r, int id, isa set, int threads)
 {
     const node *n = graph_at(r->g, id);
     const op_impl *impl = op_impl_of(n->op);
@@ -110,7 +78,7 @@ static void run_node(runner *r, int id, const batch *b, isa set, int threads)
     void *state = mem_aligned(64, need.state_bytes + 64), *scratch = mem_aligned(64, need.scratch_bytes + 64);
     memset(state, 0x5A, need.state_bytes + 64);
     memset(scratch, 0xFF, need.scratch_bytes + 64); /* NaN: nothing may depend on it */
-    cpu_call c = { .n = n, .isa = set, .out = r->t[id], .b = b, .kv = &r->kv, .limits = &r->limits, .state = state, .state_bytes = need.state_bytes,
+    cpu_call c = { .n = n, .isa = set, .out = r->t[id], .b = &r->step->b, .kv = &r->kv, .limits = &r->limits, .state = state, .state_bytes = need.state_bytes,
                    .counters = counters };
     for (int i = 0; i < n->n_in; i++) c.in[i] = r->t[n->in[i].id];
     for (int phase = 0; phase < impl->n_phases; phase++) {
@@ -122,8 +90,10 @@ static void run_node(runner *r, int id, const batch *b, isa set, int threads)
 }
 
 /* The cache as the kernels lay it out, from the reference's. */
-static void make_cache(runner *r, const ref_cache *ref, int64_t heads, int64_t dim, int bs, const batch *b)
+static void make_cache(runner *r, const ref_cache *ref, int64_t heads, int64_t dim)
 {
+    const batch *b = &r->step->b;
+    int bs = r->step->block;
     kv_layer *kv = &r->kv;
     *kv = (kv_layer){ .type = ref->type, .block_size = bs, .heads = heads, .dim = dim, .dim_pad = (dim + 15) / 16 * 16 };
     kv->block_bytes = kv_layer_bytes(kv);
@@ -132,10 +102,10 @@ static void make_cache(runner *r, const ref_cache *ref, int64_t heads, int64_t d
     kv->base = r->cache;
     memset(r->cache, 0xFF, bytes); /* NaN wherever no token is */
     for (int s = 0; s < b->n_seqs; s++)
-        for (int pos = 0; pos < kv_lens[s] - (cu[s + 1] - cu[s]); pos++)
+        for (int pos = 0; pos < b->kv_lens[s] - (b->cu_q_lens[s + 1] - b->cu_q_lens[s]); pos++)
             for (int64_t h = 0; h < heads; h++)
                 for (int64_t i = 0; i < kv->dim_pad; i++) {
-                    int32_t slot = slot_at(s, pos, bs);
+                    int32_t slot = case_slot(r->step, s, pos);
                     char *block = kv_block(kv, slot / bs);
                     float zero = 0, *from = i < dim ? &ref->k[((int64_t)slot * heads + h) * dim + i] : &zero, *v = i < dim ? &ref->v[((int64_t)slot * heads + h) * dim + i] : &zero;
                     if (i < dim) dtype_from_f32(kv->type, from, block + (size_t)((h * dim + i) * bs + slot % bs) * es, 1);
@@ -143,37 +113,18 @@ static void make_cache(runner *r, const ref_cache *ref, int64_t heads, int64_t d
                 }
 }
 
-static ref_cache make_ref_cache(const graph *g, dtype type, int64_t *heads, int64_t *dim)
-{
-    ref_cache c = { .type = type };
-    for (int id = 1; id <= graph_n_nodes(g); id++) {
-        if (graph_at(g, id)->op != OP_PAGED_ATTENTION) continue;
-        const shape *k = &graph_node(g, graph_at(g, id)->in[1])->s;
-        *heads = k->dim[1];
-        *dim = k->dim[2];
-        size_t n = (size_t)(SLOTS * *heads * *dim);
-        c.k = mem_array(n, sizeof(float));
-        c.v = mem_array(n, sizeof(float));
-        for (size_t i = 0; i < n; i++) {
-            c.k[i] = value(11, (uint32_t)i);
-            c.v[i] = value(12, (uint32_t)i);
-        }
-    }
-    return c;
-}
-
 /* Runs the case by kernels; out gets dense rows. */
-static void run_kernels(const graph *g, const batch *b, int bs, dtype kv_type, isa set, int threads, float *out)
+static void run_kernels(const graph *g, case_step *step, dtype kv_type, isa set, int threads, float *out)
 {
     size_t n = (size_t)graph_n_nodes(g) + 1;
-    runner r = { .g = g, .t = mem_calloc(n, sizeof *r.t), .packed = mem_calloc(n, sizeof *r.packed), .own = mem_calloc(n, sizeof *r.own),
-                 .limits = { .max_tokens = T, .max_seqs = S, .max_rows = R, .max_model_len = 1024, .block_size = bs, .kv_dtype = kv_type } };
+    runner r = { .g = g, .step = step, .t = mem_calloc(n, sizeof *r.t), .packed = mem_calloc(n, sizeof *r.packed), .own = mem_calloc(n, sizeof *r.own),
+                 .limits = { .max_tokens = T, .max_seqs = S, .max_rows = R, .max_model_len = 1024, .block_size = step->block, .kv_dtype = kv_type } };
     int64_t heads = 0, dim = 0;
-    ref_cache ref = make_ref_cache(g, kv_type, &heads, &dim);
-    if (heads) make_cache(&r, &ref, heads, dim, bs, b);
-    for (int id = 1; id < (int)n; id++) place(&r, id, b);
+    ref_cache ref = case_cache(g, kv_type, SLOTS, &heads, &dim);
+    if (heads) make_cache(&r, &ref, heads, dim);
+    for (int id = 1; id < (int)n; id++) place(&r, id);
     for (int id = 1; id < (int)n; id++)
-        if (!op_is(graph_at(g, id)->op, OPF_LEAF | OPF_VIEW)) run_node(&r, id, b, set, threads);
+        if (!op_is(graph_at(g, id)->op, OPF_LEAF | OPF_VIEW)) run_node(&r, id, set, threads);
     const cpu_tensor *t = &r.t[graph_output(g).id];
     for (int64_t i = 0; i < t->rows; i++) memcpy(out + i * t->cols, t->f + i * t->ld, (size_t)t->cols * sizeof(float));
     for (size_t i = 0; i < n; i++) mem_free(r.own[i]);
@@ -182,16 +133,18 @@ static void run_kernels(const graph *g, const batch *b, int bs, dtype kv_type, i
 
 static void check_case(const graph *g, const char *name, int number, dtype type, int bs, dtype kv_type)
 {
-    batch b = make_batch(bs);
-    const node *o = graph_node(g, graph_output(g));
-    int64_t count = rows_of(o->s.dim[0]) * shape_cols(&o->s), heads, dim;
+    static case_step step;
+    make_step(&step, bs);
+    int64_t count = case_count(&step, graph_node(g, graph_output(g))), heads, dim;
+    double error = 0;
     float *want = mem_calloc((size_t)count, sizeof *want), *got = mem_calloc((size_t)count, sizeof *got), *first = mem_calloc((size_t)count, sizeof *first);
-    ref_cache cache = make_ref_cache(g, kv_type, &heads, &dim);
-    CHECK_OK(ref_run(g, fill, NULL, &b, &cache, bs, want));
+    ref_cache cache = case_cache(g, kv_type, SLOTS, &heads, &dim);
+    CHECK_OK(ref_run(g, case_fill, &step, &step.b, &cache, bs, want));
     for (isa set = 0; set < ISA_COUNT; set++) {
         if (!isa_available(set)) continue;
         for (int threads = 1; threads <= THREADS; threads += THREADS - 1) {
-            run_kernels(g, &b, bs, kv_type, set, threads, got);
+            run_kernels(g, &step, kv_type, set, threads, got);
+            error = fmax(error, case_error(got, want, count));
             for (int64_t i = 0; i < count; i++) {
                 double tolerance = 2e-4 * (1 + fabs((double)want[i]));
                 if (fabs((double)got[i] - (double)want[i]) <= tolerance) continue;
@@ -204,6 +157,7 @@ static void check_case(const graph *g, const char *name, int number, dtype type,
                 FAIL("%s case %d: %s with %d threads differs in bits from portable", name, number, isa_name(set), threads);
         }
     }
+    case_report(name, "cpu", case_stored(g, type, kv_type), "f32", error, 2e-4);
     mem_free(want); mem_free(got); mem_free(first); mem_free(cache.k); mem_free(cache.v);
 }
 
