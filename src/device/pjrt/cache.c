@@ -13,6 +13,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "device/pjrt/internal.h"
 
 #define FORMAT "systolic-program-1"         /* of the file and of the key: change it and old files are no longer found */
 
@@ -52,7 +53,7 @@ status pjrt_cache_open(const char *dir, pjrt_cache **out)
     TRY_OUT(dir ? buf_status(&path) : default_dir(&path));
     if (!path.len) { st = err_set(ST_INVALID, "program cache: the directory's name is empty"); goto out; }
     TRY_OUT(make_dirs(path.data));
-    if (access(path.data, W_OK | X_OK) != 0) { st = err_errno("program cache %s", path.data); goto out; }
+    if (access(path.data, R_OK | X_OK) != 0) { st = err_errno("program cache %s", path.data); goto out; }
     c->dir = buf_take(&path);
     *out = c;
 out:
@@ -100,12 +101,6 @@ status pjrt_cache_key(const pjrt_key *k, char out[PJRT_KEY_LEN])
 }
 
 /* ---- files ---- */
-static status file_name(const pjrt_cache *c, const char *key, const char *suffix, buf *out)
-{
-    buf_printf(out, "%s/%s%s", c->dir, key, suffix);
-    return buf_status(out);
-}
-
 static const struct { const char *name; size_t at; bool real; } stat_fields[] = {
     { "compile_s", offsetof(pjrt_stats, compile_s), true }, { "flops", offsetof(pjrt_stats, flops), true },
     { "bytes", offsetof(pjrt_stats, bytes), true }, { "optimal_s", offsetof(pjrt_stats, optimal_s), true },
@@ -115,7 +110,7 @@ static const struct { const char *name; size_t at; bool real; } stat_fields[] = 
 };
 enum { N_STAT_FIELDS = sizeof stat_fields / sizeof *stat_fields };
 
-static void write_stats(jw *w, const pjrt_stats *s)
+void pj_stats_write(jw *w, const pjrt_stats *s)
 {
     jw_obj(w);
     for (int i = 0; i < N_STAT_FIELDS; i++) {
@@ -127,7 +122,7 @@ static void write_stats(jw *w, const pjrt_stats *s)
     jw_end_obj(w);
 }
 
-static void read_stats(const jv *v, pjrt_stats *s)
+void pj_stats_read(const jv *v, pjrt_stats *s)
 {
     for (int i = 0; i < N_STAT_FIELDS; i++) {
         char *at = (char *)s + stat_fields[i].at;
@@ -149,22 +144,39 @@ static status write_all(int fd, const void *data, size_t n, const char *path)
     return ST_OK;
 }
 
-static status write_file(const char *path, const buf *header, const void *executable, size_t len)
+static status write_file(const char *path, const void *head, size_t head_len, const void *body, size_t body_len)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd < 0) return err_errno("program cache: create %s", path);
-    status st = write_all(fd, header->data, header->len, path);
-    if (st == ST_OK) st = write_all(fd, executable, len, path);
+    status st = write_all(fd, head, head_len, path);
+    if (st == ST_OK) st = write_all(fd, body, body_len, path);
     if (close(fd) != 0 && st == ST_OK) st = err_errno("program cache: write %s", path);
     if (st != ST_OK) unlink(path);
     return st;
 }
 
+status pj_file_put(const char *dir, const char *name, const void *head, size_t head_len, const void *body, size_t body_len)
+{
+    buf path = {0}, aside = {0};
+    char unique[17];
+    random_hex(unique, 16);
+    buf_printf(&path, "%s/%s", dir, name);
+    buf_printf(&aside, "%s/%s.%s", dir, name, unique);
+    status st = path.failed || aside.failed ? err_nomem() : write_file(aside.data, head, head_len, body, body_len);
+    if (st == ST_OK && rename(aside.data, path.data) != 0) {
+        st = err_errno("program cache: rename to %s", path.data);
+        unlink(aside.data);
+    }
+    buf_free(&path);
+    buf_free(&aside);
+    return st;
+}
+
 status pjrt_cache_put(const pjrt_cache *c, const char *key, const void *executable, size_t len, const pjrt_stats *stats)
 {
-    buf header = {0}, path = {0}, aside = {0};
+    buf header = {0};
     uint8_t digest[SHA256_BYTES];
-    char hex[2 * SHA256_BYTES + 1], unique[24];
+    char hex[2 * SHA256_BYTES + 1];
     sha256(executable, len, digest);
     hash_hex(digest, sizeof digest, hex);
     jw w = jw_to(&header);
@@ -172,22 +184,12 @@ status pjrt_cache_put(const pjrt_cache *c, const char *key, const void *executab
     jw_key(&w, "format"); jw_str(&w, FORMAT);
     jw_key(&w, "bytes"); jw_i64(&w, (int64_t)len);
     jw_key(&w, "sha256"); jw_str(&w, hex);
-    jw_key(&w, "stats"); write_stats(&w, stats);
+    jw_key(&w, "stats"); pj_stats_write(&w, stats);
     jw_end_obj(&w);
     buf_char(&header, '\n');
     status st = buf_status(&header);
-    unique[0] = '.';
-    random_hex(unique + 1, 16);
-    if (st == ST_OK) st = file_name(c, key, "", &path);
-    if (st == ST_OK) st = file_name(c, key, unique, &aside);
-    if (st == ST_OK) st = write_file(aside.data, &header, executable, len);
-    if (st == ST_OK && rename(aside.data, path.data) != 0) {
-        st = err_errno("program cache: rename to %s", path.data);
-        unlink(aside.data);
-    }
+    if (st == ST_OK) st = pj_file_put(c->dir, key, header.data, header.len, executable, len);
     buf_free(&header);
-    buf_free(&path);
-    buf_free(&aside);
     return st;
 }
 
@@ -212,7 +214,7 @@ status pjrt_cache_decode(const void *file, size_t len, const char **executable, 
     status st = jv_parse(p, (size_t)(end - p), &h);
     if (st == ST_OK) st = check_header(h, end + 1, len - (size_t)(end + 1 - p));
     if (st == ST_OK) {
-        if (stats) read_stats(jv_get(h, "stats"), stats);
+        if (stats) pj_stats_read(jv_get(h, "stats"), stats);
         *executable = end + 1;
         *executable_len = len - (size_t)(end + 1 - p);
     }
@@ -245,13 +247,16 @@ status pjrt_cache_get(const pjrt_cache *c, const char *key, buf *executable, pjr
     bool there = false;
     const char *body = NULL;
     size_t n = 0;
-    status st = file_name(c, key, "", &path);
+    buf_printf(&path, "%s/%s", c->dir, key);
+    status st = buf_status(&path);
     if (st == ST_OK) st = read_file(path.data, &file, &there);
     if (st == ST_OK && there) {
         st = pjrt_cache_decode(file.data, file.len, &body, &n, stats);
         if (st == ST_INVALID) {
-            log_warn("Program cache: %s is damaged (%s): removed, the program is compiled again", path.data, err_msg());
-            unlink(path.data);
+            char why[300];
+            err_copy(why, sizeof why);
+            bool removed = unlink(path.data) == 0;
+            log_warn("Program cache: %s is damaged (%s): %sthe program is compiled again", path.data, why, removed ? "removed, " : "");
             there = false;
             st = ST_OK;
         } else if (st == ST_OK) {

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/mem.h"
 #include "device/pjrt/internal.h"
 
@@ -60,6 +61,32 @@ status pjrt_client_device(const pjrt_client *c, int i, pjrt_device_info *out)
         if (m.has_limit && m.limit > 0) r.memory_bytes = m.limit;
     }
     pj_drop(c->api, e);
+    *out = r;
+    return ST_OK;
+}
+
+/* One device in the hash of a topology; a sum, so that the order in which a plugin lists devices does not matter. */
+static uint64_t device_hash(const pjrt_device_info *d)
+{
+    char text[256];
+    int n = snprintf(text, sizeof text, "%d %d %s %d/%d/%d/%d %d %d/%d", d->id, d->process, d->kind, d->coords[0], d->coords[1], d->coords[2], d->coords[3],
+                     d->n_coords, d->core_on_chip, d->n_cores);
+    return hash64(text, (size_t)n);
+}
+
+static status target_of(const pjrt_plugin *p, pj_device_description *const *devices, int n, const char *platform, const char *version, pjrt_target_info *out)
+{
+    pjrt_target_info r = { .n_devices = n, .api_minor = p->api->version.minor };
+    uint64_t sum = 0;
+    for (int i = 0; i < n; i++) {
+        pjrt_device_info d;
+        TRY(pj_describe(p->api, devices[i], &d));
+        if (i == 0) r.device = d;
+        sum += device_hash(&d);
+    }
+    snprintf(r.platform, sizeof r.platform, "%s", platform);
+    snprintf(r.version, sizeof r.version, "%s", version);
+    snprintf(r.topology, sizeof r.topology, "%d x %s, %016llx", n, r.device.kind, (unsigned long long)sum);
     *out = r;
     return ST_OK;
 }
@@ -131,6 +158,28 @@ status pjrt_client_open(pjrt_plugin *p, const pjrt_value *options, size_t n_opti
 int pjrt_client_n_devices(const pjrt_client *c) { return c->n_devices; }
 const char *pjrt_client_platform(const pjrt_client *c) { return c->platform; }
 const char *pjrt_client_version(const pjrt_client *c) { return c->version; }
+
+/* Asks the client's topology, as one that was opened by name is asked: the texts of the client itself may differ from its. */
+status pjrt_client_target(const pjrt_client *c, pjrt_target_info *out)
+{
+    PJ_ARGS(pj_client_topology_args, t);
+    t.client = c->client;
+    TRY(pj_check(c->api, c->api->client_topology(&t), "topology of %s", c->plugin->path));
+    PJ_ARGS(pj_topology_devices_args, d);
+    d.topology = t.topology;
+    TRY(pj_check(c->api, c->api->topology_devices(&d), "devices of the topology"));
+    PJ_ARGS(pj_topology_text_args, name);
+    name.topology = t.topology;
+    TRY(pj_check(c->api, c->api->topology_platform_name(&name), "platform name"));
+    PJ_ARGS(pj_topology_text_args, version);
+    version.topology = t.topology;
+    TRY(pj_check(c->api, c->api->topology_platform_version(&version), "platform version"));
+    char *platform_text = mem_strndup(name.text ? name.text : "", name.len), *version_text = mem_strndup(version.text ? version.text : "", version.len);
+    status st = platform_text && version_text ? target_of(c->plugin, d.descriptions, (int)d.n, platform_text, version_text, out) : err_nomem();
+    mem_free(platform_text);
+    mem_free(version_text);
+    return st;
+}
 
 status pjrt_client_topology(const pjrt_client *c, buf *out)
 {
@@ -227,4 +276,9 @@ status pjrt_topology_device(const pjrt_topology *t, int i, pjrt_device_info *out
 {
     if (i < 0 || i >= t->n_devices) return err_set(ST_INVALID, "device %d: 0 to %d exist", i, t->n_devices - 1);
     return pj_describe(t->api, t->devices[i], out);
+}
+
+status pjrt_topology_target(const pjrt_topology *t, pjrt_target_info *out)
+{
+    return target_of(t->plugin, t->devices, t->n_devices, t->platform, t->version, out);
 }

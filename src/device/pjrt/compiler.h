@@ -9,7 +9,11 @@
  * is an error). The worker loads the plugin when the first request comes. Programs and
  * results travel in memory files, so a death in the middle of one is never mistaken for a result.
  *
- * Threads: any thread may call pjrt_compiler_run; calls queue. */
+ * A process that also runs what it compiles: pjrt_compiler_open, pjrt_plugin_open, pjrt_client_open, pjrt_compiler_set_client,
+ * then pjrt_compiler_get and pjrt_program_load. If the cache has everything, no worker is ever started.
+ *
+ * Threads: any thread may compile; calls queue. Any thread may close meanwhile: the calls inside end with ST_CANCELLED, and
+ * later ones are the caller's bug. */
 #ifndef SYSTOLIC_DEVICE_PJRT_COMPILER_H
 #define SYSTOLIC_DEVICE_PJRT_COMPILER_H
 
@@ -20,7 +24,8 @@
 
 typedef struct pjrt_compiler pjrt_compiler;
 
-/* For which devices: the first of these that is given. Strings and bytes are copied. */
+/* For which devices: the first of these that is given; with none, what pjrt_compiler_set_* says later, else those of a client
+ * that the worker opens itself. Strings and bytes are copied. */
 typedef struct pjrt_compiler_options {
     const char *plugin;                     /* path */
     const char *topology;                   /* by name: "v6e:2x2" */
@@ -29,17 +34,18 @@ typedef struct pjrt_compiler_options {
     double limit_s;                         /* a program that takes longer is given up; 0 = 3600 */
 } pjrt_compiler_options;
 
-/* What the worker found. */
-typedef struct pjrt_target_info {
-    char platform[64], version[512];
-    int api_minor, n_devices;
-    pjrt_device_info device;                /* the first of them */
-} pjrt_target_info;
-
 status pjrt_compiler_open(const pjrt_compiler_options *o, pjrt_compiler **out) FALLIBLE;
-void pjrt_compiler_close(pjrt_compiler *c);     /* ends the children, also in the middle of a program */
+/* Ends the children, also in the middle of a program: who waits for it gets ST_CANCELLED before this returns. */
+void pjrt_compiler_close(pjrt_compiler *c);
 
-/* Starts a worker if there is none: plugin and topology errors show here. */
+/* Tells a compiler that was opened without a topology what to compile for; once, before the first program. The bytes are those
+ * of pjrt_client_topology. What is wrong with them shows at the first program. */
+status pjrt_compiler_set_topology(pjrt_compiler *c, const void *bytes, size_t len) FALLIBLE;
+/* The same for the devices of a client of this process, which also tells what pjrt_compiler_describe would start a worker
+ * for. If the plugin cannot pass its topology on, the worker opens a client with the `options` it was given: give this one's. */
+status pjrt_compiler_set_client(pjrt_compiler *c, const pjrt_client *client) FALLIBLE;
+
+/* Starts a worker if there is none and no client has told: plugin and topology errors show here. */
 status pjrt_compiler_describe(pjrt_compiler *c, pjrt_target_info *out) FALLIBLE;
 /* Appends the serialised executable to *executable. A worker's death is ST_INTERNAL: "compile decode: the compiler died
  * (signal 6, Aborted): <its last words>". */

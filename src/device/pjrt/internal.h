@@ -2,6 +2,7 @@
 #ifndef SYSTOLIC_DEVICE_PJRT_INTERNAL_H
 #define SYSTOLIC_DEVICE_PJRT_INTERNAL_H
 
+#include "base/json.h"
 #include "device/pjrt/pjrt.h"
 #include "device/pjrt/pjrt_abi.h"
 
@@ -48,6 +49,12 @@ bool pj_any_loaded(void);
 /* Compiles with options that are encoded already, for the topology or, if that is NULL, for the client's devices. */
 status pj_compile_encoded(pjrt_topology *t, pjrt_client *c, const pjrt_source *src, const char *options, size_t options_len,
                           buf *executable, pjrt_stats *stats) FALLIBLE;
+
+/* Statistics as a JSON object and back; what is missing is -1. */
+void pj_stats_write(jw *w, const pjrt_stats *s);
+void pj_stats_read(const jv *v, pjrt_stats *s);
+/* A file of head and body that appears whole under its name: written aside and renamed. */
+status pj_file_put(const char *dir, const char *name, const void *head, size_t head_len, const void *body, size_t body_len) FALLIBLE;
 
 pj_type pj_type_of(dtype t);        /* PJ_INVALID if there is none */
 dtype pj_dtype(pj_type t);          /* DT_COUNT if there is none */

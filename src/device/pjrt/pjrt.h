@@ -55,6 +55,15 @@ typedef struct pjrt_device_info {
     int core_on_chip, n_cores;              /* n_cores 0 if the plugin does not say */
 } pjrt_device_info;
 
+/* The devices that programs are compiled for, and by what. It is the same whether they were described by name, by bytes or by
+ * a client that has them open, so programs that were compiled elsewhere are found by it. */
+typedef struct pjrt_target_info {
+    char platform[64], version[512];
+    char topology[128];                     /* "4 x TPU v6 lite, 90e7c1a6b2d3f405": number, kind, hash of ids, processes, coordinates, cores */
+    int api_minor, n_devices;
+    pjrt_device_info device;                /* the first of them */
+} pjrt_target_info;
+
 /* Opens the devices of this host. Without a device the plugin fails here; the error says what it said. */
 status pjrt_client_open(pjrt_plugin *p, const pjrt_value *options, size_t n_options, pjrt_client **out) FALLIBLE;
 void pjrt_client_close(pjrt_client *c);     /* after its programs and buffers */
@@ -63,6 +72,7 @@ const char *pjrt_client_platform(const pjrt_client *c);     /* "tpu", "cuda", "c
 const char *pjrt_client_version(const pjrt_client *c);      /* names the compiler's build: part of every cache key */
 /* The i-th device of this host. */
 status pjrt_client_device(const pjrt_client *c, int i, pjrt_device_info *out) FALLIBLE;
+status pjrt_client_target(const pjrt_client *c, pjrt_target_info *out) FALLIBLE;
 /* The client's topology as bytes, for pjrt_topology_read in another process. ST_UNSUPPORTED if the plugin cannot. */
 status pjrt_client_topology(const pjrt_client *c, buf *out) FALLIBLE;
 
@@ -74,6 +84,7 @@ int pjrt_topology_n_devices(const pjrt_topology *t);
 const char *pjrt_topology_platform(const pjrt_topology *t);
 const char *pjrt_topology_version(const pjrt_topology *t);
 status pjrt_topology_device(const pjrt_topology *t, int i, pjrt_device_info *out) FALLIBLE;
+status pjrt_topology_target(const pjrt_topology *t, pjrt_target_info *out) FALLIBLE;
 
 /* ---- programs ---- */
 typedef struct pjrt_source {

@@ -52,7 +52,7 @@ static void read_stats(const pj_api *api, pj_executable *x, pjrt_stats *s)
         s->output_bytes = m.output;
         s->alias_bytes = m.alias;
         s->temp_bytes = m.temp;
-        s->code_bytes = m.code;
+        if (m.code > 0) s->code_bytes = m.code;     /* XLA:CPU counts none */
         if (m.peak > 0) s->peak_bytes = m.peak;
     }
     pj_drop(api, e);

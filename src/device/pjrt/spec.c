@@ -133,6 +133,26 @@ static status find_package(const char *what, const char *env, const char *const 
     return st;
 }
 
+/* SITE/libtpu/libtpu.so has SITE/libtpu-0.0.52.dist-info; SITE/jax_plugins/xla_cuda13/... has SITE/jax_cuda13_pjrt-0.9.dist-info. */
+status pjrt_package(const char *path, buf *out)
+{
+    char pattern[PATH_MAX];
+    const char *tpu = strstr(path, "libtpu/libtpu.so"), *cuda = strstr(path, "jax_plugins/xla_cuda");
+    const char *at = tpu ? tpu : cuda;
+    if (!at) return ST_OK;
+    int n = tpu ? snprintf(pattern, sizeof pattern, "%.*slibtpu-*.dist-info", (int)(at - path), path)
+                : snprintf(pattern, sizeof pattern, "%.*sjax_cuda%.2s_pjrt-*.dist-info", (int)(at - path), path, cuda + strlen("jax_plugins/xla_cuda"));
+    if (n < 0 || (size_t)n >= sizeof pattern) return ST_OK;
+    glob_t g;
+    if (glob(pattern, 0, NULL, &g) == 0) {
+        const char *slash = strrchr(g.gl_pathv[g.gl_pathc - 1], '/'), *name = slash ? slash + 1 : g.gl_pathv[g.gl_pathc - 1];
+        const char *dash = strchr(name, '-'), *end = strstr(name, ".dist-info");
+        if (dash && end && dash < end) buf_printf(out, "%.*s %.*s", (int)(dash - name), name, (int)(end - dash - 1), dash + 1);
+    }
+    globfree(&g);
+    return buf_status(out);
+}
+
 status pjrt_find(const char *spec, pjrt_place *out)
 {
     static const char *const tpu[] = { "libtpu/libtpu.so", NULL };

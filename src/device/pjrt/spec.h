@@ -14,6 +14,8 @@ typedef struct pjrt_place { char *path; char *options; } pjrt_place;
  * ST_NOT_FOUND says where was looked. The strings are the caller's (pjrt_place_free). */
 status pjrt_find(const char *spec, pjrt_place *out) FALLIBLE;
 void pjrt_place_free(pjrt_place *p);
+/* Appends what the Python package that a plugin's file is in calls itself: "libtpu 0.0.52". Nothing if it is in none. */
+status pjrt_package(const char *path, buf *out) FALLIBLE;
 
 /* A compile target, as users write it, to libtpu's topology name: "v6e:2x2", "v7x:2x2x1" (tpu7x:2x2x1), "v5litepod:2x4"
  * (v5e:2x4), "v5p:2x2x1", "v6e-8" (v6e:2x4; v5e and v6e count chips, v3, v4 and v5p cores). A '?' and options may follow;

@@ -166,6 +166,9 @@ TEST(what_is_not_a_plugin_is_refused_in_one_line)
     CHECK(!strstr(err_msg(), "secret"));
     CHECK(!strchr(err_msg(), '\n'));
     pjrt_plugin_close(p);
+    REQUIRE_OK(pjrt_plugin_open(fake("EMPTY"), false, &p));
+    CHECK_ERR(pjrt_client_open(p, NULL, 0, &c), ST_NOT_FOUND, "opened, but it has no device on this host");
+    pjrt_plugin_close(p);
 }
 
 /* ---- cache ---- */
@@ -200,7 +203,8 @@ TEST(cache_keeps_programs_and_notices_damage)
     REQUIRE_OK(pjrt_cache_get(c, key, &b, &s, &found));
     CHECK(found && b.len == 8 && !memcmp(b.data, "exe\0cute", 8));
     CHECK(!memcmp(&s, &some_stats, sizeof s));
-    /* One byte wrong, cut short, empty: compiled anew, and gone. */
+    /* One byte wrong, cut short, empty: one line says so, compiled anew, and gone. */
+    static const char *const says[] = { "contents do not have the hash", "7 bytes follow the header, which promises 8", "does not start with a line" };
     for (int damage = 0; damage < 3; damage++) {
         REQUIRE_OK(pjrt_cache_put(c, key, "exe\0cute", 8, &some_stats));
         snprintf(path, sizeof path, "%s/%s", pjrt_cache_dir(c), key);
@@ -213,9 +217,15 @@ TEST(cache_keeps_programs_and_notices_damage)
         close(fd);
         found = true;
         buf_clear(&b);
-        REQUIRE_OK(pjrt_cache_get(c, key, &b, &s, &found));
+        capture log;
+        capture_begin(&log);
+        status st = pjrt_cache_get(c, key, &b, &s, &found);
+        const char *line = capture_end(&log);
+        CHECK_OK(st);
         CHECK(!found);
         CHECK_INT(b.len, 0);
+        CHECK(strstr(line, path) && strstr(line, says[damage]) && strstr(line, "removed, the program is compiled again"));
+        CHECK(strchr(line, '\n') && !strchr(line, '\n')[1]);
         CHECK(access(path, F_OK) != 0);
     }
     buf_free(&b);
@@ -223,6 +233,143 @@ TEST(cache_keeps_programs_and_notices_damage)
     snprintf(command, sizeof command, "rm -r %s", dir);
     CHECK(system(command) == 0);
     if (getuid() != 0) CHECK_ERR(pjrt_cache_open("/proc/nope", &c), ST_NOT_FOUND, "/proc/nope");
+}
+
+/* ---- manifest ---- */
+#define A_KEY "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+static pjrt_manifest_program two_programs[2] = {
+    { .key = A_KEY, .name = "step t64 s64", .tokens = 64, .seqs = 64, .stats = { .compile_s = 1.5, .flops = 2e12, .temp_bytes = 7, .peak_bytes = -1 } },
+    { .key = A_KEY, .name = "step \"t128\"", .tokens = 128, .seqs = 8 },
+};
+static const pjrt_manifest a_manifest = { .model = "Qwen3ForCausalLM", .shape = "90e7c1a6b2d3f405", .flags = "--max-num-seqs 64", .target = "v6e:2x2", .topology = "4 x TPU v6 lite, aa",
+    .platform = "tpu", .version = "TFRT TPU v6 lite\nBuilt on Nov 5", .compiler = "libtpu 0.0.52", .programs = two_programs, .n_programs = 2 };
+
+TEST(a_manifest_is_written_and_read)
+{
+    char dir[] = "/tmp/systolic-manifest-XXXXXX", command[400];
+    REQUIRE(mkdtemp(dir));
+    pjrt_manifest m;
+    CHECK_ERR(pjrt_manifest_read(dir, &m), ST_NOT_FOUND, "manifest.json");
+    two_programs[1].key[0] = 'e';
+    REQUIRE_OK(pjrt_manifest_write(dir, &(pjrt_manifest){ .model = "earlier" }));
+    REQUIRE_OK(pjrt_manifest_write(dir, &a_manifest));
+    REQUIRE_OK(pjrt_manifest_read(dir, &m));
+    CHECK_STR(m.model, "Qwen3ForCausalLM");
+    CHECK_STR(m.shape, a_manifest.shape);
+    CHECK_STR(m.flags, "--max-num-seqs 64");
+    CHECK_STR(m.target, "v6e:2x2");
+    CHECK_STR(m.topology, a_manifest.topology);
+    CHECK_STR(m.platform, "tpu");
+    CHECK_STR(m.version, a_manifest.version);
+    CHECK_STR(m.compiler, "libtpu 0.0.52");
+    REQUIRE(m.n_programs == 2);
+    CHECK_STR(m.programs[0].key, A_KEY);
+    CHECK_STR(m.programs[1].name, "step \"t128\"");
+    CHECK(m.programs[1].tokens == 128 && m.programs[1].seqs == 8);
+    CHECK(!memcmp(&m.programs[0].stats, &two_programs[0].stats, sizeof m.programs[0].stats));
+    pjrt_manifest_free(&m);
+    /* One file, no leftovers; a line for each program. */
+    snprintf(command, sizeof command, "test \"$(ls %s)\" = manifest.json && test $(grep -c '\"key\"' %s/manifest.json) = 2 && python3 -m json.tool %s/manifest.json >/dev/null", dir, dir, dir);
+    CHECK(system(command) == 0);
+    CHECK_ERR(pjrt_manifest_write("/nowhere", &a_manifest), ST_NOT_FOUND, "/nowhere/manifest.json");
+    snprintf(command, sizeof command, "echo '{' > %s/manifest.json", dir);
+    CHECK(system(command) == 0);
+    CHECK_ERR(pjrt_manifest_read(dir, &m), ST_INVALID, "manifest.json");
+    snprintf(command, sizeof command, "rm -r %s", dir);
+    CHECK(system(command) == 0);
+}
+
+static void check_manifest_error(const char *text, status code, const char *says)
+{
+    pjrt_manifest m;
+    CHECK_ERR(pjrt_manifest_parse(text, strlen(text), &m), code, says);
+}
+
+TEST(what_is_wrong_with_a_manifest_is_said)
+{
+#define TEXTS "{\"format\":\"systolic-programs-1\",\"model\":\"m\",\"shape\":\"s\",\"flags\":\"\",\"target\":\"\",\"topology\":\"t\",\"platform\":\"p\",\"version\":\"v\",\"compiler\":\"c\""
+    check_manifest_error("[]", ST_INVALID, "an object is expected, not ");
+    check_manifest_error("{}", ST_INVALID, "\"format\" is \"\"");
+    check_manifest_error("{\"format\":\"systolic-programs-9\"}", ST_INVALID, "systolic-programs-1 is expected");
+    check_manifest_error("{\"format\":\"systolic-programs-1\",\"model\":3}", ST_INVALID, "\"model\": a string is expected, not an integer");
+    check_manifest_error("{\"format\":\"systolic-programs-1\",\"model\":\"a\\u0000b\"}", ST_INVALID, "\"model\": it has a NUL");
+    check_manifest_error("{\"format\":\"systolic-programs-1\",\"model\":\"a\"}", ST_INVALID, "\"shape\": a string is expected, not nothing");
+    check_manifest_error(TEXTS "}", ST_INVALID, "\"programs\": a list is expected");
+    check_manifest_error(TEXTS ",\"programs\":[1]}", ST_INVALID, "programs[0] : an object is expected");
+    check_manifest_error(TEXTS ",\"programs\":[{\"key\":\"../../etc/passwd\"}]}", ST_INVALID, "programs[0] \"key\": 64 hexadecimal digits are expected, not \"../../etc/passwd\"");
+    check_manifest_error(TEXTS ",\"programs\":[{\"key\":\"" A_KEY "\",\"name\":\"n\",\"tokens\":-1}]}", ST_INVALID, "programs[0] \"tokens\": a number from 0");
+    check_manifest_error(TEXTS ",\"programs\":[{\"key\":\"" A_KEY "\",\"name\":\"n\",\"tokens\":1,\"seqs\":2.5}]}", ST_INVALID, "programs[0] \"seqs\"");
+    pjrt_manifest m;
+    const char *least = TEXTS ",\"programs\":[{\"key\":\"" A_KEY "\",\"name\":\"n\",\"tokens\":1,\"seqs\":2}]}";
+    REQUIRE_OK(pjrt_manifest_parse(least, strlen(least), &m));
+    CHECK(m.n_programs == 1 && m.programs[0].stats.temp_bytes == -1);
+    pjrt_manifest_free(&m);
+    buf b = {0};
+    buf_str(&b, "{\"format\":\"systolic-programs-1\",\"model\":\"");
+    for (int i = 0; i < PJRT_MANIFEST_TEXT + 1; i++) buf_char(&b, 'x');
+    buf_str(&b, "\"}");
+    CHECK_ERR(pjrt_manifest_parse(b.data, b.len, &m), ST_LIMIT, "\"model\": 16385 bytes, at most 16384");
+    buf_clear(&b);
+    buf_str(&b, TEXTS ",\"programs\":[0");
+    for (int i = 0; i < PJRT_MANIFEST_PROGRAMS; i++) buf_str(&b, ",0");
+    buf_str(&b, "]}");
+    CHECK_ERR(pjrt_manifest_parse(b.data, b.len, &m), ST_LIMIT, "\"programs\": 10001, at most 10000");
+    CHECK_ERR(pjrt_manifest_parse(b.data, (size_t)PJRT_MANIFEST_BYTES + 1, &m), ST_LIMIT, "at most 16777216");
+    buf_free(&b);
+}
+
+static void check_fit(pjrt_manifest here, const char *says)
+{
+    char why[600];
+    bool fits = pjrt_manifest_fits(&a_manifest, "/p", &here, why, sizeof why);
+    CHECK_INT(fits, !*says);
+    CHECK_STR(why, says);
+}
+
+TEST(why_programs_do_not_fit_is_a_sentence)
+{
+    pjrt_manifest same = a_manifest, h;
+    check_fit(same, "");
+    check_fit((pjrt_manifest){0}, "");      /* nothing is compared */
+    h = same, h.model = "LlamaForCausalLM";
+    check_fit(h, "the programs in /p were compiled for the model Qwen3ForCausalLM, this is LlamaForCausalLM: compiling anew");
+    h = same, h.shape = "0000";
+    check_fit(h, "the programs in /p were compiled for a Qwen3ForCausalLM of another shape (90e7c1a6b2d3f405, this is 0000): compiling anew");
+    h = same, h.flags = "";
+    check_fit(h, "the programs in /p were compiled with the flags \"--max-num-seqs 64\", here they are \"\": compiling anew");
+    h = same, h.platform = "cpu";
+    check_fit(h, "the programs in /p were compiled for the platform tpu, this is cpu: compiling anew");
+    h = same, h.version = "TFRT TPU v6 lite\nBuilt on Dec 6", h.compiler = "libtpu 0.0.53";
+    check_fit(h, "the programs in /p were compiled for v6e:2x2 by libtpu 0.0.52, this is v6e:2x2 with libtpu 0.0.53: compiling anew");
+    h.compiler = NULL;
+    check_fit(h, "the programs in /p were compiled for v6e:2x2 by TFRT TPU v6 lite Built on Nov 5, this is v6e:2x2 with TFRT TPU v6 lite Built on Dec 6: compiling anew");
+    h = same, h.topology = "8 x TPU v6 lite, bb", h.target = NULL;
+    check_fit(h, "the programs in /p were compiled for 4 x TPU v6 lite, aa by libtpu 0.0.52, this is 8 x TPU v6 lite, bb with libtpu 0.0.52: compiling anew");
+    h.target = "v6e:2x4";
+    check_fit(h, "the programs in /p were compiled for v6e:2x2 by libtpu 0.0.52, this is v6e:2x4 with libtpu 0.0.52: compiling anew");
+}
+
+TEST(packages_are_named)
+{
+    char dir[] = "/tmp/systolic-package-XXXXXX", command[400], path[200];
+    buf b = {0};
+    REQUIRE(mkdtemp(dir));
+    snprintf(command, sizeof command, "mkdir %s/libtpu-0.0.52.dist-info %s/jax_cuda13_pjrt-0.9.1.dist-info", dir, dir);
+    REQUIRE(system(command) == 0);
+    snprintf(path, sizeof path, "%s/libtpu/libtpu.so", dir);
+    CHECK_OK(pjrt_package(path, &b));
+    CHECK_STR(buf_cstr(&b), "libtpu 0.0.52");
+    buf_clear(&b);
+    snprintf(path, sizeof path, "%s/jax_plugins/xla_cuda13/xla_cuda_plugin.so", dir);
+    CHECK_OK(pjrt_package(path, &b));
+    CHECK_STR(buf_cstr(&b), "jax_cuda13_pjrt 0.9.1");
+    buf_clear(&b);
+    CHECK_OK(pjrt_package("/a/libpjrt_cpu.so", &b));
+    CHECK_OK(pjrt_package("/nowhere/libtpu/libtpu.so", &b));
+    CHECK_INT(b.len, 0);
+    buf_free(&b);
+    snprintf(command, sizeof command, "rm -r %s", dir);
+    CHECK(system(command) == 0);
 }
 
 TEST(abi_is_the_headers)
@@ -255,6 +402,11 @@ static status everything_without_a_plugin(const char *dir)
     if (st == ST_OK) st = pjrt_cache_put(c, key, "x", 1, &some_stats);
     if (st == ST_OK) st = pjrt_cache_get(c, key, &b, NULL, &found);
     if (st == ST_OK && !found) st = err_set(ST_INTERNAL, "what was put is not there");
+    pjrt_manifest m = {0};
+    if (st == ST_OK) st = pjrt_manifest_write(dir, &a_manifest);
+    if (st == ST_OK) st = pjrt_manifest_read(dir, &m);
+    if (st == ST_OK) st = pjrt_package("/nowhere/libtpu/libtpu.so", &b);
+    pjrt_manifest_free(&m);
     pjrt_values_free(&v);
     pjrt_place_free(&p);
     pjrt_place_free(&t);

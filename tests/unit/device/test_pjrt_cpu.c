@@ -110,6 +110,42 @@ TEST(a_bad_program_is_an_error_with_the_compilers_text)
     pjrt_program_free(p);
 }
 
+TEST(memory_is_counted)
+{
+    NEED_CPU;
+    pjrt_client *c = cpu();
+    REQUIRE(c);
+    /* Two products with a nonlinearity between them: their intermediate results are temporaries. */
+    const char *two = "module { func.func public @main(%a: tensor<128x256xf32>, %w: tensor<256x512xf32>) -> tensor<128x256xf32> {"
+        " %h = stablehlo.dot_general %a, %w, contracting_dims = [1] x [0] : (tensor<128x256xf32>, tensor<256x512xf32>) -> tensor<128x512xf32>"
+        " %t = stablehlo.tanh %h : tensor<128x512xf32>"
+        " %o = stablehlo.dot_general %t, %w, contracting_dims = [1] x [1] : (tensor<128x512xf32>, tensor<256x512xf32>) -> tensor<128x256xf32>"
+        " return %o : tensor<128x256xf32> } }";
+    pjrt_program *p, *q;
+    buf bytes = {0};
+    REQUIRE_OK(pjrt_compile(c, SOURCE(two), &(pjrt_compile_options){0}, &p));
+    pjrt_stats s = *pjrt_program_stats(p);
+    CHECK_INT(s.argument_bytes, 4 * (128 * 256 + 256 * 512));
+    CHECK_INT(s.output_bytes, 4 * 128 * 256);
+    CHECK_INT(s.alias_bytes, 0);
+    CHECK(s.temp_bytes >= 4 * 128 * 512 && s.temp_bytes <= 4 * 4 * 128 * 512);
+    CHECK(s.peak_bytes >= s.argument_bytes);
+    CHECK(s.flops >= 2.0 * 2 * 128 * 256 * 512);
+    CHECK_INT(s.code_bytes, -1);                    /* XLA:CPU does not say */
+    REQUIRE_OK(pjrt_program_serialize(p, &bytes));
+    REQUIRE_OK(pjrt_program_load(c, bytes.data, bytes.len, "two", &q));
+    s.compile_s = 0;
+    CHECK(!memcmp(&s, pjrt_program_stats(q), sizeof s));
+    pjrt_program_free(p);
+    REQUIRE_OK(pjrt_compile(c, SOURCE(update), &(pjrt_compile_options){0}, &p));
+    CHECK_INT(pjrt_program_stats(p)->argument_bytes, 4 * (1024 * 64 + 64 + 1));
+    CHECK_INT(pjrt_program_stats(p)->alias_bytes, 4 * 1024 * 64);
+    CHECK(pjrt_program_stats(p)->temp_bytes < 4 * 1024 * 64);
+    pjrt_program_free(p);
+    pjrt_program_free(q);
+    buf_free(&bytes);
+}
+
 TEST(four_devices_reduce_together)
 {
     NEED_CPU;

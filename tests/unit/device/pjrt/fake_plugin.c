@@ -1,10 +1,12 @@
 /* A PJRT plugin that is wrong in a chosen way; the PJRT tests build it with -DMODE=... */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "device/pjrt/pjrt_abi.h"
 
-enum { TOO_OLD, OTHER_MAJOR, NO_DEVICE, ABORTS, NO_TABLE, INIT_FAILS };
+enum { TOO_OLD, OTHER_MAJOR, NO_DEVICE, ABORTS, NO_TABLE, INIT_FAILS, SLEEPS, EMPTY };
 
 struct pj_error { int code; const char *text; };
 static pj_error no_device = { 5, "no accelerator found\n  on this host\n=== Source Location Trace: ===\nsecret.cc:1" };
@@ -16,10 +18,19 @@ static pj_error *code(pj_error_code_args *a) { a->code = a->error->code; return 
 static pj_error *init(pj_plugin_init_args *a) { (void)a; return MODE == INIT_FAILS ? &no_init : NULL; }
 static pj_error *create(pj_client_create_args *a)
 {
-    (void)a;
+    static int client;
     if (MODE == ABORTS) abort();
-    return &no_device;
+    if (MODE == SLEEPS) {
+        printf("fake: looking for devices\n");
+        fflush(stdout);
+        fprintf(stderr, "fake: waiting for a device that never comes\n");
+        sleep(600);
+    }
+    a->client = (pj_client *)&client;
+    return MODE == EMPTY ? NULL : &no_device;
 }
+static pj_error *destroy_client(pj_client_args *a) { (void)a; return NULL; }
+static pj_error *no_devices(pj_client_devices_args *a) { a->devices = NULL; a->n = 0; return NULL; }
 
 const pj_api *GetPjrtApi(void);
 const pj_api *GetPjrtApi(void)
@@ -35,6 +46,8 @@ const pj_api *GetPjrtApi(void)
     api.error_code = code;
     api.plugin_init = init;
     api.client_create = create;
+    api.client_destroy = destroy_client;
+    api.client_addressable_devices = no_devices;
     api.executable_memory = (pj_error *(*)(pj_executable_memory_args *))&unused;
     return MODE == NO_TABLE ? NULL : &api;
 }

@@ -123,6 +123,33 @@ static inline const char *fake(const char *mode)
     return system(command) == 0 ? path : NULL;
 }
 
+/* What this process and its children write to stdout and stderr between the two calls. */
+typedef struct capture { int saved[2], file; } capture;
+static inline void capture_begin(capture *c)
+{
+    char path[] = "/tmp/systolic-capture-XXXXXX";
+    fflush(stdout);
+    c->file = mkstemp(path);
+    unlink(path);
+    for (int i = 0; i < 2; i++) {
+        c->saved[i] = dup(i + 1);
+        dup2(c->file, i + 1);
+    }
+}
+static inline const char *capture_end(capture *c)
+{
+    static char text[8192];
+    fflush(stdout);
+    for (int i = 0; i < 2; i++) {
+        dup2(c->saved[i], i + 1);
+        close(c->saved[i]);
+    }
+    ssize_t n = pread(c->file, text, sizeof text - 1, 0);
+    text[n > 0 ? n : 0] = 0;
+    close(c->file);
+    return text;
+}
+
 #define EVERY_ALLOCATION_FAILS(call)                                  \
     for (uint64_t n = 1;; n++) {                                      \
         int64_t live = mem_live();                                    \
