@@ -39,10 +39,13 @@ status device_load(device *d, const graph *g, const weight_source *w, const devi
                    void (*progress)(void *arg, int64_t done, int64_t total), void *arg, device_model **out)
 {
     TRY(check_limits(l));
-    return d->cls->load(d, g, w, l, progress, arg, out);
+    TRY(d->cls->load(d, g, w, l, progress, arg, out));
+    (*out)->device = d;
+    return ST_OK;
 }
 
 void device_unload(device_model *m) { if (m) m->cls->unload(m); }
+const device *device_of(const device_model *m) { return m->device; }
 int64_t device_weight_bytes(const device_model *m) { return m->cls->weight_bytes(m); }
 int64_t device_kv_block_bytes(const device_model *m) { return m->cls->kv_block_bytes(m); }
 status device_kv_resize(device_model *m, int32_t n_blocks) { return m->cls->kv_resize(m, n_blocks); }

@@ -51,6 +51,7 @@ void device_describe(const device *d, device_info *out);
 status device_load(device *d, const graph *g, const weight_source *w, const device_limits *l,
                    void (*progress)(void *arg, int64_t done, int64_t total), void *arg, device_model **out) FALLIBLE;
 void device_unload(device_model *m);
+const device *device_of(const device_model *m);         /* where it is loaded */
 int64_t device_weight_bytes(const device_model *m);     /* as packed */
 int64_t device_kv_block_bytes(const device_model *m);   /* one block over all layers */
 /* Reserves address space for n_blocks; memory is touched as blocks are used. */

@@ -27,7 +27,10 @@ typedef struct device_class {
 
 /* First member of every class's own struct. */
 struct device { const device_class *cls; };
-struct device_model { const device_class *cls; };
+struct device_model {
+    const device_class *cls;
+    device *device; /* where it is loaded: set by device_load */
+};
 
 extern const device_class device_cpu;
 

@@ -14,7 +14,7 @@
 #include "engine/options.h"
 #include "engine/sched.h"
 
-enum { MAX_DEPTH = 2 }; /* plans in flight with asynchronous scheduling: one runs, the next is ready */
+enum { MIN_AHEAD = 2 }; /* plans in flight with asynchronous scheduling, at least: one runs, the next is ready */
 
 /* Something another thread wants done on the scheduler thread, while it waits. */
 typedef struct call {
@@ -31,7 +31,7 @@ struct engine {
     int vocab_size, rope_switch_len;
     int32_t n_blocks;
     block_hasher hasher;
-    int depth;
+    int depth;                 /* plans in flight */
     pthread_t sched_thread, step_thread;
     bool sched_started, step_started;
 
@@ -56,6 +56,8 @@ struct engine {
     int64_t n_unseen_tokens;
     call *calls;
     plan_list submitted, finished;
+    bool in_pass;              /* the scheduler thread is awake: more plans may come */
+    uint64_t n_passes;         /* times that it has looked at everything */
     bool stopping, step_stop, dead;
     bool check_idle;           /* see check_when_idle */
     double stop_at;
@@ -83,6 +85,69 @@ static plan *list_pop(plan_list *l)
 
 /* ---- step thread ---- */
 
+/* With the mutex. */
+static void give_back(engine *e, plan *p)
+{
+    if (p->st != ST_OK) e->dead = true;
+    list_push(&e->finished, p);
+    pthread_cond_signal(&e->wake);
+}
+
+static void finish_oldest(engine *e)
+{
+    plan *p = stepper_finish(e->stepper);
+    pthread_mutex_lock(&e->mu);
+    give_back(e, p);
+    pthread_mutex_unlock(&e->mu);
+}
+
+/* Whether the scheduler may still make a plan of what it has been told so far. `since`: passes it had ended when we began to wait for it.
+ * The second pass to end after that has seen everything, and we wait no longer, however busy it is. With the mutex. */
+static bool plan_may_come(const engine *e, uint64_t since)
+{
+    return (e->in_pass || e->finished.first) && e->n_passes < since + 2;
+}
+
+/* The next plan, if there is one and the device has room for it. A step that could be submitted must not be kept waiting for one in
+ * flight, so NULL, "finish the oldest", comes only when there is no room, or no plan and none about to come. */
+static plan *next_plan(engine *e, bool *stop)
+{
+    plan *p = NULL;
+    pthread_mutex_lock(&e->mu);
+    const uint64_t since = e->n_passes;
+    for (;;) {
+        const int n = stepper_n_flying(e->stepper);
+        if (n == stepper_depth(e->stepper) || (p = list_pop(&e->submitted))) break;
+        *stop = n == 0 && e->step_stop;
+        if (*stop || (n > 0 && !plan_may_come(e, since))) break;
+        pthread_cond_wait(&e->run, &e->mu);
+    }
+    pthread_mutex_unlock(&e->mu);
+    return p;
+}
+
+/* For devices that take steps before earlier ones are done. Results go back in the order of the plans. */
+static void *step_ahead_main(void *arg)
+{
+    engine *e = arg;
+    for (bool stop = false;;) {
+        plan *p = next_plan(e, &stop);
+        if (stop) break;
+        if (!p) {
+            finish_oldest(e);
+            continue;
+        }
+        while (!stepper_can_submit(e->stepper, p)) finish_oldest(e);
+        stepper_submit(e->stepper, p);
+        if (p->st == ST_OK) continue;
+        while (stepper_n_flying(e->stepper) > 0) finish_oldest(e);
+        pthread_mutex_lock(&e->mu);
+        give_back(e, p);
+        pthread_mutex_unlock(&e->mu);
+    }
+    return NULL;
+}
+
 static void *step_main(void *arg)
 {
     engine *e = arg;
@@ -99,9 +164,7 @@ static void *step_main(void *arg)
         if (dead) p->st = ST_CANCELLED;
         else stepper_run(e->stepper, p);
         pthread_mutex_lock(&e->mu);
-        if (p->st != ST_OK) e->dead = true;
-        list_push(&e->finished, p);
-        pthread_cond_signal(&e->wake);
+        give_back(e, p);
     }
     pthread_mutex_unlock(&e->mu);
     return NULL;
@@ -135,6 +198,9 @@ static news take_news(engine *e)
 {
     news n;
     pthread_mutex_lock(&e->mu);
+    e->in_pass = false;
+    e->n_passes++;
+    if (stepper_depth(e->stepper) > 0) pthread_cond_signal(&e->run);
     while (!has_news(e)) {
         if (e->stopping && !e->drained) {
             struct timespec ts = monotonic_at(e->stop_at);
@@ -147,6 +213,7 @@ static news take_news(engine *e)
     e->inbox_first = e->inbox_last = e->kills = NULL;
     e->calls = NULL;
     e->finished = (plan_list){0};
+    e->in_pass = true;
     pthread_mutex_unlock(&e->mu);
     return n;
 }
@@ -343,7 +410,7 @@ static status make_sched(engine *e)
     sched_config c = { .o = &e->o, .limits = &e->limits, .hasher = e->o.no_prefix_caching ? NULL : &e->hasher, .rope_switch_len = e->rope_switch_len,
                        .n_blocks = e->n_blocks, .preempt_every = hostile ? (int)strtol(hostile, NULL, 10) : 0, .before_end = publish, .arg = e };
     TRY(sched_new(&c, &e->sched));
-    for (int i = 0; i < MAX_DEPTH; i++) {
+    for (int i = 0; i < e->depth; i++) {
         plan *p;
         TRY(plan_new(&e->limits, &p));
         list_push(&e->spare, p);
@@ -354,7 +421,7 @@ static status make_sched(engine *e)
 
 static status start_threads(engine *e)
 {
-    TRY(thread_start(&e->step_thread, "engine-step", step_main, e));
+    TRY(thread_start(&e->step_thread, "engine-step", stepper_depth(e->stepper) > 0 ? step_ahead_main : step_main, e));
     e->step_started = true;
     TRY(thread_start(&e->sched_thread, "engine-sched", sched_main, e));
     e->sched_started = true;
@@ -367,10 +434,11 @@ static status start(engine *e, const engine_device *dev, const model_info *mi, c
     TRY(engine_plan(o, mi, &e->o, &e->limits));
     e->vocab_size = mi->vocab_size;
     e->rope_switch_len = mi->rope_switch_len;
-    e->depth = e->o.no_async_scheduling ? 1 : MAX_DEPTH;
     TRY(options_count_blocks(&e->o, dev, dev->kv_block_bytes(dev->self), &e->n_blocks));
     TRY(dev->kv_resize(dev->self, e->n_blocks));
     TRY(stepper_new(dev, &e->limits, e->vocab_size, e->o.logprobs_mode, &e->stepper));
+    const int ahead = stepper_depth(e->stepper);
+    e->depth = e->o.no_async_scheduling ? 1 : ahead > MIN_AHEAD ? ahead : MIN_AHEAD;
     TRY(make_sched(e));
     return start_threads(e);
 }

@@ -1,8 +1,8 @@
 /* The engine: continuous batching over a device. Tokens in, tokens out: it knows no text and no HTTP.
  *
  * Threads: callers submit and abort from any thread; the scheduler thread owns requests, queues and KV blocks; the step thread
- * runs the device and samples. Step N+1 is scheduled while N runs. Outputs are delivered on the scheduler thread by callback, which must be
- * quick (hand over to another thread for detokenisation and I/O). */
+ * runs the device and samples. Step N+1 is scheduled while N runs, and handed to the device at once if it takes steps ahead. Outputs
+ * are delivered on the scheduler thread by callback, which must be quick (hand over to another thread for detokenisation and I/O). */
 #ifndef SYSTOLIC_ENGINE_ENGINE_H
 #define SYSTOLIC_ENGINE_ENGINE_H
 
@@ -90,13 +90,18 @@ typedef struct request_spec {
 typedef struct engine engine;
 
 /* What the engine needs of a device: engine_start makes one from a device_model; tests and simulators bring their own. `self` is
- * passed to every call. run is called by the step thread only, the rest during engine_start. */
+ * passed to every call. run, submit and wait are called by the step thread only, the rest during engine_start. A device that samples
+ * has a depth above 0 and the verbs of device_submit and device_wait, and run is not called; for one that only runs, these are NULL. */
 typedef struct engine_device {
     status (*run)(void *self, const batch *b);
+    int (*depth)(void *self);
+    int (*n_slots)(void *self);                  /* at least max_num_seqs */
+    status (*submit)(void *self, const batch *b);
+    status (*wait)(void *self);
     status (*kv_resize)(void *self, int32_t n_blocks);
     int64_t (*kv_block_bytes)(void *self);
     void *self;
-    const char *name;                            /* "CPU": for log lines */
+    const char *name;                            /* "CPU": for log lines of engine_start */
     int64_t free_bytes;                          /* memory left for the KV cache, 0 = ask the operating system */
 } engine_device;
 

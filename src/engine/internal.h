@@ -44,6 +44,12 @@ struct engine_request {
     finish_reason kill;                /* FINISH_NONE, or what the client asked for */
     bool kill_queued;
 
+    /* The step thread's, on devices that take steps ahead (step.c). */
+    int n_flying;                      /* steps in flight it is in */
+    int n_valued;                      /* tokens whose values are in `tokens`; later ones are in the device's ring */
+    int32_t slot;                      /* of the ring; -1 = none */
+    uint32_t *mask;                    /* allowed_token_ids as bits; NULL until wanted */
+
     /* The scheduler thread's from here on. */
     req_state state;
     int n_known;                       /* tokens whose values the scheduler has */
@@ -79,7 +85,7 @@ typedef struct plan_seq {
     int row;                   /* its first row of logits */
     bool is_prefill;
     /* Results. */
-    bool failed;               /* out of memory while collecting logprobs */
+    bool failed;               /* out of memory for what this request's sampling needs */
     size_t lp_at;
     int lp_n;
 } plan_seq;
@@ -101,10 +107,23 @@ void plan_free(plan *p);
 /* Lays the chosen parts p->seqs[0..n_seqs) out as the batch: everything but token ids, which the step thread adds. */
 void plan_build(plan *p, int n_seqs, int block_size);
 
-/* Runs a plan: fills token ids, runs the device, samples. Step thread. */
+/* Runs plans on the device. Step thread. */
 typedef struct stepper stepper;
 status stepper_new(const engine_device *dev, const device_limits *l, int vocab_size, logprobs_mode mode, stepper **out) FALLIBLE;
+/* No step may be in flight. */
 void stepper_free(stepper *s);
+/* Fills token ids, runs the device, samples. Only for a depth of 0. */
 void stepper_run(stepper *s, plan *p);
+
+/* How many steps the device holds in flight; 0: it only runs. The rest is for depths above 0. */
+int stepper_depth(const stepper *s);
+int stepper_n_flying(const stepper *s);
+/* True if the plan can be submitted now; else an older step has to be finished first. With none in flight it is true. */
+bool stepper_can_submit(const stepper *s, const plan *p);
+/* Starts a step; fewer than stepper_depth are in flight. If it fails, p->st says so, the step is not in flight, those before it
+ * are as good as they were, and no later one will start. */
+void stepper_submit(stepper *s, plan *p);
+/* Waits for the oldest step in flight and returns its plan with the results. After one has failed, all later ones are cancelled. */
+plan *stepper_finish(stepper *s);
 
 #endif

@@ -160,7 +160,7 @@ void sched_apply(sched *s, plan *p)
     for (int i = 0; i < p->b.n_seqs; i++) {
         plan_seq *q = &p->seqs[i];
         if (q->r->state == REQ_FINISHED) continue; /* it ended while this was under way: the token is dropped */
-        if (q->failed) sched_end(s, q->r, FINISH_ERROR, "out of memory for logprobs");
+        if (q->failed) sched_end(s, q->r, FINISH_ERROR, "out of memory while sampling");
         else if (q->sample) apply_sample(s, p, q, now);
     }
     sched_discard(s, p);

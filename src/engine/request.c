@@ -16,6 +16,7 @@ void engine_request_release(engine_request *r)
     mem_free(r->tokens);
     mem_free(r->blocks);
     mem_free(r->hashes);
+    mem_free(r->mask);
     arena_free(&r->mem);
     mem_free(r);
 }
@@ -160,7 +161,8 @@ status request_new(const request_spec *spec, const engine_options *o, int vocab_
     r->rng_seed = r->params.has_seed ? mix((uint64_t)r->params.seed) : mix(mix(o->seed) ^ mix(seq + 1));
     r->on_output = spec->on_output;
     r->user = spec->user;
-    r->n_prompt = r->n_known = spec->n_prompt;
+    r->n_prompt = r->n_known = r->n_valued = spec->n_prompt;
+    r->slot = -1;
     int64_t most = (int64_t)r->n_prompt + r->params.max_tokens;
     if (most > o->max_model_len) most = o->max_model_len;
     r->limit_len = most > r->n_prompt ? (int)most : r->n_prompt + 1; /* a prompt that fills the context still gets one token */

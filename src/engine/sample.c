@@ -133,8 +133,7 @@ static void penalise(const sampler *s, const sample_input *in, float *x)
 
 /* ---- choice ---- */
 
-/* The key of the race for one output: the same whatever happened to the request in between. */
-static uint64_t race_key(uint64_t seed, int index)
+uint64_t sampler_key(uint64_t seed, int index)
 {
     uint64_t z = seed + 0x9E3779B97F4A7C15u * (uint64_t)(index + 1);
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
@@ -142,13 +141,18 @@ static uint64_t race_key(uint64_t seed, int index)
     return z ^ z >> 31;
 }
 
+static float apply_temperature(const sampler *s, const sampling_params *p, float *x)
+{
+    return p->temperature == 1.0f ? s->ops->max(x, s->n) : s->ops->divide(x, s->n, p->temperature);
+}
+
 static int32_t choose(sampler *s, const sample_input *in, float *x, bool show_cut)
 {
     const sampling_params *p = in->params;
-    if (p->temperature < 1e-5f) return (int32_t)s->ops->argmax(x, s->n);
-    const float max = p->temperature == 1.0f ? s->ops->max(x, s->n) : s->ops->divide(x, s->n, p->temperature);
+    if (p->temperature < GREEDY_BELOW) return (int32_t)s->ops->argmax(x, s->n);
+    const float max = apply_temperature(s, p, x);
     if (!isfinite(max)) return (int32_t)s->ops->argmax(x, s->n); /* everything banned, or a bias of infinity */
-    const uint64_t key = race_key(in->seed, in->n_tokens - in->n_prompt);
+    const uint64_t key = sampler_key(in->seed, in->n_tokens - in->n_prompt);
     const cut_point at = cut_find(&s->cut, x, max, p->min_p, p->top_k, p->top_p);
     if (!cut_any(at)) return (int32_t)s->ops->race(x, NULL, s->n, max, key);
     if (show_cut || s->ops->count_ge(x, s->n, at.v) > s->n / 8) { /* the two ways give the same token; this one is faster for many */
@@ -194,22 +198,47 @@ static status collect(sampler *s, const sampling_params *p, int k, const float *
     return ST_OK;
 }
 
+bool sampler_wants_logprobs(const sampling_params *p) { return p->logprobs >= -1 || p->n_logprob_token_ids > 0; }
+
+static bool shows_raw(const sampler *s) { return s->mode == LOGPROBS_RAW || s->mode == LOGITS_RAW; }
+
+static void process(const sampler *s, const sample_input *in, float *x)
+{
+    allow_only(s, in->params, x);
+    ban_words(in, x);
+    ban_early_stop(s, in, x);
+    add_bias(in->params, x);
+    penalise(s, in, x);
+}
+
+static status collect_next(sampler *s, const sampling_params *p, float *shown, int32_t token, lp_vec *lps)
+{
+    if (s->mode == LOGPROBS_RAW || s->mode == LOGPROBS_PROCESSED) log_softmax(s, shown);
+    return collect(s, p, p->logprobs < -1 ? 0 : p->logprobs, shown, token, lps);
+}
+
 status sampler_next(sampler *s, const sample_input *in, float *logits, int32_t *token, lp_vec *lps)
 {
     const sampling_params *p = in->params;
-    const bool wanted = p->logprobs >= -1 || p->n_logprob_token_ids > 0;
-    const bool raw = s->mode == LOGPROBS_RAW || s->mode == LOGITS_RAW;
+    const bool wanted = sampler_wants_logprobs(p), raw = shows_raw(s);
     if (wanted && raw) memcpy(s->copy, logits, s->n * sizeof *logits);
-    allow_only(s, p, logits);
-    ban_words(in, logits);
-    ban_early_stop(s, in, logits);
-    add_bias(p, logits);
-    penalise(s, in, logits);
+    process(s, in, logits);
     *token = choose(s, in, logits, wanted && !raw);
     if (!wanted) return ST_OK;
-    float *shown = raw ? s->copy : logits;
-    if (s->mode == LOGPROBS_RAW || s->mode == LOGPROBS_PROCESSED) log_softmax(s, shown);
-    return collect(s, p, p->logprobs < -1 ? 0 : p->logprobs, shown, *token, lps);
+    return collect_next(s, p, raw ? s->copy : logits, *token, lps);
+}
+
+status sampler_logprobs(sampler *s, const sample_input *in, float *logits, int32_t token, lp_vec *lps)
+{
+    const sampling_params *p = in->params;
+    if (shows_raw(s)) return collect_next(s, p, logits, token, lps);
+    process(s, in, logits);
+    if (p->temperature >= GREEDY_BELOW) {
+        const float max = apply_temperature(s, p, logits);
+        const cut_point at = isfinite(max) ? cut_find(&s->cut, logits, max, p->min_p, p->top_k, p->top_p) : (cut_point){ -INFINITY, 0 };
+        if (cut_any(at)) cut_apply(&s->cut, logits, at);
+    }
+    return collect_next(s, p, logits, token, lps);
 }
 
 status sampler_prompt(sampler *s, const sampling_params *p, int32_t token, const float *logits, lp_vec *lps)
