@@ -10,7 +10,7 @@
 
 typedef enum layout { WHOLE, CUT, TOKENS } layout;
 
-/* Where an old tensor is. CUT: into `shards` runs, fewer than ranks being copies. */
+/* Where an old tensor is. CUT: into `shards` runs, fewer than ranks being copies; 1 where each rank has all KV heads, as one. */
 typedef struct place { tensor t; layout lay; int shards; tensor whole; } place;
 
 typedef struct partition {
@@ -73,7 +73,7 @@ static tensor whole(partition *p, tensor old)
     if (!old.id) return NO_TENSOR;
     if (is_weight(p, old)) return cut_weight(p, old, 0, 0);
     place *x = &p->at[old.id];
-    if (x->lay == WHOLE) return x->t;
+    if (x->lay == WHOLE || (x->lay == CUT && x->shards == 1)) return x->t;
     if (x->whole.id) return x->whole;
     op_attrs a = { .all_gather = { 0, 0 } };
     if (x->lay == CUT) {
@@ -134,7 +134,7 @@ static void linear_by_rows(partition *p, int id, const node *n, int shards)
 {
     tensor in[] = { whole(p, n->in[X]), cut_weight(p, n->in[W], shards, 0), NO_TENSOR };
     if (n->n_in > BIAS) in[BIAS] = cut_weight(p, n->in[BIAS], shards, 0);
-    p->at[id] = (place){ .lay = shards > 1 ? CUT : WHOLE, .shards = shards };
+    p->at[id] = (place){ .lay = CUT, .shards = shards };
     graph_set_layer(p->out, n->layer);
     p->at[id].t = graph_add(p->out, OP_LINEAR, in, 3, NULL);
 }
