@@ -58,7 +58,7 @@ status instance_check_flags(const flags *f)
     static const struct { const char *name; int64_t min; } all[] = {
         { "max-num-batched-tokens", 1 }, { "max-num-seqs", 1 }, { "max-model-len", -1 }, { "block-size", 1 }, { "max-num-active-seqs", 1 }, { "max-num-queued-reqs", 1 },
         { "max-num-queued-tokens", 1 }, { "long-prefill-token-threshold", 0 }, { "num-gpu-blocks-override", 1 }, { "kv-cache-memory-bytes", 1 }, { "max-logprobs", -1 },
-        { "threads", 0 },
+        { "threads", 0 }, { "tensor-parallel-size", 1 },
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) TRY(flags_check_range(f, all[i].name, all[i].min, INT64_MAX));
     double w = flags_f64(f, "gpu-memory-utilization", 0.92);
@@ -103,6 +103,38 @@ static void log_engine(const instance *s, const device_info *di)
              s->eo.max_num_batched_tokens, s->eo.max_num_seqs, s->eo.block_size, s->eo.no_prefix_caching ? "False" : "True", (unsigned long long)s->eo.seed);
 }
 
+/* {"pass_config": {"enable_sequence_parallelism": true}}, vLLM's switch. */
+static bool wants_sequence_parallel(const flags *f)
+{
+    return jv_get_bool(jv_get(flags_json(f, "compilation-config"), "pass_config"), "enable_sequence_parallelism", false);
+}
+
+/* The devices that the flags ask for. */
+mesh instance_mesh(const flags *f)
+{
+    int tp = (int)instance_i64(f, "tensor-parallel-size", 1);
+    return (mesh){ .dp = 1, .tp = tp, .sp = tp > 1 && wants_sequence_parallel(f) };
+}
+
+/* The graph as the device wants it: the model's own, or one that is cut for a mesh or keeps equal layers equal. */
+static status choose_graph(instance *s, const device_info *di, const graph **out)
+{
+    mesh m = instance_mesh(s->f);
+    *out = model_graph(s->m);
+    if (m.tp == 1 && !di->loops) return ST_OK;
+    TRY(model_graph_for(s->m, m, di->loops, &s->own_graph));
+    *out = s->own_graph;
+    return ST_OK;
+}
+
+static void log_loading(void *arg, int64_t done, int64_t total)
+{
+    double *said = arg, now = clock_now();
+    if (now - *said < 5 || total <= 0) return;
+    *said = now;
+    log_info("Loading weights: %lld%% of %.2f GiB", (long long)(done * 100 / total), (double)total / 1073741824);
+}
+
 static status load_model(instance *s)
 {
     const flags *f = s->f;
@@ -117,14 +149,18 @@ static status load_model(instance *s)
     TRY(model_new(s->files->config, &mo, &s->m));
     engine_flags(s);
     TRY(engine_plan(&s->eo, model_describe(s->m), &s->eo, &limits));
-    device_options dopt = { .n_threads = (int)instance_i64(f, "threads", 0), .isa = flags_str(f, "isa") };
+    device_options dopt = { .n_threads = (int)instance_i64(f, "threads", 0), .isa = flags_str(f, "isa"), .lazy_compile = flags_bool(f, "lazy-compile", false),
+                            .program_cache = flags_str(f, "program-cache") };
     TRY(device_open(strcmp(spec, "auto") == 0 ? "cpu" : spec, &dopt, &s->dev));
     device_describe(s->dev, &di);
     log_engine(s, &di);
     bool dummy = strcmp(flags_str(f, "load-format"), "dummy") == 0;
-    double t0 = clock_now();
+    double t0 = clock_now(), said = t0;
+    const graph *g;
+    TRY(choose_graph(s, &di, &g));
     TRY(model_weights_open(s->m, s->dir, dummy, s->eo.seed, &s->weights));
-    TRY(device_load(s->dev, model_graph(s->m), s->weights, &limits, NULL, NULL, &s->loaded));
+    TRY(device_load(s->dev, g, s->weights, &limits, log_loading, &said, &s->loaded));
+    if (s->eo.kv_cache_bytes == 0) s->eo.kv_cache_bytes = device_kv_bytes(s->loaded, flags_f64(f, "gpu-memory-utilization", 0.92));
     log_info("Loading weights took %.2f seconds", clock_now() - t0);
     t0 = clock_now();
     TRY(engine_start(s->loaded, s->m, &s->eo, &s->e));
@@ -152,6 +188,7 @@ void instance_close(instance *s, double drain_s)
     instance_stop(s, drain_s);
     if (s->loaded) device_unload(s->loaded);
     if (s->weights) model_weights_close(s->weights);
+    graph_free(s->own_graph);
     if (s->dev) device_close(s->dev);
     if (s->m) model_free(s->m);
     if (s->files) model_dir_free(s->files);

@@ -14,6 +14,7 @@ typedef struct instance {
     char *dir;                      /* where the model's files are */
     model_dir *files;
     model *m;
+    graph *own_graph;               /* for the mesh and the device, where the model's own does not do */
     weight_source *weights;
     device *dev;
     device_model *loaded;
@@ -32,6 +33,7 @@ status instance_open(const flags *f, instance *out) FALLIBLE;
 void instance_stop(instance *s, double drain_s);
 void instance_close(instance *s, double drain_s);
 
+mesh instance_mesh(const flags *f);
 /* An integer flag, at most INT32_MAX. */
 int64_t instance_i64(const flags *f, const char *name, int64_t def);
 /* Index of name in all[n]; 0 when it is not there. */

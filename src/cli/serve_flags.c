@@ -66,7 +66,7 @@ static const flag_def defs[] = {
     { "reasoning-effort-map", NULL, G, FLAG_JSON, FLAG_NOT_YET, NULL, NULL, NULL, "Renames effort levels for a template." },
 #undef G
 #define G "ParallelConfig"
-    { "tensor-parallel-size", "-tp", G, FLAG_INT, FLAG_NOT_YET, "1", NULL, NULL, "Parts each layer is split into." },
+    { "tensor-parallel-size", "-tp", G, FLAG_INT, FLAG_YES, "1", NULL, NULL, "Devices that each layer is split over (tpu, cuda and pjrt devices)." },
     { "pipeline-parallel-size", "-pp", G, FLAG_INT, FLAG_NOT_YET, "1", NULL, NULL, "Groups the layers are split into." },
     { "data-parallel-size", "-dp", G, FLAG_INT, FLAG_NOT_YET, "1", NULL, NULL, "Replicas." },
     { "data-parallel-size-local", "-dpl", G, FLAG_INT, FLAG_NOT_YET, "1", NULL, NULL, "Replicas on this node." },
@@ -201,7 +201,7 @@ static const flag_def defs[] = {
     { "kv-transfer-config", NULL, G, FLAG_JSON, FLAG_NOT_YET, NULL, NULL, NULL, "KV transfer between instances." },
     { "kv-events-config", NULL, G, FLAG_JSON, FLAG_NOT_YET, NULL, NULL, NULL, "KV events." },
     { "ec-transfer-config", NULL, G, FLAG_JSON, FLAG_NOT_YET, NULL, NULL, NULL, "Encoder cache transfer." },
-    { "compilation-config", "-cc", G, FLAG_JSON, FLAG_IGNORED, NULL, NULL, NULL, "Compilation; nothing is compiled here." },
+    { "compilation-config", "-cc", G, FLAG_JSON, FLAG_YES, NULL, NULL, NULL, "Of it pass_config.enable_sequence_parallelism is read; the rest is vLLM's compiler's." },
     { "optimization-level", "-O", G, FLAG_STR, FLAG_IGNORED, "2", "0|1|2|3", NULL, "Optimisation level." },
     { "attention-config", "-ac", G, FLAG_JSON, FLAG_IGNORED, NULL, NULL, NULL, "Attention backend." },
     { "kernel-config", NULL, G, FLAG_JSON, FLAG_IGNORED, NULL, NULL, NULL, "Kernels." },
@@ -277,7 +277,9 @@ static const flag_def defs[] = {
     { "log-error-stack", NULL, G, FLAG_BOOL, FLAG_IGNORED, "off", NULL, NULL, "Stack traces in the log." },
 #undef G
 #define G "Systolic"
-    { "device", NULL, G, FLAG_STR, FLAG_YES, "auto", NULL, NULL, "Where the model runs: auto, cpu." },
+    { "device", NULL, G, FLAG_STR, FLAG_YES, "auto", NULL, NULL, "Where the model runs: auto (cpu), cpu, tpu, cuda, pjrt:PATH[?NAME=VALUE,...]." },
+    { "program-cache", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "Folder of compiled programs, read and written (tpu, cuda, pjrt); default ~/.cache/systolic/programs." },
+    { "lazy-compile", NULL, G, FLAG_BOOL, FLAG_YES, "off", NULL, NULL, "Compiles a program when a step first needs it, not before the server is ready (tpu, cuda, pjrt)." },
     { "threads", NULL, G, FLAG_INT, FLAG_YES, "0", NULL, NULL, "Compute threads; 0 = one per available core." },
     { "isa", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "Forces an instruction set (portable, avx2, avx512, ...), for testing." },
 #undef G

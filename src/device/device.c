@@ -4,7 +4,7 @@
 
 #include "device/device_impl.h"
 
-static const device_class *const classes[] = { &device_cpu };
+static const device_class *const classes[] = { &device_cpu, &device_tpu, &device_cuda, &device_pjrt };
 
 status device_open(const char *spec, const device_options *o, device **out)
 {
@@ -52,6 +52,7 @@ status device_kv_resize(device_model *m, int32_t n_blocks) { return m->cls->kv_r
 status device_kv_read(device_model *m, int32_t block, void *dst) { return m->cls->kv_read(m, block, dst); }
 status device_kv_write(device_model *m, int32_t block, const void *src) { return m->cls->kv_write(m, block, src); }
 status device_run(device_model *m, const batch *b) { return m->cls->run(m, b); }
+int64_t device_kv_bytes(const device_model *m, double utilization) { return m->cls->kv_bytes ? m->cls->kv_bytes(m, utilization) : 0; }
 int device_depth(const device_model *m) { return m->cls->depth ? m->cls->depth(m) : 0; }
 int device_n_slots(const device_model *m) { return m->cls->n_slots ? m->cls->n_slots(m) : 0; }
 status device_submit(device_model *m, const batch *b) { return m->cls->submit(m, b); }

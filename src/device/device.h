@@ -19,6 +19,7 @@ typedef struct device_model device_model; /* a graph with its weights and KV cac
 typedef struct device_options {
     int n_threads;          /* cpu: compute threads; 0 = one per available core (VLLM_CPU_OMP_THREADS_BIND narrows them) */
     const char *isa;        /* cpu: force "portable", "avx2", "avx512", ... (testing); NULL = the best the CPU has */
+    bool lazy_compile;      /* pjrt: programs are compiled when a step first needs them, not before the server is ready */
     const char *program_cache;  /* pjrt: directory of compiled programs; NULL = as device/pjrt/cache.h says */
 } device_options;
 
@@ -29,6 +30,7 @@ typedef struct device_info {
     int n_threads;
     int64_t memory_bytes;   /* total of the device (cgroup limit respected) */
     int64_t free_bytes;
+    bool loops;             /* equal layers are emitted as a loop: wants graphs whose layers are equal (graph_optimize_uniform) */
 } device_info;
 
 /* Limits a loaded model is planned for: buffers are allocated once, for these. */
@@ -54,6 +56,9 @@ void device_unload(device_model *m);
 const device *device_of(const device_model *m);         /* where it is loaded */
 int64_t device_weight_bytes(const device_model *m);     /* as packed */
 int64_t device_kv_block_bytes(const device_model *m);   /* one block over all layers */
+/* How many bytes a KV cache may have on a device whose memory is managed to `utilization` (0 to 1) of it: what weights and steps
+ * leave. 0 = no such limit: the host's memory decides. */
+int64_t device_kv_bytes(const device_model *m, double utilization);
 /* Reserves address space for n_blocks; memory is touched as blocks are used. */
 status device_kv_resize(device_model *m, int32_t n_blocks) FALLIBLE;
 /* Copies one block (all layers) out or in: offloading, transfer. `bytes` = device_kv_block_bytes. */

@@ -18,6 +18,7 @@ typedef struct device_class {
     status (*kv_read)(device_model *m, int32_t block, void *dst);
     status (*kv_write)(device_model *m, int32_t block, const void *src);
     status (*run)(device_model *m, const batch *b);
+    int64_t (*kv_bytes)(const device_model *m, double utilization);  /* NULL: no limit of its own */
     /* NULL where the device only runs. */
     int (*depth)(const device_model *m);
     int (*n_slots)(const device_model *m);
@@ -32,6 +33,6 @@ struct device_model {
     device *device; /* where it is loaded: set by device_load */
 };
 
-extern const device_class device_cpu;
+extern const device_class device_cpu, device_tpu, device_cuda, device_pjrt;
 
 #endif

@@ -1,0 +1,216 @@
+/* Steps on PJRT devices. Everything is started and nothing waited for until pjrt_model_wait: the plugin runs programs in order,
+ * the sampler reads the logits where the step left them, the next step reads the ring that the sampler wrote. */
+#include <string.h>
+
+#include "base/mem.h"
+#include "device/pjrt/pjrt_model.h"
+#include "device/pjrt/step_meta.h"
+
+/* ---- host memory of a step in flight ---- */
+
+static status reserve(void **p, size_t *cap, size_t bytes)
+{
+    if (bytes <= *cap) return ST_OK;
+    void *fresh = mem_aligned(64, (bytes + 63) / 64 * 64);
+    if (!fresh) return err_nomem();
+    mem_free(*p);
+    *p = fresh;
+    *cap = bytes;
+    return ST_OK;
+}
+
+#define RESERVE(f, field, n) reserve((void **)&(f)->field, &(f)->field##_cap, (size_t)(n) * sizeof *(f)->field)
+
+static void flight_clear(pjrt_model *m, flight *f)
+{
+    pjrt_client *c = m->dev->client;
+    pjrt_event_free(c, f->tokens_done);
+    pjrt_event_free(c, f->logits_done);
+    pjrt_buffer_free(c, f->token_buffer);
+    pjrt_buffer_free(c, f->logit_buffer);
+    f->tokens_done = f->logits_done = NULL;
+    f->token_buffer = f->logit_buffer = NULL;
+    f->b = NULL;
+}
+
+void pjrt_flight_free(pjrt_model *m, flight *f)
+{
+    flight_clear(m, f);
+    mem_free(f->meta);
+    mem_free(f->ints);
+    mem_free(f->floats);
+    mem_free(f->mask);
+    mem_free(f->tokens);
+    mem_free(f->logits);
+    *f = (flight){0};
+}
+
+/* ---- arguments ---- */
+
+/* The same array to every device; the host's memory stays until the step is done. */
+static status upload_all(pjrt_model *m, dtype t, size_t rank, const int64_t *dim, const void *data, size_t arg, size_t n_args)
+{
+    for (int d = 0; d < m->n_devices; d++) {
+        pjrt_event *done = NULL;
+        TRY(pjrt_upload(m->dev->client, d, t, dim, rank, data, PJRT_HOLD_DONE, &m->args[(size_t)d * n_args + arg], &done));
+        pjrt_event_free(m->dev->client, done);
+    }
+    return ST_OK;
+}
+
+static void free_args(pjrt_model *m, size_t from, size_t to, size_t n_args)
+{
+    for (int d = 0; d < m->n_devices; d++)
+        for (size_t i = from; i < to; i++) {
+            pjrt_buffer_free(m->dev->client, m->args[(size_t)d * n_args + i]);
+            m->args[(size_t)d * n_args + i] = NULL;
+        }
+}
+
+/* The step's program: caches are replaced; the logits of all devices go to logits[]. */
+static status run_step(pjrt_model *m, flight *f, pjrt_buffer **logits)
+{
+    const lower_bucket *b = &m->c.buckets.v[f->bucket];
+    const size_t n_caches = (size_t)m->c.plan->n_caches, n_weights = (size_t)m->c.plan->n_weights, n_args = 2 + n_caches + n_weights, n_outs = n_caches + 1;
+    pjrt_program *p;
+    TRY(pjrt_model_step_program(m, f->bucket, &p));
+    int64_t len = step_meta_len(b, &m->c.lower);
+    TRY(RESERVE(f, meta, len));
+    step_meta_fill(b, &m->c.lower, f->b, f->meta);
+    for (int d = 0; d < m->n_devices; d++) {
+        pjrt_buffer **a = m->args + (size_t)d * n_args;
+        a[0] = NULL;
+        a[1] = m->ring[d];
+        memcpy(a + 2, m->caches + (size_t)d * n_caches, n_caches * sizeof *a);
+        memcpy(a + 2 + n_caches, m->weights + (size_t)d * n_weights, n_weights * sizeof *a);
+    }
+    status st = upload_all(m, DT_I32, 1, &len, f->meta, 0, n_args);
+    if (st == ST_OK) st = pjrt_execute(p, m->args, n_args, NULL, 0, m->outs, NULL);
+    free_args(m, 0, 1, n_args);
+    TRY(st);
+    for (int d = 0; d < m->n_devices; d++) {
+        for (size_t c = 0; c < n_caches; c++) {
+            pjrt_buffer_free(m->dev->client, m->caches[(size_t)d * n_caches + c]);
+            m->caches[(size_t)d * n_caches + c] = m->outs[(size_t)d * n_outs + c];
+        }
+        logits[d] = m->outs[(size_t)d * n_outs + n_caches];
+    }
+    return ST_OK;
+}
+
+static status upload_sampling(pjrt_model *m, flight *f, const sampler_kind *k, size_t n_args)
+{
+    const int64_t ints = sampler_ints_len(k), n_floats = sampler_floats_len(k), mask[] = { k->rows, (k->vocab + 31) / 32 };
+    size_t arg = 2;
+    TRY(RESERVE(f, ints, ints));
+    TRY(RESERVE(f, floats, n_floats));
+    TRY(RESERVE(f, mask, sampler_mask_len(k)));
+    sampler_fill(k, f->b->samples, f->b->n_rows, f->ints, f->floats, f->mask);
+    TRY(upload_all(m, DT_I32, 1, &ints, f->ints, arg++, n_args));
+    if (n_floats) TRY(upload_all(m, DT_F32, 1, &n_floats, f->floats, arg++, n_args));
+    if (k->mask) TRY(upload_all(m, DT_U32, 2, mask, f->mask, arg++, n_args));
+    return ST_OK;
+}
+
+/* The sampler: the ring is replaced; device 0's tokens stay in f->token_buffer. */
+static status run_sampler(pjrt_model *m, flight *f, pjrt_buffer *const *logits)
+{
+    const sampler_kind k = sampler_kind_of(f->b->samples, f->b->n_rows, m->c.buckets.v[f->bucket].rows, m->c.vocab, m->c.lower.n_slots);
+    const size_t n_args = 3u + (sampler_floats_len(&k) > 0) + k.mask;
+    pjrt_program *p;
+    TRY(pjrt_model_sampler(m, &k, &p));
+    memset(m->args, 0, (size_t)m->n_devices * n_args * sizeof *m->args);
+    status st = upload_sampling(m, f, &k, n_args);
+    for (int d = 0; d < m->n_devices; d++) {
+        m->args[(size_t)d * n_args] = logits[d];
+        m->args[(size_t)d * n_args + 1] = m->ring[d];
+    }
+    if (st == ST_OK) st = pjrt_execute(p, m->args, n_args, NULL, 0, m->outs, NULL);
+    free_args(m, 2, n_args, n_args);
+    TRY(st);
+    for (int d = 0; d < m->n_devices; d++) {
+        pjrt_buffer_free(m->dev->client, m->ring[d]);
+        m->ring[d] = m->outs[2 * d];
+        if (d == 0) f->token_buffer = m->outs[1];
+        else pjrt_buffer_free(m->dev->client, m->outs[2 * d + 1]);
+    }
+    return ST_OK;
+}
+
+/* ---- steps ---- */
+
+static status start(pjrt_model *m, flight *f)
+{
+    pjrt_buffer *logits[PJRT_MAX_DEVICES];
+    pjrt_client *c = m->dev->client;
+    const size_t rows = (size_t)m->c.buckets.v[f->bucket].rows;
+    TRY(run_step(m, f, logits));
+    status st = f->b->samples ? run_sampler(m, f, logits) : ST_OK;
+    for (int d = 1; d < m->n_devices; d++) pjrt_buffer_free(c, logits[d]);
+    f->logit_buffer = logits[0];
+    if (st == ST_OK && f->token_buffer) {
+        st = RESERVE(f, tokens, rows);
+        if (st == ST_OK) st = pjrt_download(c, f->token_buffer, f->tokens, rows * sizeof *f->tokens, &f->tokens_done);
+    }
+    if (st == ST_OK && f->b->logits) {
+        st = RESERVE(f, logits, rows * (size_t)m->c.vocab);
+        if (st == ST_OK) st = pjrt_download(c, f->logit_buffer, f->logits, rows * (size_t)m->c.vocab * sizeof *f->logits, &f->logits_done);
+    }
+    return st;
+}
+
+status pjrt_model_submit(device_model *dm, const batch *b)
+{
+    pjrt_model *m = (pjrt_model *)(void *)dm;
+    if (m->n_flights == STEP_DEPTH) return err_set(ST_INTERNAL, "%d steps are in flight already", STEP_DEPTH);
+    if (m->n_blocks == 0) return err_set(ST_INTERNAL, "a step before there is a KV cache");
+    flight *f = &m->flights[(m->first + m->n_flights) % STEP_DEPTH];
+    f->b = b;
+    f->bucket = buckets_pick(&m->c.buckets, b);
+    if (f->bucket < 0)
+        return err_set(ST_INTERNAL, "a step of %d tokens, %d sequences and %d rows is beyond the limits %d, %d and %d", b->n_tokens, b->n_seqs, b->n_rows,
+                       m->c.limits.max_tokens, m->c.limits.max_seqs, m->c.limits.max_rows);
+    status st = start(m, f);
+    if (st == ST_OK) m->n_flights++;
+    else flight_clear(m, f);
+    return st;
+}
+
+status pjrt_model_wait(device_model *dm)
+{
+    pjrt_model *m = (pjrt_model *)(void *)dm;
+    pjrt_client *c = m->dev->client;
+    if (m->n_flights == 0) return err_set(ST_INTERNAL, "no step is in flight");
+    flight *f = &m->flights[m->first];
+    status st = pjrt_event_wait(c, f->tokens_done);
+    f->tokens_done = NULL;
+    if (st == ST_OK) {
+        st = pjrt_event_wait(c, f->logits_done);
+        f->logits_done = NULL;
+    }
+    if (st == ST_OK && f->token_buffer) memcpy(f->b->sampled, f->tokens, (size_t)f->b->n_rows * sizeof *f->tokens);
+    if (st == ST_OK && f->b->logits) memcpy(f->b->logits, f->logits, (size_t)f->b->n_rows * (size_t)m->c.vocab * sizeof *f->logits);
+    flight_clear(m, f);
+    m->first = (m->first + 1) % STEP_DEPTH;
+    m->n_flights--;
+    return st;
+}
+
+status pjrt_model_run(device_model *dm, const batch *b)
+{
+    pjrt_model_drain((pjrt_model *)(void *)dm);
+    TRY(pjrt_model_submit(dm, b));
+    return pjrt_model_wait(dm);
+}
+
+void pjrt_model_drain(pjrt_model *m)
+{
+    while (m->n_flights > 0) {
+        flight *f = &m->flights[m->first];
+        if (pjrt_event_wait(m->dev->client, f->tokens_done) != ST_OK || pjrt_event_wait(m->dev->client, f->logits_done) != ST_OK) err_clear();
+        f->tokens_done = f->logits_done = NULL;
+        flight_clear(m, f);
+        m->first = (m->first + 1) % STEP_DEPTH;
+        m->n_flights--;
+    }
+}

@@ -1,0 +1,167 @@
+#include "device/pjrt/programs.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "ops/op.h"
+
+enum { LEAST_DECODE = 8, LEAST_TOKENS = 16, LEAST_COPY = 64 << 20 };
+
+/* ---- buckets ---- */
+
+static int at_most(int a, int b) { return a < b ? a : b; }
+
+/* Sequence parallelism cuts tokens evenly. */
+static int even(int tokens, mesh m) { return m.sp ? (tokens + m.tp - 1) / m.tp * m.tp : tokens; }
+
+static void add_bucket(bucket_list *l, lower_bucket b)
+{
+    if (l->n < MAX_BUCKETS) l->v[l->n++] = b;
+}
+
+void buckets_make(const device_limits *l, mesh m, bucket_list *out)
+{
+    int most_seqs = at_most(l->max_seqs, l->max_tokens);
+    out->n = 0;
+    for (int s = at_most(LEAST_DECODE, most_seqs);; s = at_most(2 * s, most_seqs)) {
+        add_bucket(out, (lower_bucket){ even(s, m), even(s, m), even(s, m), true });
+        if (s == most_seqs) break;
+    }
+    for (int t = at_most(LEAST_TOKENS, l->max_tokens);; t = at_most(2 * t, l->max_tokens)) {
+        int n = even(t, m);
+        add_bucket(out, (lower_bucket){ n, at_most(n, l->max_seqs), at_most(n, l->max_rows), false });
+        if (t == l->max_tokens) break;
+    }
+}
+
+int buckets_pick(const bucket_list *l, const batch *x)
+{
+    for (int i = 0; i < l->n; i++)
+        if (bucket_fits(&l->v[i], x)) return i;
+    return -1;
+}
+
+/* ---- context ---- */
+
+status program_context_new(const graph *g, const device_limits *l, dtype act, program_context *out)
+{
+    lower_plan *plan;
+    mesh m = graph_mesh(g);
+    TRY(lower_plan_new(g, l->kv_dtype, &plan));
+    *out = (program_context){ .plan = plan, .limits = *l, .vocab = (int)graph_node(g, graph_output(g))->s.dim[1] };
+    out->lower = (lower_options){ .act = act, .page = l->block_size, .max_pages = (l->max_model_len + l->block_size - 1) / l->block_size,
+                                  .n_slots = STEP_DEPTH * l->max_seqs + 1 };
+    buckets_make(l, m, &out->buckets);
+    return ST_OK;
+}
+
+void program_context_free(program_context *c)
+{
+    lower_plan_free((lower_plan *)(uintptr_t)c->plan);
+    c->plan = NULL;
+}
+
+/* ---- specs and texts ---- */
+
+void program_step_spec(const program_context *c, int bucket, program_spec *out)
+{
+    *out = (program_spec){ .bucket = c->buckets.v[bucket] };
+    snprintf(out->name, sizeof out->name, "%s t%d s%d", out->bucket.decode ? "decode" : "step", out->bucket.tokens, out->bucket.seqs);
+}
+
+void program_sampler_spec(const sampler_kind *k, program_spec *out)
+{
+    *out = (program_spec){ .sampler = true, .kind = *k };
+    snprintf(out->name, sizeof out->name, "sample r%d%s%s%s e%d h%d", k->rows, k->random ? " random" : "", k->cut ? " cut" : "", k->mask ? " mask" : "", k->edits, k->history);
+}
+
+int program_usual_samplers(const program_context *c, sampler_kind *out, int cap)
+{
+    int n = 0;
+    for (int i = 0; i < c->buckets.n; i++)
+        for (int kind = 0; kind < 3; kind++) {
+            sampler_kind k = { .rows = c->buckets.v[i].rows, .vocab = c->vocab, .n_slots = c->lower.n_slots, .random = kind > 0, .cut = kind > 1 };
+            bool have = false;
+            for (int j = 0; j < n && !have; j++) have = out[j].rows == k.rows && out[j].random == k.random && out[j].cut == k.cut;
+            if (!have && n < cap) out[n++] = k;
+        }
+    return n;
+}
+
+status program_text(const program_context *c, const program_spec *s, buf *out)
+{
+    return s->sampler ? sampler_program(&s->kind, graph_mesh(c->plan->g), out) : lower_step(c->plan, &s->bucket, &c->lower, out);
+}
+
+void program_options(const graph *g, const char *kind, pjrt_compile_options *out)
+{
+    /* Else that chip re-tiles all stacked weights on every step. */
+    static const pjrt_value tpu7x[] = { { .name = "xla_tpu_control_large_2nd_minor_layout_for_x16", .kind = PJRT_BOOL, .b = false } };
+    mesh m = graph_mesh(g);
+    *out = (pjrt_compile_options){ .n_partitions = m.dp * m.tp };
+    if (strncmp(kind, "TPU7", 4) != 0) return;
+    out->overrides = tpu7x;
+    out->n_overrides = 1;
+}
+
+/* ---- memory ---- */
+
+static int64_t elements(const shape *s)
+{
+    int64_t n = 1;
+    for (int i = 0; i < s->rank; i++) n *= s->dim[i];
+    return n;
+}
+
+int64_t program_weight_bytes(const program_context *c)
+{
+    int64_t bytes = 0;
+    for (int i = 0; i < c->plan->n_weights; i++) {
+        const lower_weight *w = &c->plan->weights[i];
+        bytes += (int64_t)dtype_bytes(w->s.type, (size_t)(elements(&w->s) * w->n));
+    }
+    return bytes;
+}
+
+static int64_t page_bytes(const lower_cache *x, int page) { return (int64_t)dtype_bytes(x->kv.type, (size_t)(page * x->kv.rows * x->kv.lanes)); }
+
+int64_t program_page_bytes(const program_context *c)
+{
+    int64_t bytes = 0;
+    for (int i = 0; i < c->plan->n_caches; i++) bytes += page_bytes(&c->plan->caches[i], c->lower.page) * c->plan->caches[i].n_layers;
+    return bytes;
+}
+
+int64_t program_layer_cache_bytes(const program_context *c)
+{
+    int64_t least = INT64_MAX;
+    for (int i = 0; i < c->plan->n_caches; i++) {
+        int64_t b = page_bytes(&c->plan->caches[i], c->lower.page) * c->lower.n_pages;
+        least = b < least ? b : least;
+    }
+    return least;
+}
+
+/* The widest activation of a layer decides what lives beside each other; attention gathers KV in blocks of 32 MiB. */
+static int64_t beside(const program_context *c)
+{
+    int64_t widest = 0, vocab_bytes = (int64_t)c->limits.max_rows * c->vocab * 4;
+    const graph *g = c->plan->g;
+    for (int id = 1; id <= graph_n_nodes(g); id++) {
+        const node *n = graph_at(g, id);
+        if (op_is(n->op, OPF_LEAF) || n->s.dim[0] != DIM_T) continue;
+        int64_t cols = shape_cols(&n->s);
+        widest = cols > widest ? cols : widest;
+    }
+    return 6 * widest * c->limits.max_tokens * 4 + 4 * vocab_bytes + (256 << 20);
+}
+
+int64_t program_kv_bytes(const program_context *c, int64_t memory_bytes, double utilization)
+{
+    return (int64_t)((double)memory_bytes * utilization) - program_weight_bytes(c) - beside(c);
+}
+
+bool program_copies_cache(const program_context *c, const pjrt_stats *s)
+{
+    return s->temp_bytes >= LEAST_COPY && s->temp_bytes >= program_layer_cache_bytes(c);
+}
