@@ -224,6 +224,11 @@ TEST(bad_weights_and_limits)
     bad = good;
     bad.kv_dtype = DT_I8;
     CHECK_ERR(device_load(l.d, l.g, &l.s.base, &bad, NULL, NULL, &l.m), ST_UNSUPPORTED, "KV cache of i8");
+    graph_free(l.g);
+    static const char two[] = "mesh dp=1 tp=2 sp=0\n%1 = input kind=0 : i32[T]{tokens}\n%2 = weight role=vocab \"embed\"[0:20/20]vocab/2 : f32[10, 16]{vocab, embed}\n"
+                              "%3 = embed(%1, %2) shards=2 : f32[T, 16]{tokens, embed}\n%4 = all_reduce(%3) : f32[T, 16]{tokens, embed}\noutput %4\n";
+    REQUIRE_OK(graph_parse(ops_rules(), two, sizeof two - 1, &l.g));
+    CHECK_ERR(device_load(l.d, l.g, &l.s.base, &good, NULL, NULL, &l.m), ST_UNSUPPORTED, "no tensor parallelism (size 2)");
     drop(&l);
 }
 

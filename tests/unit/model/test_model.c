@@ -69,6 +69,46 @@ TEST(families_fuse_alike)
     }
 }
 
+static int count(const graph *g, op o)
+{
+    int n = 0;
+    for (int id = 1; id <= graph_n_nodes(g); id++) n += graph_at(g, id)->op == o;
+    return n;
+}
+
+/* Values of the weights that all ranks of a mesh hold together, padding and copies included. */
+static int64_t held(const graph *g)
+{
+    int64_t n = 0;
+    for (int id = 1; id <= graph_n_nodes(g); id++)
+        if (graph_at(g, id)->op == OP_WEIGHT) n += graph_at(g, id)->s.dim[0] * shape_cols(&graph_at(g, id)->s);
+    return n * graph_mesh(g).tp;
+}
+
+TEST(graphs_for_meshes)
+{
+    for (int a = 0; model_architectures()[a]; a++) {
+        model *m;
+        graph *g = NULL;
+        REQUIRE_OK(make(model_architectures()[a], BASE ", \"num_key_value_heads\": 2, \"head_dim\": 16", DT_BF16, &m));
+        for (int tp = 1; tp <= 4; tp *= 2)
+            for (int uniform = 0; uniform < 2; uniform++) {
+                REQUIRE_OK(model_graph_for(m, (mesh){ 2, tp, false }, uniform, &g));
+                CHECK_INT(graph_mesh(g).dp, 2);
+                CHECK_INT(graph_mesh(g).tp, tp);
+                CHECK_INT(count(g, OP_ALL_REDUCE), tp > 1 ? 2 * 2 + 1 : 0);
+                CHECK_INT(count(g, OP_ALL_GATHER), tp > 1);
+                CHECK_INT(count(g, OP_LINEAR), 2 * 4 + 1);
+                CHECK_INT(graph_node(g, graph_output(g))->s.dim[1], 320);
+                if (tp == 1) CHECK_INT(held(g), model_describe(m)->n_params);
+                graph_free(g);
+            }
+        CHECK_ERR(model_graph_for(m, (mesh){ 1, 8, false }, false, &g), ST_INVALID,
+                  "Total number of attention heads (4) must be divisible by tensor parallel size (8).");
+        model_free(m);
+    }
+}
+
 TEST(refusals_name_the_field)
 {
     expect("BertModel", BASE, ST_UNSUPPORTED, "LlamaForCausalLM, MistralForCausalLM, Phi3ForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM");
@@ -181,6 +221,12 @@ TEST(published_configurations)
         REQUIRE_OK(jv_parse_file(path, 1 << 20, &j));
         CHECK_OK(model_new(j, &(model_options){ DT_BF16, 0 }, &m));
         if (m) CHECK_INT(model_describe(m)->n_params, models[i].params);
+        for (int tp = 2; m && tp <= 16; tp *= 2) { /* nothing but norms is held twice, and KV heads where ranks outnumber them */
+            graph *g = NULL;
+            CHECK_OK(model_graph_for(m, (mesh){ 1, tp, tp == 4 }, true, &g));
+            if (g) CHECK(held(g) >= models[i].params && (tp > 8 || (double)held(g) < 1.002 * (double)models[i].params));
+            graph_free(g);
+        }
         model_free(m);
         jv_free(j);
     }
@@ -290,13 +336,16 @@ TEST(out_of_memory_is_a_status)
         int64_t live = mem_live();
         model *m = NULL;
         weight_source *w = NULL;
+        graph *g = NULL;
         mem_fail_at(n);
         status st = make("Phi3ForCausalLM", BASE ", \"rope_scaling\": null", DT_BF16, &m);
+        if (st == ST_OK) st = model_graph_for(m, (mesh){ 1, 2, true }, true, &g);
         if (st == ST_OK) st = model_weights_open(m, NULL, true, 7, &w);
         done = !mem_failed();
         mem_fail_at(0);
         CHECK(st == (done ? ST_OK : ST_NOMEM));
         model_weights_close(w);
+        graph_free(g);
         model_free(m);
         CHECK_INT(mem_live(), live);
     }

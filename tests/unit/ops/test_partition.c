@@ -37,7 +37,8 @@ static tensor linear(graph *g, int l, tensor x, weight_role role, const char *na
 static tensor norm(graph *g, int l, tensor x, const char *name)
 {
     const shape *s = &graph_node(g, x)->s;
-    tensor in[] = { x, weight(g, l, ROLE_REPL, name, s->axes[s->rank - 1], s->dim[s->rank - 1], AX_NONE, 0) };
+    int last = s->rank ? s->rank - 1 : 0;   /* 0: memory ran out */
+    tensor in[] = { x, weight(g, l, ROLE_REPL, name, s->axes[last], s->dim[last], AX_NONE, 0) };
     return graph_add(g, OP_RMS_NORM, in, 2, &(op_attrs){ .rms_norm = { 1e-5 } });
 }
 
