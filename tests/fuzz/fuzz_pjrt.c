@@ -1,5 +1,5 @@
 // layer: device
-/* What the PJRT layer reads from users and from disk: option lists, targets, device specifications, cache files. */
+/* What the PJRT layer reads from users and from disk: option lists, targets, device specifications, cache files, manifests. */
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -29,5 +29,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     size_t len;
     pjrt_stats s;
     if (pjrt_cache_decode(data, size, &executable, &len, &s) == ST_OK && (executable < (const char *)data || executable + len != (const char *)data + size)) __builtin_trap();
+    pjrt_manifest m;
+    if (pjrt_manifest_parse((const char *)data, size, &m) == ST_OK) {
+        char why[600];
+        pjrt_manifest here = m;
+        if (!pjrt_manifest_fits(&m, "a directory", &here, why, sizeof why)) __builtin_trap();
+        for (size_t i = 0; i < m.n_programs; i++)
+            if (strlen(m.programs[i].key) != PJRT_KEY_LEN - 1 || strchr(m.programs[i].key, '/')) __builtin_trap();
+        pjrt_manifest_free(&m);
+    }
     return 0;
 }

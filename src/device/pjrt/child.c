@@ -259,7 +259,7 @@ static packet obituary(supervisor *s, bool timed_out)
     close(s->worker_fd);
     s->worker = 0;
     last_words(s->prints, words, sizeof words);
-    if (timed_out) snprintf(p.text, sizeof p.text, "it took longer than %.0f s and was given up", s->c->limit_s);
+    if (timed_out) snprintf(p.text, sizeof p.text, "it took longer than %g s and was given up", s->c->limit_s);
     else if (WIFSIGNALED(how)) snprintf(p.text, sizeof p.text, "the compiler died (signal %d, %s)%s", WTERMSIG(how), strsignal(WTERMSIG(how)), words);
     else snprintf(p.text, sizeof p.text, "the compiler ended (exit status %d)%s", WEXITSTATUS(how), words);
     return p;

@@ -181,18 +181,23 @@ status pjrt_client_target(const pjrt_client *c, pjrt_target_info *out)
     return st;
 }
 
-status pjrt_client_topology(const pjrt_client *c, buf *out)
+static status write_topology(const pjrt_plugin *p, pj_topology *t, buf *out)
 {
-    if (!PJ_HAS(c->api, topology_deserialize)) return err_set(ST_UNSUPPORTED, "%s: its PJRT API 0.%d is too old to pass topologies on", c->plugin->path, c->api->version.minor);
-    PJ_ARGS(pj_client_topology_args, t);
-    t.client = c->client;
-    TRY(pj_check(c->api, c->api->client_topology(&t), "topology of %s", c->plugin->path));
+    if (!PJ_HAS(p->api, topology_deserialize)) return err_set(ST_UNSUPPORTED, "%s: its PJRT API 0.%d is too old to pass topologies on", p->path, p->api->version.minor);
     PJ_ARGS(pj_topology_serialize_args, s);
-    s.topology = t.topology;
-    TRY(pj_check(c->api, c->api->topology_serialize(&s), "serialise the topology of %s", c->plugin->path));
+    s.topology = t;
+    TRY(pj_check(p->api, p->api->topology_serialize(&s), "serialise the topology of %s", p->path));
     buf_append(out, s.bytes, s.len);
     if (s.free_holder) s.free_holder(s.holder);
     return buf_status(out);
+}
+
+status pjrt_client_topology(const pjrt_client *c, buf *out)
+{
+    PJ_ARGS(pj_client_topology_args, t);
+    t.client = c->client;
+    TRY(pj_check(c->api, c->api->client_topology(&t), "topology of %s", c->plugin->path));
+    return write_topology(c->plugin, t.topology, out);
 }
 
 /* ---- topology ---- */
@@ -282,3 +287,5 @@ status pjrt_topology_target(const pjrt_topology *t, pjrt_target_info *out)
 {
     return target_of(t->plugin, t->devices, t->n_devices, t->platform, t->version, out);
 }
+
+status pjrt_topology_write(const pjrt_topology *t, buf *out) { return write_topology(t->plugin, t->topology, out); }

@@ -84,6 +84,7 @@ int pjrt_topology_n_devices(const pjrt_topology *t);
 const char *pjrt_topology_platform(const pjrt_topology *t);
 const char *pjrt_topology_version(const pjrt_topology *t);
 status pjrt_topology_device(const pjrt_topology *t, int i, pjrt_device_info *out) FALLIBLE;
+status pjrt_topology_write(const pjrt_topology *t, buf *out) FALLIBLE;     /* for pjrt_topology_read */
 status pjrt_topology_target(const pjrt_topology *t, pjrt_target_info *out) FALLIBLE;
 
 /* ---- programs ---- */
