@@ -741,12 +741,8 @@ static void put_sum(hlo *h, dtype t)
 hlo_val hlo_tensor_rank(hlo *h)
 {
     if (h->mesh.tp == 1) return hlo_int(h, DT_I32, 0);
-    hlo_val id = make(DT_U32, 0, NULL);
-    begin_op(h, &id, "stablehlo.partition_id");
-    buf_str(&h->text, ": tensor<ui32>");
-    end_op(h);
-    id = hlo_convert(h, id, DT_I32);
-    return h->mesh.dp == 1 ? id : hlo_bin_scalar(h, "remainder", id, h->mesh.tp);
+    if (!hlo_is(h->rank)) hlo_fail(h, "the tensor rank is not an argument of this program");
+    return h->rank;
 }
 
 hlo_val hlo_all_reduce(hlo *h, hlo_val x)

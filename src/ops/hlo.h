@@ -31,6 +31,7 @@ typedef struct hlo {
     size_t head_len;                /* text up to main's arguments */
     mesh mesh;                      /* of collectives: dp x tp devices */
     int next_channel;
+    hlo_val rank;                   /* i32 scalar: this device's tensor rank, an argument of the program; set by whoever begins it */
 } hlo;
 
 void hlo_fail(hlo *h, const char *fmt, ...) PRINTF_LIKE(2, 3);
@@ -108,7 +109,8 @@ hlo_val hlo_for(hlo *h, hlo_val from, hlo_val to, const hlo_val *init, int n, hl
 void hlo_end_for(hlo *h, const hlo_val *next, hlo_val *out);
 
 /* ---- collectives over the tensor ranks of the mesh ---- */
-hlo_val hlo_tensor_rank(hlo *h);                                          /* i32 scalar; 0 on a mesh of one */
+/* i32 scalar: h->rank; 0 on a mesh of one. (stablehlo.partition_id is no way to know it: compilers refuse it when they may partition.) */
+hlo_val hlo_tensor_rank(hlo *h);
 hlo_val hlo_all_reduce(hlo *h, hlo_val x);                                /* sum */
 hlo_val hlo_all_gather(hlo *h, hlo_val x, int along);
 hlo_val hlo_reduce_scatter(hlo *h, hlo_val x, int along);

@@ -207,6 +207,7 @@ static int make_args(const lower_plan *p, const lower_bucket *b, const lower_opt
     int n = 0;
     args[n++] = (hlo_arg){ "meta", DT_I32, 1, { step_meta_len(b, o) }, -1 };
     args[n++] = (hlo_arg){ "ring", DT_I32, 1, { (int64_t)o->n_slots * BATCH_RING }, -1 };
+    if (lower_n_leading(p->g) > n) args[n++] = (hlo_arg){ "rank", DT_I32, 0, { 0 }, -1 };
     for (int c = 0; c < p->n_caches; c++) {
         const lower_cache *x = &p->caches[c];
         args[n++] = (hlo_arg){ "kv", x->kv.type, 4, { (int64_t)x->n_layers * o->n_pages, o->page, x->kv.rows, x->kv.lanes }, c };
@@ -226,10 +227,11 @@ static status emit_program(lowering *l, const lower_bucket *b, buf *out, hlo_arg
     const lower_plan *p = l->p;
     hlo_val results[HLO_CARRIED];
     char name[64];
-    int n = make_args(p, b, l->o, args), at = 2;
+    int n = make_args(p, b, l->o, args), at = lower_n_leading(p->g);
     if (p->n_caches > HLO_CARRIED - 2) return err_set(ST_UNSUPPORTED, "%d caches of different shapes; at most %d are supported", p->n_caches, HLO_CARRIED - 2);
     snprintf(name, sizeof name, "%s_t%d_s%d", b->decode ? "decode" : "step", b->tokens, b->seqs);
     hlo_begin(&l->h, name, graph_mesh(p->g), args, n, arg_vals);
+    if (at > 2) l->h.rank = arg_vals[2];
     for (int c = 0; c < p->n_caches; c++) l->caches[c] = arg_vals[at++];
     for (int i = 0; i < p->n_inputs; i++) l->vals[p->inputs[i]] = hlo_convert(&l->h, arg_vals[at++], l->o->act);
     l->weights = arg_vals + at;
@@ -240,11 +242,13 @@ static status emit_program(lowering *l, const lower_bucket *b, buf *out, hlo_arg
     return hlo_finish(&l->h, results, p->n_caches + 1, out);
 }
 
+int lower_n_leading(const graph *g) { return graph_mesh(g).tp > 1 ? 3 : 2; }
+
 status lower_step(const lower_plan *p, const lower_bucket *b, const lower_options *o, buf *out)
 {
     mesh m = graph_mesh(p->g);
     if (m.sp && b->tokens % m.tp) return err_set(ST_INTERNAL, "a bucket of %d tokens under sequence parallelism over %d ranks", b->tokens, m.tp);
-    size_t n_args = (size_t)(2 + p->n_caches + p->n_inputs + p->n_weights);
+    size_t n_args = (size_t)(lower_n_leading(p->g) + p->n_caches + p->n_inputs + p->n_weights);
     lowering l = { .p = p, .g = p->g, .o = o };
     l.vals = mem_calloc((size_t)graph_n_nodes(p->g) + 1, sizeof *l.vals);
     hlo_arg *args = mem_array(n_args, sizeof *args);

@@ -8,8 +8,8 @@
  * layers (sliding, full, sliding, ...). All KV of equal shape is one flat array [layers * pages, page, rows, lanes], carried
  * through the loops and donated, so that it is updated in place.
  *
- * Arguments of a program, in order: meta i32 [step_meta_len], ring i32 [n_slots * BATCH_RING] (sampled tokens, only read), the
- * caches, test inputs (IN_ACTIVATION nodes, by id), the weights. Results: the caches, then the output (logits f32 [R, vocab]). */
+ * Arguments of a program, in order: meta i32 [step_meta_len], ring i32 [n_slots * BATCH_RING] (sampled tokens, only read), with
+ * more than one tensor rank the device's own (i32 scalar), the caches, test inputs (IN_ACTIVATION nodes, by id), the weights. Results: the caches, then the output (logits f32 [R, vocab]). */
 #ifndef SYSTOLIC_DEVICE_PJRT_LOWER_H
 #define SYSTOLIC_DEVICE_PJRT_LOWER_H
 
@@ -55,6 +55,8 @@ typedef struct lower_options {
     int n_slots;                    /* of the ring */
 } lower_options;
 
+/* Arguments before the caches. */
+int lower_n_leading(const graph *g);
 /* Appends the program's text. */
 status lower_step(const lower_plan *p, const lower_bucket *b, const lower_options *o, buf *out) FALLIBLE;
 

@@ -216,9 +216,11 @@ static void pjrt_unload(device_model *dm)
     if (m->caches) free_caches(m);
     for (int i = 0; m->weights && i < m->n_devices * m->c.plan->n_weights; i++) pjrt_buffer_free(c, m->weights[i]);
     for (int i = 0; m->ring && i < m->n_devices; i++) pjrt_buffer_free(c, m->ring[i]);
+    for (int i = 0; m->ranks && i < m->n_devices; i++) pjrt_buffer_free(c, m->ranks[i]);
     mem_free(m->weights);
     mem_free(m->caches);
     mem_free(m->ring);
+    mem_free(m->ranks);
     mem_free(m->args);
     mem_free(m->outs);
     program_context_free(&m->c);
@@ -235,13 +237,19 @@ static dtype activation_type(const graph *g)
 
 static status allocate(pjrt_model *m)
 {
-    size_t d = (size_t)m->n_devices, n_args = (size_t)(2 + m->c.plan->n_caches + m->c.plan->n_weights);
+    size_t d = (size_t)m->n_devices, n_args = (size_t)(lower_n_leading(m->c.plan->g) + m->c.plan->n_caches + m->c.plan->n_weights);
     m->weights = mem_calloc(d * (size_t)m->c.plan->n_weights, sizeof *m->weights);
     m->caches = mem_calloc(d * (size_t)m->c.plan->n_caches + 1, sizeof *m->caches);
     m->ring = mem_calloc(d, sizeof *m->ring);
+    m->ranks = mem_calloc(d, sizeof *m->ranks);
     m->args = mem_calloc(d * n_args, sizeof *m->args);
     m->outs = mem_calloc(d * ((size_t)m->c.plan->n_caches + 2), sizeof *m->outs);
-    if (!m->weights || !m->caches || !m->ring || !m->args || !m->outs) return err_nomem();
+    if (!m->weights || !m->caches || !m->ring || !m->ranks || !m->args || !m->outs) return err_nomem();
+    int tp = graph_mesh(m->c.plan->g).tp;
+    for (int i = 0; i < m->n_devices && tp > 1; i++) {
+        int32_t rank = i % tp;
+        TRY(pjrt_upload(m->dev->client, i, DT_I32, NULL, 0, &rank, PJRT_HOLD_CALL, &m->ranks[i], NULL));
+    }
     return pjrt_zeros(m->dev->client, m->n_devices, DT_I32, (int64_t[]){ (int64_t)m->c.lower.n_slots * BATCH_RING }, 1, m->ring);
 }
 

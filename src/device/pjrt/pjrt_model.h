@@ -53,6 +53,7 @@ typedef struct pjrt_model {
     int64_t weight_bytes;                   /* of one device */
     pjrt_buffer **caches;                   /* [n_devices][n_caches] */
     pjrt_buffer **ring;                     /* [n_devices] */
+    pjrt_buffer **ranks;                    /* [n_devices] each its tensor rank; all NULL where there is but one */
     int32_t n_blocks;
     loaded_program steps[MAX_BUCKETS];
     loaded_program samplers[MAX_SAMPLERS]; int n_samplers;

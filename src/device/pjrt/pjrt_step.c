@@ -71,7 +71,7 @@ static void free_args(pjrt_model *m, size_t from, size_t to, size_t n_args)
 static status run_step(pjrt_model *m, flight *f, pjrt_buffer **logits)
 {
     const lower_bucket *b = &m->c.buckets.v[f->bucket];
-    const size_t n_caches = (size_t)m->c.plan->n_caches, n_weights = (size_t)m->c.plan->n_weights, n_args = 2 + n_caches + n_weights, n_outs = n_caches + 1;
+    const size_t n_caches = (size_t)m->c.plan->n_caches, n_weights = (size_t)m->c.plan->n_weights, lead = (size_t)lower_n_leading(m->c.plan->g), n_args = lead + n_caches + n_weights, n_outs = n_caches + 1;
     pjrt_program *p;
     TRY(pjrt_model_step_program(m, f->bucket, &p));
     int64_t len = step_meta_len(b, &m->c.lower);
@@ -81,8 +81,9 @@ static status run_step(pjrt_model *m, flight *f, pjrt_buffer **logits)
         pjrt_buffer **a = m->args + (size_t)d * n_args;
         a[0] = NULL;
         a[1] = m->ring[d];
-        memcpy(a + 2, m->caches + (size_t)d * n_caches, n_caches * sizeof *a);
-        memcpy(a + 2 + n_caches, m->weights + (size_t)d * n_weights, n_weights * sizeof *a);
+        if (lead > 2) a[2] = m->ranks[d];
+        memcpy(a + lead, m->caches + (size_t)d * n_caches, n_caches * sizeof *a);
+        memcpy(a + lead + n_caches, m->weights + (size_t)d * n_weights, n_weights * sizeof *a);
     }
     status st = upload_all(m, DT_I32, 1, &len, f->meta, 0, n_args);
     if (st == ST_OK) st = pjrt_execute(p, m->args, n_args, NULL, 0, m->outs, NULL);
