@@ -186,7 +186,10 @@ static status ahead_wait(void *self)
     const int step = atomic_fetch_add(&d->n_waited, 1);
     if (ahead_checksum(s.b) != s.sum) ahead_wrong(d, "the batch was changed while it was in flight");
     if (step + 1 == d->fail_wait) return err_set(ST_INTERNAL, "the fake device broke");
-    if (d->fail_wait && step >= d->fail_wait) return ST_OK; /* what builds on nothing is rubbish, and nobody may use it */
+    if (d->fail_wait && step >= d->fail_wait) { /* what builds on nothing is rubbish, however good it looks */
+        for (int i = 0; i < s.b->n_rows; i++) s.b->sampled[i] = 1;
+        return ST_OK;
+    }
     status st = ahead_run(d, s.b, step, s.n_waited);
     for (int i = 0; step + 1 == d->wrong_token && i < s.b->n_rows; i++) s.b->sampled[i] = d->base.vocab;
     return st;

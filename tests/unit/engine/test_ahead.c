@@ -298,7 +298,8 @@ TEST(too_few_slots_are_refused)
 
 /* ---- failures ---- */
 
-static void run_until_failure(fake_ahead *d, bool no_async, const char *message)
+/* Step k fails: what the k - 1 before it gave still counts. */
+static void run_until_failure(fake_ahead *d, int k, bool no_async, const char *message)
 {
     engine_options o = { .max_model_len = 64, .num_blocks_override = 100, .max_num_seqs = 3, .no_async_scheduling = no_async };
     rig g = {0};
@@ -318,6 +319,7 @@ static void run_until_failure(fake_ahead *d, bool no_async, const char *message)
         CHECK_INT(a[i].finish, FINISH_ERROR);
         if (!strstr(a[i].error, message)) FAIL("\"%s\", wanted \"%s\"", a[i].error, message);
     }
+    CHECK_INT(a[0].n, k - 1);
     CHECK(!engine_healthy(g.e));
     CHECK(engine_check_kv(g.e));
     outcome_init(&b);
@@ -336,11 +338,11 @@ TEST(a_failing_device_ends_all)
     for (int depth = 1; depth <= 4; depth++)
         for (int k = 1; k <= 12; k++) {
             fake_ahead d = { .base = { .delay_us = 50 }, .depth = depth, .fail_submit = k };
-            run_until_failure(&d, k % 5 == 0, "the fake device refused");
+            run_until_failure(&d, k, k % 5 == 0, "the fake device refused");
             d = (fake_ahead){ .base = { .delay_us = 50 }, .depth = depth, .fail_wait = k };
-            run_until_failure(&d, k % 5 == 0, "the fake device broke");
+            run_until_failure(&d, k, k % 5 == 0, "the fake device broke");
             d = (fake_ahead){ .base = { .delay_us = 50 }, .depth = depth, .wrong_token = k };
-            run_until_failure(&d, k % 5 == 0, "the device sampled token 97, expected one of 0..96");
+            run_until_failure(&d, k, k % 5 == 0, "the device sampled token 97, expected one of 0..96");
         }
     log_set_level(LOG_INFO);
     CHECK_INT(mem_live(), live);
@@ -417,65 +419,73 @@ TEST(decoding_allocates_nothing)
     }
 }
 
+enum { OOM_OUT = 6 };
+static const int32_t oom_word[] = { 7, 8 }, oom_ids[] = { 1, 2, 3, 9, 11 };
+static const int32_t *const oom_words[] = { oom_word };
+static const int oom_lens[] = { 2 };
+
+/* One request that needs memory for everything, and one that needs none. */
+static void run_two(rig *g, outcome o[2], status st[2])
+{
+    int32_t prompt[20];
+    make_prompt(prompt, 20, 2);
+    sampling_params p[2] = { greedy(OOM_OUT), greedy(OOM_OUT) };
+    p[0].logprobs = p[0].prompt_logprobs = 3;
+    p[0].repetition_penalty = 1.1f;
+    p[0].bad_words = oom_words, p[0].bad_word_lens = oom_lens, p[0].n_bad_words = 1;
+    p[0].allowed_token_ids = oom_ids, p[0].n_allowed_token_ids = 5;
+    for (int i = 0; i < 2; i++) st[i] = submit(g, &o[i], prompt, i ? 5 : 20, &p[i]);
+    for (int i = 0; i < 2; i++) {
+        if (st[i] != ST_OK) continue;
+        outcome_wait(&o[i]);
+        if (o[i].finish == FINISH_ERROR) st[i] = ST_NOMEM;
+        engine_request_release(o[i].r);
+    }
+    CHECK(engine_healthy(g->e));
+    CHECK(st[0] == ST_OK || st[1] == ST_OK); /* one allocation failed: one request at most suffers */
+}
+
+/* With the nth allocation failing (0: none). False: there were not so many. */
+static bool run_with_failure(uint64_t n, outcome o[2])
+{
+    fake_ahead d = { .base = { .vocab = VOCAB, .block_size = 4 }, .depth = 1 + (int)(n % 4), .n_slots = 4 };
+    const engine_options eo = { .max_model_len = 32, .num_blocks_override = 30, .block_size = 4, .max_num_seqs = 4 };
+    const model_info mi = { .vocab_size = VOCAB, .max_model_len = 32 };
+    rig g = {0};
+    status st[2];
+    for (int i = 0; i < 2; i++) outcome_init(&o[i]);
+    engine_device dev = ahead_open(&d);
+    mem_fail_at(n);
+    st[0] = st[1] = engine_start_on(&dev, &mi, &eo, &g.e);
+    if (st[0] == ST_OK) {
+        run_two(&g, o, st);
+        engine_stop(g.e, 0);
+    }
+    const bool hit = mem_failed();
+    mem_fail_at(0);
+    ahead_close(&d);
+    CHECK_INT(atomic_load(&d.n_wrong), 0);
+    for (int i = 0; i < 2; i++) CHECK(st[i] == ST_NOMEM || (st[i] == ST_OK && o[i].finish == FINISH_LENGTH && o[i].n == OOM_OUT));
+    return hit;
+}
+
 TEST(out_of_memory_is_a_status)
 {
-    const int64_t live = mem_live();
-    static const int32_t word[] = { 7, 8 }, ids[] = { 1, 2, 3, 9, 11 };
-    static const int32_t *const words[] = { word };
-    static const int lens[] = { 2 };
+    static outcome want[2], got[2];
     log_set_level(LOG_ERROR + 1);
-    for (uint64_t n = 1;; n++) {
-        fake_ahead d = { .depth = 1 + (int)(n % 4) };
-        engine_options o = { .max_model_len = 32, .num_blocks_override = 30, .block_size = 4, .max_num_seqs = 4 };
-        rig g = {0};
-        outcome a, b;
-        int32_t prompt[20];
-        make_prompt(prompt, 20, 2);
-        sampling_params p = greedy(6);
-        p.logprobs = p.prompt_logprobs = 3;
-        p.repetition_penalty = 1.1f;
-        p.bad_words = words, p.bad_word_lens = lens, p.n_bad_words = 1;
-        p.allowed_token_ids = ids, p.n_allowed_token_ids = 5;
-        const sampling_params simple = greedy(6);
-        outcome_init(&a);
-        outcome_init(&b);
-        d.base.vocab = VOCAB;
-        d.base.block_size = 4;
-        d.n_slots = 4;
-        engine_device dev = ahead_open(&d);
-        const model_info mi = { .vocab_size = VOCAB, .max_model_len = 32 };
-        mem_fail_at(n);
-        status st = engine_start_on(&dev, &mi, &o, &g.e), st_b = st;
-        if (st == ST_OK) {
-            st = submit(&g, &a, prompt, 20, &p);
-            st_b = submit(&g, &b, prompt, 5, &simple);
-            if (st == ST_OK) {
-                outcome_wait(&a);
-                if (a.finish == FINISH_ERROR) st = ST_NOMEM;
-                engine_request_release(a.r);
-            }
-            if (st_b == ST_OK) {
-                outcome_wait(&b);
-                if (b.finish == FINISH_ERROR) st_b = ST_NOMEM;
-                engine_request_release(b.r);
-            }
-            CHECK(engine_healthy(g.e));
-            CHECK(st == ST_OK || st_b == ST_OK); /* one allocation failed: one request at most suffers */
-            engine_stop(g.e, 0);
-        }
-        const int hit = mem_failed();
-        mem_fail_at(0);
-        ahead_close(&d);
+    run_with_failure(0, want);
+    const int64_t live = mem_live();
+    uint64_t n = 1;
+    for (; run_with_failure(n, got); n++) {
         CHECK_INT(mem_live(), live);
-        CHECK_INT(atomic_load(&d.n_wrong), 0);
-        if (!hit) {
-            CHECK_INT(st, ST_OK);
-            CHECK_INT(st_b, ST_OK);
-            CHECK(n > 40);
-            break;
+        for (int i = 0; i < 2; i++) {
+            if (got[i].finish != FINISH_LENGTH) continue; /* who is not told of a failure has not suffered from one */
+            CHECK(memcmp(got[i].tokens, want[i].tokens, OOM_OUT * sizeof(int32_t)) == 0);
+            CHECK(same_lps(want[i].lps, want[i].n_lps, got[i].lps, got[i].n_lps, OOM_OUT));
+            CHECK(same_lps(want[i].plps, want[i].n_plps, got[i].plps, got[i].n_plps, 20));
         }
-        CHECK((st == ST_NOMEM || a.finish == FINISH_LENGTH) && (st_b == ST_NOMEM || b.finish == FINISH_LENGTH));
     }
+    CHECK(n > 40);
     log_set_level(LOG_INFO);
 }
 
