@@ -2,7 +2,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
+#include "device/pjrt/cache.h"
 #include "device/pjrt/internal.h"
 
 /* pjrt_buffer and pjrt_event are the plugin's objects under our names: no wrapper to allocate in a step. */
@@ -84,6 +86,39 @@ status pjrt_upload(pjrt_client *c, int device, dtype type, const int64_t *dims, 
     return ST_OK;
 }
 
+/* Compiles and keeps it; that it cannot be kept costs the next start some time. */
+static status compile_and_keep(pjrt_client *c, const char *key, const pjrt_source *src, const pjrt_compile_options *o, pjrt_program **out)
+{
+    buf executable = {0};
+    pjrt_program *p;
+    TRY(pjrt_compile(c, src, o, &p));
+    status st = pjrt_program_serialize(p, &executable);
+    if (st == ST_OK) st = pjrt_cache_put(c->cache, key, executable.data, executable.len, pjrt_program_stats(p));
+    buf_free(&executable);
+    if (st == ST_NOMEM) {
+        pjrt_program_free(p);
+        return st;
+    }
+    if (st != ST_OK) log_warn("%s is not cached: %s", src->name, err_msg());
+    *out = p;
+    return ST_OK;
+}
+
+static status own_program(pjrt_client *c, const pjrt_source *src, const pjrt_compile_options *o, pjrt_program **out)
+{
+    pjrt_target_info info;
+    char key[PJRT_KEY_LEN];
+    buf executable = {0};
+    bool found = false;
+    if (!c->cache) return pjrt_compile(c, src, o, out);
+    TRY(pjrt_client_target(c, &info));
+    TRY(pjrt_cache_key(&(pjrt_key){ info.platform, info.version, info.topology, src->code, src->len, o }, key));
+    status st = pjrt_cache_get(c->cache, key, &executable, NULL, &found);
+    if (st == ST_OK && found) st = pjrt_program_load(c, executable.data, executable.len, src->name, out);
+    buf_free(&executable);
+    return found || st != ST_OK ? st : compile_and_keep(c, key, src, o, out);
+}
+
 static status run_zeros(pjrt_client *c, int n_devices, const pjrt_source *src, pjrt_buffer **outs)
 {
     pjrt_device_info info;
@@ -93,7 +128,7 @@ static status run_zeros(pjrt_client *c, int n_devices, const pjrt_source *src, p
         ids[i] = info.id;
     }
     pjrt_program *p;
-    TRY(pjrt_compile(c, src, &(pjrt_compile_options){ .n_partitions = n_devices, .device_ids = ids }, &p));
+    TRY(own_program(c, src, &(pjrt_compile_options){ .n_partitions = n_devices, .device_ids = ids }, &p));
     status st = pjrt_execute(p, NULL, 0, NULL, 0, outs, NULL);
     pjrt_program_free(p);
     return st;

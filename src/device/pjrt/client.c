@@ -155,6 +155,7 @@ status pjrt_client_open(pjrt_plugin *p, const pjrt_value *options, size_t n_opti
     return ST_OK;
 }
 
+void pjrt_client_use_cache(pjrt_client *c, const struct pjrt_cache *cache) { c->cache = cache; }
 int pjrt_client_n_devices(const pjrt_client *c) { return c->n_devices; }
 const char *pjrt_client_platform(const pjrt_client *c) { return c->platform; }
 const char *pjrt_client_version(const pjrt_client *c) { return c->version; }

@@ -17,6 +17,7 @@ struct pjrt_client {
     pj_device *const *devices;      /* the plugin's array */
     int n_devices;
     char *platform, *version;
+    const struct pjrt_cache *cache; /* borrowed; NULL: none */
 };
 struct pjrt_topology {
     pjrt_plugin *plugin;

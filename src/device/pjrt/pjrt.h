@@ -70,6 +70,9 @@ void pjrt_client_close(pjrt_client *c);     /* after its programs and buffers */
 int pjrt_client_n_devices(const pjrt_client *c);
 const char *pjrt_client_platform(const pjrt_client *c);     /* "tpu", "cuda", "cpu" */
 const char *pjrt_client_version(const pjrt_client *c);      /* names the compiler's build: part of every cache key */
+/* Where the client's own small programs (pjrt_zeros) are kept; borrowed, it outlives the client. NULL: nowhere. */
+struct pjrt_cache;
+void pjrt_client_use_cache(pjrt_client *c, const struct pjrt_cache *cache);
 /* The i-th device of this host. */
 status pjrt_client_device(const pjrt_client *c, int i, pjrt_device_info *out) FALLIBLE;
 status pjrt_client_target(const pjrt_client *c, pjrt_target_info *out) FALLIBLE;
@@ -135,7 +138,8 @@ typedef enum pjrt_hold {
 /* Row-major data to device i. One byte per element for 4-bit types. host_done: with PJRT_HOLD_CALL it may be NULL. */
 status pjrt_upload(pjrt_client *c, int device, dtype type, const int64_t *dims, size_t rank, const void *data, pjrt_hold hold,
                    pjrt_buffer **out, pjrt_event **host_done) FALLIBLE;
-/* Zeros, made on the devices: one buffer for each of devices 0 .. n_devices-1. Compiles a small program. */
+/* Zeros, made on the devices: one buffer for each of devices 0 .. n_devices-1. Compiles a small program, unless the
+ * client's cache has it. */
 status pjrt_zeros(pjrt_client *c, int n_devices, dtype type, const int64_t *dims, size_t rank, pjrt_buffer **outs) FALLIBLE;
 /* Starts copying the whole array, row-major, to dst; `bytes` must be its size (pjrt_buffer_shape). Wait for *done. */
 status pjrt_download(pjrt_client *c, pjrt_buffer *b, void *dst, size_t bytes, pjrt_event **done) FALLIBLE;

@@ -255,10 +255,14 @@ static status open_child(const char *path, pjrt_compiler **k)
     return st;
 }
 
-static status compile_and_drop(pjrt_compiler *k)
+static status compile_and_drop(pjrt_compiler *k, const char *dir)
 {
     buf exe = {0};
+    pjrt_cache *cache = NULL;
     status st = pjrt_compiler_run(k, SOURCE(add_one), &(pjrt_compile_options){0}, &exe, NULL);
+    if (st == ST_OK) st = pjrt_cache_open(dir, &cache);
+    if (st == ST_OK) st = pjrt_compiler_get(k, cache, SOURCE(add_one), &(pjrt_compile_options){0}, &exe, NULL, NULL);
+    pjrt_cache_close(cache);
     buf_free(&exe);
     return st;
 }
@@ -272,7 +276,11 @@ TEST(out_of_memory_around_the_child)
     buf exe = {0};
     REQUIRE_OK(pjrt_compiler_run(k, SOURCE(add_one), &(pjrt_compile_options){0}, &exe, NULL));   /* the worker is forked: what fails now fails here */
     buf_free(&exe);
-    EVERY_ALLOCATION_FAILS(compile_and_drop(k));
+    char dir[] = "/tmp/systolic-cache-XXXXXX", command[300];
+    REQUIRE(mkdtemp(dir));
+    EVERY_ALLOCATION_FAILS(compile_and_drop(k, dir));
+    snprintf(command, sizeof command, "rm -r %s", dir);
+    CHECK(system(command) == 0);
     pjrt_compiler_close(k);
 }
 

@@ -1,4 +1,5 @@
 /* The PJRT layer against XLA:CPU (`make pjrt-cpu`): devices, programs, buffers, topologies, programs made elsewhere. */
+#include "device/pjrt/cache.h"
 #include "tests/unit/device/pjrt/help.h"
 
 TEST(devices_are_described)
@@ -279,6 +280,36 @@ TEST(every_type_goes_up_and_comes_down)
     CHECK_ERR(pjrt_upload(c, 9, DT_F32, NULL, 0, "", PJRT_HOLD_CALL, &b, NULL), ST_INVALID, "device 9");
 }
 
+TEST(zeros_come_from_the_cache)
+{
+    NEED_CPU;
+    pjrt_client *c = cpu();
+    REQUIRE(c);
+    char dir[] = "/tmp/systolic-cache-XXXXXX", command[300];
+    REQUIRE(mkdtemp(dir));
+    pjrt_cache *cache;
+    REQUIRE_OK(pjrt_cache_open(dir, &cache));
+    pjrt_client_use_cache(c, cache);
+    for (int i = 0; i < 3; i++) {
+        float r[6];
+        pjrt_buffer *zeros[2] = {0};
+        memset(r, 0xEE, sizeof r);
+        REQUIRE_OK(pjrt_zeros(c, 2, DT_F32, (int64_t[]){ 2, 3 }, 2, zeros));
+        CHECK_OK(pjrt_download_now(c, zeros[1], r, sizeof r));
+        for (int k = 0; k < 6; k++) CHECK(r[k] == 0);
+        for (int d = 0; d < 2; d++) pjrt_buffer_free(c, zeros[d]);
+        snprintf(command, sizeof command, "test $(ls %s | wc -l) = 1", dir);
+        CHECK(system(command) == 0);
+        if (i != 1) continue;                       /* a damaged one is made again */
+        snprintf(command, sizeof command, "for f in %s/*; do echo x >>$f; done", dir);
+        CHECK(system(command) == 0);
+    }
+    pjrt_client_use_cache(c, NULL);
+    pjrt_cache_close(cache);
+    snprintf(command, sizeof command, "rm -r %s", dir);
+    CHECK(system(command) == 0);
+}
+
 TEST(executables_are_serialised_and_loaded)
 {
     NEED_CPU;
@@ -417,7 +448,7 @@ TEST(a_step_exported_now_runs)
     CHECK(system(command) == 0);
 }
 
-static status everything_with_a_plugin(const char *path)
+static status everything_with_a_plugin(const char *path, const char *dir)
 {
     pjrt_plugin *p = NULL;
     pjrt_client *c = NULL;
@@ -433,9 +464,19 @@ static status everything_with_a_plugin(const char *path)
     pjrt_program_free(x);
     x = NULL;
     if (st == ST_OK) st = pjrt_program_load(c, b.data, b.len, "x", &x);
+    pjrt_cache *cache = NULL;
+    if (st == ST_OK) st = pjrt_cache_open(dir, &cache);
+    if (c) pjrt_client_use_cache(c, cache);
     if (st == ST_OK) st = pjrt_zeros(c, 1, DT_I8, (int64_t[]){ 4 }, 1, zero);
     if (st == ST_OK) st = pjrt_topology_open(p, "cpu:1", NULL, 0, &t);
+    pjrt_target_info info;
+    buf_clear(&b);
+    if (st == ST_OK) st = pjrt_client_target(c, &info);
+    if (st == ST_OK) st = pjrt_topology_target(t, &info);
+    if (st == ST_OK) st = pjrt_client_topology(c, &b);
+    if (st == ST_OK) st = pjrt_topology_write(t, &b);
     if (c) pjrt_buffer_free(c, zero[0]);
+    pjrt_cache_close(cache);
     pjrt_program_free(x);
     pjrt_topology_close(t);
     pjrt_client_close(c);
@@ -447,7 +488,11 @@ static status everything_with_a_plugin(const char *path)
 TEST(out_of_memory_with_a_plugin)
 {
     NEED_CPU;
-    EVERY_ALLOCATION_FAILS(everything_with_a_plugin(plugin_path));
+    char dir[] = "/tmp/systolic-cache-XXXXXX", command[300];
+    REQUIRE(mkdtemp(dir));
+    EVERY_ALLOCATION_FAILS(everything_with_a_plugin(plugin_path, dir));
+    snprintf(command, sizeof command, "rm -r %s", dir);
+    CHECK(system(command) == 0);
 }
 
 TEST(the_client_closes)
