@@ -18,7 +18,8 @@ static const decoder biased = { .layers = 2, .hidden = 20, .heads = 8, .kv_heads
 static tensor weight(graph *g, int l, weight_role role, const char *name, axis out, int64_t rows, axis in, int64_t cols)
 {
     char full[64];
-    snprintf(full, sizeof full, l >= 0 ? "%2$d.%1$s" : "%1$s", name, l);
+    if (l >= 0) snprintf(full, sizeof full, "%d.%s", l, name);
+    else snprintf(full, sizeof full, "%s", name);
     graph_set_layer(g, l);
     shape s = { DT_F32, cols ? 2 : 1, { rows, cols }, { out, in } };
     return graph_weight(g, role, &s, &(weight_part){ full, 0, rows, rows, out, 0 }, 1);
