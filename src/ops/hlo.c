@@ -489,6 +489,55 @@ hlo_val hlo_reduce(hlo *h, const char *verb, hlo_val x, int along)
     return out;
 }
 
+/* One pass over pairs (value, index): the larger value, of equals the lower index. @ stands for the type of a value. */
+hlo_val hlo_argmax(hlo *h, hlo_val x, int along)
+{
+    static const char *const lines[] = {
+        "^bb0(%va: @, %ia: tensor<i32>, %vb: @, %ib: tensor<i32>):",
+        "  %gt = stablehlo.compare GT, %va, %vb, FLOAT : (@, @) -> tensor<i1>",
+        "  %eq = stablehlo.compare EQ, %va, %vb, FLOAT : (@, @) -> tensor<i1>",
+        "  %v = stablehlo.select %gt, %va, %vb : tensor<i1>, @",
+        "  %low = stablehlo.minimum %ia, %ib : tensor<i32>",
+        "  %one = stablehlo.select %gt, %ia, %ib : tensor<i1>, tensor<i32>",
+        "  %i = stablehlo.select %eq, %low, %one : tensor<i1>, tensor<i32>",
+        "  stablehlo.return %v, %i : @, tensor<i32>" };
+    const hlo_val in[] = { x, hlo_iota(h, DT_I32, along, x.rank, x.dim), hlo_float(h, x.type, -INFINITY), hlo_int(h, DT_I32, INT32_MAX) };
+    hlo_val out = make(DT_I32, x.rank - 1, x.dim);
+    if (!is_float(x.type)) hlo_fail(h, "argmax of %s", type_name(x.type));
+    for (int i = along; i < x.rank - 1; i++) out.dim[i] = x.dim[i + 1];
+    hlo_val best = out;
+    best.type = x.type;
+    out.id = ++h->next_id;
+    out.sub = 1;
+    indent(h);
+    buf_printf(&h->text, "%%%d:2 = \"stablehlo.reduce\"(", out.id);
+    for (int i = 0; i < 4; i++) {
+        if (i) buf_str(&h->text, ", ");
+        put_val(h, in[i]);
+    }
+    buf_printf(&h->text, ") <{dimensions = array<i64: %d>}> ({\n", along);
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        indent(h);
+        for (const char *c = lines[i]; *c; c++) {
+            if (*c == '@') buf_printf(&h->text, "tensor<%s>", type_name(x.type));
+            else buf_char(&h->text, *c);
+        }
+        end_op(h);
+    }
+    indent(h);
+    buf_str(&h->text, "}) : (");
+    for (int i = 0; i < 4; i++) {
+        if (i) buf_str(&h->text, ", ");
+        put_type(h, in[i]);
+    }
+    buf_str(&h->text, ") -> (");
+    put_type(h, best);
+    buf_str(&h->text, ", ");
+    put_type(h, out);
+    buf_str(&h->text, ")\n");
+    return out;
+}
+
 static bool listed(hlo_dims d, int i)
 {
     for (int j = 0; j < d.n; j++)

@@ -84,6 +84,7 @@ hlo_val hlo_row(hlo *h, hlo_val x, hlo_val at);
 
 /* ---- reductions, products ---- */
 hlo_val hlo_reduce(hlo *h, const char *op, hlo_val x, int along);         /* "add", "maximum", "minimum", "or", "and" */
+hlo_val hlo_argmax(hlo *h, hlo_val x, int along);                         /* i32: of equals the first; x has no NaN */
 /* Batch dimensions first, then a's rest, then b's. f32 operands are multiplied in full precision; the sum has type `out`. */
 typedef struct hlo_dims { int n; int v[HLO_RANK]; } hlo_dims;
 #define HLO_DIMS(...) ((hlo_dims){ (int)(sizeof((int[]){ __VA_ARGS__ }) / sizeof(int)), { __VA_ARGS__ } })

@@ -1,11 +1,11 @@
-/* Sampling as a program: kinds and parameters without a plugin; then tokens on XLA:CPU against a plain reference in double;
- * then what libtpu says of the programs of real vocabularies (SYSTOLIC_SAMPLER_COSTS=1: it takes a while). */
+/* Sampling as a program: kinds and parameters without a plugin; what libtpu says of the programs
+ * (SYSTOLIC_SAMPLER_COSTS=64x128256: of all, in that size); tokens on XLA:CPU against a plain reference in double. */
 #include "base/clock.h"
 #include "device/pjrt/compiler.h"
 #include "device/pjrt/sampler.h"
 #include "tests/unit/device/pjrt/help.h"
 
-enum { SLOTS = 80, RING_LEN = SLOTS * BATCH_RING, HISTORY = 300, EDITS = 20 };
+enum { SLOTS = 80, RING_LEN = SLOTS * BATCH_RING, HISTORY = 1500, EDITS = 20 };
 
 static uint64_t seed = 1;
 static uint64_t rnd(void)
@@ -178,11 +178,11 @@ static void make_edits(const step *s, int row)
     }
 }
 
-static void make_history(const step *s, int row)
+static void make_history(const step *s, int row, int most)
 {
     sample_row *r = &s->rows[row];
     r->history = s->history[row];
-    r->n_history = below(HISTORY + 1);
+    r->n_history = below(most + 1);
     r->n_prompt = below(r->n_history + 1);
     for (int i = 0; i < r->n_history; i++) {
         s->history[row][i] = i && below(2) ? s->history[row][below(i)] : below(s->vocab);
@@ -342,6 +342,45 @@ TEST(out_of_memory_is_a_status)
     EVERY_ALLOCATION_FAILS(write_and_drop(&k));
 }
 
+/* ---- libtpu: what the programs cost. First, because the compiler forks before this process has a plugin ---- */
+
+static void price(pjrt_compiler *k, sampler_kind kind, pjrt_effort effort)
+{
+    buf text = {0}, exe = {0};
+    pjrt_stats st = {0};
+    CHECK_OK(sampler_program(&kind, (mesh){ .dp = 1, .tp = 1 }, &text));
+    CHECK_OK(pjrt_compiler_run(k, &(pjrt_source){ "sample", text.data, text.len }, &(pjrt_compile_options){ .effort = effort }, &exe, &st));
+    printf("  v6e %d x %d%s%s%s, edits %d, history %d%s: %.1f s, temporaries %.1f MB (logits %.1f), code %.2f MB, %.3g flops, %.3g bytes\n", kind.rows, kind.vocab,
+           kind.random ? " random" : " greedy", kind.cut ? " cut" : "", kind.mask ? " mask" : "", kind.edits, kind.history, effort == PJRT_EFFORT_O1 ? ", O1" : "", st.compile_s,
+           (double)st.temp_bytes / 1e6, (double)kind.rows * kind.vocab * 4e-6, (double)st.code_bytes / 1e6, st.flops, st.bytes);
+    fflush(stdout);
+    CHECK(st.alias_bytes > 0);
+    buf_free(&text);
+    buf_free(&exe);
+}
+
+TEST(libtpu_compiles_the_programs)
+{
+    NEED_TPU;
+    static const sampler_kind kinds[] = {
+        { .n_slots = 256, .random = true, .cut = true, .mask = true, .edits = 16, .history = 4096 },
+        { .n_slots = 256 }, { .n_slots = 256, .mask = true }, { .n_slots = 256, .edits = 16 }, { .n_slots = 256, .edits = 256 },
+        { .n_slots = 256, .history = 1024 }, { .n_slots = 256, .history = 16384 }, { .n_slots = 256, .random = true }, { .n_slots = 256, .random = true, .cut = true } };
+    const char *size = getenv("SYSTOLIC_SAMPLER_COSTS");
+    int rows = 16, vocab = 32000;
+    if (size && sscanf(size, "%dx%d", &rows, &vocab) != 2) SKIP("SYSTOLIC_SAMPLER_COSTS=\"%s\" is not like 64x128256", size);
+    pjrt_compiler *k;
+    REQUIRE_OK(pjrt_compiler_open(&(pjrt_compiler_options){ .plugin = path, .topology = "v6e:1x1", .limit_s = 300 }, &k));
+    for (size_t i = 0; i < (size ? sizeof kinds / sizeof *kinds : 1); i++) {
+        sampler_kind kind = kinds[i];
+        kind.rows = rows;
+        kind.vocab = vocab;
+        if (size) price(k, kind, PJRT_EFFORT_DEFAULT);
+        price(k, kind, PJRT_EFFORT_O1);
+    }
+    pjrt_compiler_close(k);
+}
+
 /* ---- on XLA:CPU ---- */
 
 /* Programs by kind, compiled once. */
@@ -388,7 +427,7 @@ TEST(greedy_tokens_are_exact)
             make_logits(&s, i, below(SHAPES));
             if (features & 1 && below(4)) make_mask(&s, i);
             if (features & 2 && below(4)) make_edits(&s, i);
-            if (features & 4 && below(4)) make_history(&s, i);
+            if (features & 4 && below(4)) make_history(&s, i, 250);
         }
         s.rows[7].slot = s.rows[30].slot = -1;
         check_step(c, &s, &n);
@@ -416,13 +455,34 @@ TEST(sampled_tokens_are_the_references)
             if (round % 8 < 4) continue;
             if (below(2)) make_mask(&s, i);
             if (below(2)) make_edits(&s, i);
-            if (below(2)) make_history(&s, i);
+            if (below(2)) make_history(&s, i, 250);
         }
         s.rows[9].slot = s.rows[59].slot = -1;
         check_step(c, &s, &n);
         step_free(&s);
     }
     check_rare("tokens", n);
+}
+
+/* Beyond a thousand tokens counting goes by chunks. */
+TEST(long_histories_are_counted)
+{
+    NEED_CPU;
+    pjrt_client *c = cpu();
+    REQUIRE(c);
+    tally n = {0};
+    for (int round = 0; round < 3; round++) {
+        step s = step_new(round == 2 ? 1024 : 700, 8, 8);
+        for (int i = 0; i < s.n_rows; i++) {
+            make_logits(&s, i, 0);
+            if (round) make_random(&s.rows[i]);
+            make_history(&s, i, i ? HISTORY : 100);
+            if (i == 1) s.rows[i].n_history = HISTORY;
+        }
+        check_step(c, &s, &n);
+        step_free(&s);
+    }
+    CHECK_INT(n.differ, 0);
 }
 
 /* Sums over many values of like size are where f32 is weakest. */
@@ -445,6 +505,39 @@ TEST(large_vocabularies_keep_their_precision)
         step_free(&s);
     }
     check_rare("tokens of 151936", n);
+}
+
+/* Two tokens above a tail that outweighs them. top_p ends within a few millionths of the first: whether the second is kept
+ * tells how well the tail was summed. */
+TEST(sums_are_good_to_a_few_millionths)
+{
+    NEED_CPU;
+    pjrt_client *c = cpu();
+    REQUIRE(c);
+    const double margins[] = { 1e-2, 1e-4, 3e-6 };
+    step s = step_new(151936, 64, 64);
+    float *x = logits_of(&s, 0);
+    double total = 0;
+    for (int t = 0; t < s.vocab; t++) x[t] = (float)(-8 + 0.7 * normal());
+    x[77] = 0;
+    x[78] = -0.01f;
+    for (int t = 0; t < s.vocab; t++) total += exp((double)x[t]);
+    for (size_t m = 0; m < sizeof margins / sizeof *margins; m++) {
+        int n_second[2] = {0};
+        for (int i = 0; i < s.n_rows; i++) {
+            if (i) memcpy(logits_of(&s, i), x, (size_t)s.vocab * sizeof *x);
+            s.rows[i].key = rnd();
+            s.rows[i].temperature = 1;
+            s.rows[i].top_p = (float)((i % 2 ? 1 + margins[m] : 1 - margins[m]) / total);
+        }
+        const sampler_kind k = sampler_kind_of(s.rows, s.n_rows, s.bucket, s.vocab, SLOTS);
+        pjrt_program *p = program_of(c, &k);
+        REQUIRE(p);
+        run(c, p, &k, &s);
+        for (int i = 0; i < s.n_rows; i++) n_second[i % 2] += s.tokens[i] == 78;
+        if (n_second[0] != 0 || n_second[1] < 5) FAIL("margin %g: %d and %d of 32 rows took the second", margins[m], n_second[0], n_second[1]);
+    }
+    step_free(&s);
 }
 
 /* One distribution, many keys: every token that survives the cuts comes up, no other does. */
@@ -520,38 +613,6 @@ TEST(rows_without_a_distribution_give_a_valid_token)
     for (int i = 0; i < s.n_rows; i++) CHECK(s.tokens[i] >= 0 && s.tokens[i] < s.vocab);
     CHECK_INT(n.differ, 0);
     step_free(&s);
-}
-
-/* ---- libtpu: what the programs of real vocabularies cost ---- */
-
-TEST(libtpu_compiles_the_programs)
-{
-    NEED_TPU;
-    const bool full = getenv("SYSTOLIC_SAMPLER_COSTS") != NULL;
-    const sampler_kind kinds[] = {
-        { .n_slots = 256 }, { .n_slots = 256, .random = true }, { .n_slots = 256, .random = true, .cut = true }, { .n_slots = 256, .mask = true },
-        { .n_slots = 256, .edits = 16 }, { .n_slots = 256, .history = 1024 },
-        { .n_slots = 256, .random = true, .cut = true, .mask = true, .edits = 64, .history = 4096 } };
-    pjrt_compiler *k;
-    REQUIRE_OK(pjrt_compiler_open(&(pjrt_compiler_options){ .plugin = path, .topology = "v6e:1x1", .limit_s = 300 }, &k));
-    for (int size = full ? 0 : 4; size < 5; size++) {
-        for (size_t i = full ? 0 : 6; i < sizeof kinds / sizeof *kinds; i++) {
-            sampler_kind kind = kinds[i];
-            kind.rows = size == 4 ? 16 : size < 2 ? 64 : 256;
-            kind.vocab = size == 4 ? 32000 : size % 2 ? 151936 : 128256;
-            buf text = {0}, exe = {0};
-            pjrt_stats st = {0};
-            CHECK_OK(sampler_program(&kind, (mesh){ .dp = 1, .tp = 1 }, &text));
-            CHECK_OK(pjrt_compiler_run(k, &(pjrt_source){ "sample", text.data, text.len }, &(pjrt_compile_options){0}, &exe, &st));
-            printf("  v6e %3d x %6d%s%s%s edits %2d history %4d: %5.2f s, temporaries %6.1f MB (logits %.1f), code %.2f MB, %.3g flops, %.3g bytes, %.3g s\n", kind.rows, kind.vocab,
-                   kind.random ? " random" : " greedy", kind.cut ? " cut" : "", kind.mask ? " mask" : "", kind.edits, kind.history, st.compile_s, (double)st.temp_bytes / 1e6,
-                   (double)kind.rows * kind.vocab * 4e-6, (double)st.code_bytes / 1e6, st.flops, st.bytes, st.optimal_s);
-            CHECK(st.alias_bytes > 0);
-            buf_free(&text);
-            buf_free(&exe);
-        }
-    }
-    pjrt_compiler_close(k);
 }
 
 TEST_MAIN
