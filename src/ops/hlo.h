@@ -138,9 +138,10 @@ typedef struct hlo_step {
     hlo_val tiles;                  /* i32 scalar: how many tiles there are */
 } hlo_step;
 
-/* How a layer's K and V lie in the cache: [layers * pages, page, rows, lanes]; no chip copies such an array (rows 1, 2, 4, 8 or
- * a multiple of 16; lanes a multiple of 128). Narrow heads share lanes: K in the first half of a row, V from `v_lane` on. */
-typedef struct hlo_kv { dtype type; int64_t heads, dim, rows, lanes, v_row, v_lane; } hlo_kv;
+/* How a layer's K and V lie in the cache: [layers * pages, page, rows, lanes]; no chip copies such an array (rows 1, 4, 8 or a
+ * multiple of 16; lanes a multiple of 128). Narrow heads share lanes: K in the first half of a row, V from `v_lane` on. What
+ * would be two rows is one: K and V, or two narrow heads (head i from lane i * head_lanes on; 0: heads are rows), side by side. */
+typedef struct hlo_kv { dtype type; int64_t heads, dim, rows, lanes, v_row, v_lane, head_lanes; } hlo_kv;
 hlo_kv hlo_kv_of(dtype type, int64_t kv_heads, int64_t head_dim);
 
 typedef struct hlo_call {
