@@ -2,6 +2,7 @@
 #ifndef SYSTOLIC_TESTS_PJRT_HELP_H
 #define SYSTOLIC_TESTS_PJRT_HELP_H
 
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -118,7 +119,7 @@ static inline const char *fake(const char *mode)
 {
     static char path[4300];
     char command[9000];
-    snprintf(path, sizeof path, "%s/fake_plugin_%s_%d.so", build_dir(), mode, (int)getpid());
+    snprintf(path, sizeof path, "%s/fake_plugin_%s_%s.so", build_dir(), mode, program_invocation_short_name);   /* tests run side by side */
     snprintf(command, sizeof command, "cc -std=c11 -w -shared -fPIC -Isrc -DMODE=%s -o %s " DATA "fake_plugin.c 2>/dev/null", mode, path);
     return system(command) == 0 ? path : NULL;
 }
