@@ -208,13 +208,60 @@ static hlo_val apply_mask(emitter *e, hlo_val x)
     return pick(e, m, x, full_like(e, -INFINITY, x));
 }
 
-/* (row, id) of every entry of ids [rows, n], as [rows * n, 2]. */
-static hlo_val places(emitter *e, hlo_val row, hlo_val ids)
+/* ---- lists of tokens to sums per token ----
+ * By a product of one-hot matrices: token = HOT * high + low, and sums[high, low] = sum over the list of onehot(high) *
+ * onehot(low) * weight. Ones in bf16 and sums in f32 are exact, and so are f32 products with a one. Matrix units do in a
+ * fraction of a millisecond what takes a scatter one update after the other, and libtpu tens of seconds to compile (it sorts
+ * the updates). Two kinds of entries are summed apart, the second as tokens of their own after those of the first. */
+enum { HOT = 512, LIST_CHUNK = 1024 };
+typedef struct sums { hlo_val first, second; } sums;    /* f32 [rows, vocab] */
+
+static hlo_val one_hot(emitter *e, hlo_val at, int64_t n, dtype t)
 {
     hlo *h = e->h;
-    const int64_t one[] = { hlo_count(ids), 1 };
-    const hlo_val columns[] = { hlo_reshape(h, row, 2, one), hlo_reshape(h, ids, 2, one) };
-    return hlo_concat(h, columns, 2, 1);
+    const int64_t dim[] = { at.dim[0], at.dim[1], n };
+    const hlo_val hot = hlo_cmp(h, "EQ", hlo_broadcast(h, at, (int[]){ 0, 1 }, 3, dim), hlo_iota(h, DT_I32, 2, 3, dim));
+    return hlo_convert(h, hot, t);
+}
+
+/* weight may be none: all are 1. */
+static hlo_val sum_pairs(emitter *e, hlo_val high, int64_t n_high, hlo_val low, hlo_val weight)
+{
+    const dtype t = hlo_is(weight) ? DT_F32 : DT_BF16;
+    const hlo_val a = one_hot(e, high, n_high, t);
+    hlo_val b = one_hot(e, low, HOT, t);
+    if (hlo_is(weight)) b = hlo_bin(e->h, "multiply", b, hlo_broadcast_at(e->h, weight, 0, b));
+    return hlo_dot(e->h, a, b, HLO_DIMS(0), HLO_DIMS(0), HLO_DIMS(1), HLO_DIMS(1), DT_F32);
+}
+
+/* Long lists by chunks, so that the one-hot matrices stay small. */
+static hlo_val sum_all_pairs(emitter *e, hlo_val high, int64_t n_high, hlo_val low, hlo_val weight)
+{
+    hlo *h = e->h;
+    const int64_t n = low.dim[1], sizes[] = { e->k->rows, LIST_CHUNK }, dim[] = { e->k->rows, n_high, HOT };
+    if (n <= LIST_CHUNK) return sum_pairs(e, high, n_high, low, weight);
+    hlo_val sum = hlo_full(h, hlo_float(h, DT_F32, 0), 3, dim), w = weight;
+    const hlo_val from = hlo_int(h, DT_I32, 0), to = hlo_int(h, DT_I32, n / LIST_CHUNK);
+    const hlo_val i = hlo_for(h, from, to, &sum, 1, &sum);
+    const hlo_val starts[] = { { 0 }, hlo_bin_scalar(h, "multiply", i, LIST_CHUNK) };
+    const hlo_val high_part = hlo_dynamic_slice(h, high, starts, sizes), low_part = hlo_dynamic_slice(h, low, starts, sizes);
+    if (hlo_is(weight)) w = hlo_dynamic_slice(h, weight, starts, sizes);
+    sum = hlo_bin(h, "add", sum, sum_pairs(e, high_part, n_high, low_part, w));
+    hlo_end_for(h, &sum, &sum);
+    return sum;
+}
+
+/* id [rows, n]; what is no token is dropped. */
+static sums sum_list(emitter *e, hlo_val id, hlo_val is_second, hlo_val weight)
+{
+    hlo *h = e->h;
+    const int64_t vocab = e->k->vocab, blocks = (vocab + HOT - 1) / HOT;
+    const hlo_val is_token = both(e, hlo_cmp_scalar(h, "GE", id, 0), hlo_cmp_scalar(h, "LT", id, (double)vocab));
+    const hlo_val block = hlo_bin_scalar(h, "divide", id, HOT), low = hlo_bin_scalar(h, "and", id, HOT - 1);
+    hlo_val high = pick(e, is_second, plus(e, block, (double)blocks), block);
+    high = pick(e, is_token, high, hlo_full_like(h, hlo_int(h, DT_I32, -1), high));
+    const hlo_val all = hlo_reshape(h, sum_all_pairs(e, high, 2 * blocks, low, weight), 2, (int64_t[]){ e->k->rows, 2 * blocks * HOT });
+    return (sums){ hlo_slice(h, all, 1, 0, vocab), hlo_slice(h, all, 1, blocks * HOT, blocks * HOT + vocab) };
 }
 
 static hlo_val apply_edits(emitter *e, hlo_val x)
@@ -222,77 +269,33 @@ static hlo_val apply_edits(emitter *e, hlo_val x)
     hlo *h = e->h;
     hlo_comment(h, "edits: equal ids add up; a banned token stays banned, whatever its logit is");
     const hlo_val ids = field(e, e->ints, &e->next_int, e->k->edits), values = field(e, e->floats, &e->next_float, e->k->edits);
-    const hlo_val at = places(e, hlo_iota(h, DT_I32, 0, 2, ids.dim), ids);
-    const hlo_val sum = hlo_put_add(h, full_like(e, 0, x), at, hlo_reshape(h, values, 1, at.dim));
-    return pick(e, hlo_cmp_scalar(h, "EQ", sum, -INFINITY), sum, hlo_bin(h, "add", x, sum));
+    const hlo_val is_ban = hlo_cmp_scalar(h, "EQ", values, -INFINITY);
+    const sums edit = sum_list(e, ids, is_ban, pick(e, is_ban, full_like(e, 1, values), values));
+    return pick(e, hlo_cmp_scalar(h, "GT", edit.second, 0), full_like(e, -INFINITY, x), hlo_bin(h, "add", x, edit.first));
 }
 
-/* How often each token is among a row's outputs, and in its prompt, f32 [rows, vocab].
- *
- * Counting is a product of one-hot matrices: token = HOT * high + low, and counts[high, low] = sum over the history of
- * onehot(high) onehot(low). Ones in bf16 and sums in f32 are exact; matrix units do in a fraction of a millisecond what takes
- * a scatter into the vocabulary one update after the other, and libtpu tens of seconds to compile (it sorts the updates).
- * Prompts are counted as tokens of their own after those of the outputs. */
-enum { HOT = 512, HISTORY_CHUNK = 1024 };
-typedef struct seen { hlo_val outputs, prompt; } seen;
-
-static hlo_val one_hot(emitter *e, hlo_val at, int64_t n)
+/* How often each token is among a row's outputs, and in its prompt. */
+static sums count_history(emitter *e)
 {
     hlo *h = e->h;
-    const int64_t dim[] = { at.dim[0], at.dim[1], n };
-    const hlo_val hot = hlo_cmp(h, "EQ", hlo_broadcast(h, at, (int[]){ 0, 1 }, 3, dim), hlo_iota(h, DT_I32, 2, 3, dim));
-    return hlo_convert(h, hot, DT_BF16);
-}
-
-static hlo_val count_pairs(emitter *e, hlo_val high, int64_t n_high, hlo_val low)
-{
-    const hlo_val a = one_hot(e, high, n_high), b = one_hot(e, low, HOT);
-    return hlo_dot(e->h, a, b, HLO_DIMS(0), HLO_DIMS(0), HLO_DIMS(1), HLO_DIMS(1), DT_F32);
-}
-
-/* Long histories by chunks, so that the one-hot matrices stay small. */
-static hlo_val count_all_pairs(emitter *e, hlo_val high, int64_t n_high, hlo_val low)
-{
-    hlo *h = e->h;
-    if (e->k->history <= HISTORY_CHUNK) return count_pairs(e, high, n_high, low);
-    const int64_t sizes[] = { e->k->rows, HISTORY_CHUNK }, dim[] = { e->k->rows, n_high, HOT };
-    hlo_val sum = hlo_full(h, hlo_float(h, DT_F32, 0), 3, dim);
-    const hlo_val from = hlo_int(h, DT_I32, 0), to = hlo_int(h, DT_I32, e->k->history / HISTORY_CHUNK);
-    const hlo_val i = hlo_for(h, from, to, &sum, 1, &sum);
-    const hlo_val starts[] = { { 0 }, hlo_bin_scalar(h, "multiply", i, HISTORY_CHUNK) };
-    const hlo_val high_part = hlo_dynamic_slice(h, high, starts, sizes), low_part = hlo_dynamic_slice(h, low, starts, sizes);
-    sum = hlo_bin(h, "add", sum, count_pairs(e, high_part, n_high, low_part));
-    hlo_end_for(h, &sum, &sum);
-    return sum;
-}
-
-static seen count_history(emitter *e)
-{
-    hlo *h = e->h;
-    const int64_t rows = e->k->rows, vocab = e->k->vocab, blocks = (vocab + HOT - 1) / HOT;
     const hlo_val n_prompt = int_field(e), listed = field(e, e->ints, &e->next_int, e->k->history);
     const hlo_val in_ring = hlo_take(h, e->ring, hlo_un(h, "not", listed)); /* not i is -1 - i */
     const hlo_val id = pick(e, hlo_cmp_scalar(h, "LT", listed, 0), in_ring, listed);
     const hlo_val is_prompt = hlo_cmp(h, "LT", hlo_iota(h, DT_I32, 1, 2, id.dim), hlo_broadcast_at(h, n_prompt, 0, id));
-    const hlo_val is_token = both(e, hlo_cmp_scalar(h, "GE", id, 0), hlo_cmp_scalar(h, "LT", id, (double)vocab));
-    const hlo_val block = hlo_bin_scalar(h, "divide", id, HOT), low = hlo_bin_scalar(h, "and", id, HOT - 1);
-    hlo_val high = pick(e, is_prompt, plus(e, block, (double)blocks), block);
-    high = pick(e, is_token, high, hlo_full_like(h, hlo_int(h, DT_I32, -1), high));
-    const hlo_val counts = hlo_reshape(h, count_all_pairs(e, high, 2 * blocks, low), 2, (int64_t[]){ rows, 2 * blocks * HOT });
-    return (seen){ hlo_slice(h, counts, 1, 0, vocab), hlo_slice(h, counts, 1, blocks * HOT, blocks * HOT + vocab) };
+    return sum_list(e, id, is_prompt, (hlo_val){0});
 }
 
 static hlo_val apply_penalties(emitter *e, hlo_val x)
 {
     hlo *h = e->h;
     hlo_comment(h, "penalties: history (what is below 0 is still in the ring) to counts; then repetition, frequency, presence");
-    const seen n = count_history(e);
+    const sums n = count_history(e);
     const hlo_val presence = wide(e, float_field(e)), frequency = wide(e, float_field(e)), repetition = wide(e, float_field(e));
-    const hlo_val is_output = hlo_cmp_scalar(h, "GT", n.outputs, 0);
-    const hlo_val is_seen = either(e, is_output, hlo_cmp_scalar(h, "GT", n.prompt, 0));
+    const hlo_val is_output = hlo_cmp_scalar(h, "GT", n.first, 0);
+    const hlo_val is_seen = either(e, is_output, hlo_cmp_scalar(h, "GT", n.second, 0));
     const hlo_val up = hlo_bin(h, "divide", x, repetition), down = hlo_bin(h, "multiply", x, repetition);
     x = pick(e, is_seen, pick(e, hlo_cmp_scalar(h, "GT", x, 0), up, down), x);
-    const hlo_val less = minus(e, minus(e, x, hlo_bin(h, "multiply", frequency, n.outputs)), presence);
+    const hlo_val less = minus(e, minus(e, x, hlo_bin(h, "multiply", frequency, n.first)), presence);
     return pick(e, is_output, less, x);
 }
 
@@ -488,8 +491,8 @@ static status check_kind(const sampler_kind *k)
     if (k->rows > most / 2 / (k->vocab + HOT) || k->n_slots > most / BATCH_RING || sampler_ints_len(k) > most || sampler_floats_len(k) > most)
         return err_set(ST_INVALID, "a sampling program for %d rows of %d logits, %d slots, %d edits, %d history tokens: an array has more than %d elements", k->rows,
                        k->vocab, k->n_slots, k->edits, k->history, INT32_MAX);
-    if (k->history > HISTORY_CHUNK && k->history % HISTORY_CHUNK)
-        return err_set(ST_INVALID, "a sampling program for %d history tokens: beyond %d it must be a multiple of that", k->history, HISTORY_CHUNK);
+    if ((k->history > LIST_CHUNK && k->history % LIST_CHUNK) || (k->edits > LIST_CHUNK && k->edits % LIST_CHUNK))
+        return err_set(ST_INVALID, "a sampling program for %d edits, %d history tokens: beyond %d these must be multiples of that", k->edits, k->history, LIST_CHUNK);
     if (k->cut && !k->random) return err_set(ST_INVALID, "a sampling program that cuts distributions but is greedy");
     return ST_OK;
 }

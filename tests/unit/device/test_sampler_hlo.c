@@ -324,6 +324,7 @@ TEST(kinds_that_are_no_program_are_refused)
     CHECK_ERR(sampler_program(&(sampler_kind){ .rows = 65536, .vocab = 65536, .n_slots = 1 }, one, &out), ST_INVALID, "more than 2147483647 elements");
     CHECK_ERR(sampler_program(&(sampler_kind){ .rows = 64, .vocab = 10, .n_slots = 1, .history = 1 << 30 }, one, &out), ST_INVALID, "1073741824 history tokens");
     CHECK_ERR(sampler_program(&(sampler_kind){ .rows = 64, .vocab = 10, .n_slots = 1, .cut = true }, one, &out), ST_INVALID, "greedy");
+    CHECK_ERR(sampler_program(&(sampler_kind){ .rows = 64, .vocab = 10, .n_slots = 1, .history = 1500 }, one, &out), ST_INVALID, "multiples of that");
     CHECK_INT(out.len, 0);
     buf_free(&out);
 }
@@ -384,9 +385,10 @@ TEST(libtpu_compiles_the_programs)
 /* ---- on XLA:CPU ---- */
 
 /* Programs by kind, compiled once. */
+static struct { sampler_kind k; pjrt_program *p; } known[32];
+
 static pjrt_program *program_of(pjrt_client *c, const sampler_kind *k)
 {
-    static struct { sampler_kind k; pjrt_program *p; } known[32];
     int i = 0;
     for (; i < 32 && known[i].p; i++) {
         const sampler_kind *o = &known[i].k;
@@ -515,7 +517,7 @@ TEST(sums_are_good_to_a_few_millionths)
     pjrt_client *c = cpu();
     REQUIRE(c);
     const double margins[] = { 1e-2, 1e-4, 3e-6 };
-    step s = step_new(151936, 64, 64);
+    step s = step_new(151936, 32, 32);
     float *x = logits_of(&s, 0);
     double total = 0;
     for (int t = 0; t < s.vocab; t++) x[t] = (float)(-8 + 0.7 * normal());
@@ -535,7 +537,7 @@ TEST(sums_are_good_to_a_few_millionths)
         REQUIRE(p);
         run(c, p, &k, &s);
         for (int i = 0; i < s.n_rows; i++) n_second[i % 2] += s.tokens[i] == 78;
-        if (n_second[0] != 0 || n_second[1] < 5) FAIL("margin %g: %d and %d of 32 rows took the second", margins[m], n_second[0], n_second[1]);
+        if (n_second[0] != 0 || n_second[1] < 3) FAIL("margin %g: %d and %d of 16 rows took the second", margins[m], n_second[0], n_second[1]);
     }
     step_free(&s);
 }
@@ -613,6 +615,18 @@ TEST(rows_without_a_distribution_give_a_valid_token)
     for (int i = 0; i < s.n_rows; i++) CHECK(s.tokens[i] >= 0 && s.tokens[i] < s.vocab);
     CHECK_INT(n.differ, 0);
     step_free(&s);
+}
+
+/* Last: the programs and the client that all tests shared. */
+TEST(programs_and_client_close)
+{
+    NEED_CPU;
+    if (!plugin) SKIP("it was not opened");
+    pjrt_client *c = cpu();
+    REQUIRE(c);
+    for (int i = 0; i < 32; i++) pjrt_program_free(known[i].p);
+    pjrt_client_close(c);
+    pjrt_plugin_close(plugin);
 }
 
 TEST_MAIN
