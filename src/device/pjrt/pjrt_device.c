@@ -22,15 +22,11 @@ static status open_client(pjrt_device *d, const pjrt_place *place, const device_
 
 static status identify(pjrt_device *d)
 {
-    buf topology = {0};
     TRY(pjrt_client_target(d->client, &d->target));
     snprintf(d->platform, sizeof d->platform, "%s", d->target.platform);
     snprintf(d->name, sizeof d->name, "%d x %s", pjrt_client_n_devices(d->client), d->target.device.kind);
-    status st = pjrt_client_topology(d->client, &topology);
-    if (st == ST_OK) st = pjrt_compiler_set_topology(d->compiler, topology.data, topology.len);
-    else if (st == ST_UNSUPPORTED) st = ST_OK; /* the child opens a client of its own */
-    buf_free(&topology);
-    return st;
+    pjrt_client_use_cache(d->client, d->cache);
+    return pjrt_compiler_set_client(d->compiler, d->client);
 }
 
 void pjrt_device_close(device *dev)
