@@ -84,6 +84,7 @@ run:
 check:
 	@tools/setup.sh check
 	@$(MAKE) --no-print-directory -j$(JOBS) all unit venv
+	@$(MAKE) --no-print-directory plugins
 	@BUILD=$(B) tools/check.sh
 
 # Python packages the API tests use as clients and oracles; never at run time.

@@ -9,6 +9,7 @@ cd "$(dirname "$0")/.."
 build=${BUILD:-build}
 what=${1:-all}
 passed=0 failed=0 skipped=0 broken=""
+[ -e "$build/venv/.libtpu" ] && export VIRTUAL_ENV="${VIRTUAL_ENV:-$(cd "$build/venv" && pwd)}" # where plugins are looked for
 
 account() { # name, log, exit status
     local line
