@@ -1,4 +1,4 @@
-/* rope_table and rope as StableHLO, both in f32: half a bit less in the table turns a head at a far position by degrees.
+/* rope_table and rope as StableHLO. The table stays f32 and rope computes with it in f32, whatever the activations' type.
  *
  * Angles grow with the position, and how well a chip's cosine does far from zero is nobody's promise. So whole turns are taken
  * off first (Cody & Waite 1980): angle - k * 2pi, with 2pi as three constants, of which the first two have 12 bits, and k as two
