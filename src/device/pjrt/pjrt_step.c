@@ -116,7 +116,8 @@ static status upload_sampling(pjrt_model *m, flight *f, const sampler_kind *k, s
 /* The sampler: the ring is replaced; device 0's tokens stay in f->token_buffer. */
 static status run_sampler(pjrt_model *m, flight *f, pjrt_buffer *const *logits)
 {
-    const sampler_kind k = sampler_kind_of(f->b->samples, f->b->n_rows, m->c.buckets.v[f->bucket].rows, m->c.vocab, m->c.lower.n_slots);
+    sampler_kind k = sampler_kind_of(f->b->samples, f->b->n_rows, m->c.buckets.v[f->bucket].rows, m->c.vocab, m->c.lower.n_slots);
+    k.cut = k.random; /* one program less; the search for thresholds that nobody wants ends at once */
     const size_t n_args = 3u + (sampler_floats_len(&k) > 0) + k.mask;
     pjrt_program *p;
     TRY(pjrt_model_sampler(m, &k, &p));

@@ -79,8 +79,8 @@ int program_usual_samplers(const program_context *c, sampler_kind *out, int cap)
 {
     int n = 0;
     for (int i = 0; i < c->buckets.n; i++)
-        for (int kind = 0; kind < 3; kind++) {
-            sampler_kind k = { .rows = c->buckets.v[i].rows, .vocab = c->vocab, .n_slots = c->lower.n_slots, .random = kind > 0, .cut = kind > 1 };
+        for (int random = 0; random < 2; random++) {
+            sampler_kind k = { .rows = c->buckets.v[i].rows, .vocab = c->vocab, .n_slots = c->lower.n_slots, .random = random, .cut = random };
             bool have = false;
             for (int j = 0; j < n && !have; j++) have = out[j].rows == k.rows && out[j].random == k.random && out[j].cut == k.cut;
             if (!have && n < cap) out[n++] = k;
