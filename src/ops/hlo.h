@@ -125,6 +125,7 @@ typedef struct hlo_step {
     dtype act;                      /* of activations between operations; norms, sums and softmax are f32 */
     int64_t page, max_pages;        /* tokens per KV page, pages per sequence */
     int64_t q_tile, n_tiles;        /* not decode: queries per tile, most tiles */
+    int64_t kv_block;               /* bytes of the cache that attention reads at once; 0 = 32 MB, for TPUs; a CPU wants 1 MB */
     hlo_val tokens, positions;      /* i32 [T] */
     hlo_val rows;                   /* i32 [R] */
     hlo_val rope_variant;           /* i32 [T], 0 where there is but one */
@@ -138,9 +139,9 @@ typedef struct hlo_step {
     hlo_val tiles;                  /* i32 scalar: how many tiles there are */
 } hlo_step;
 
-/* How a layer's K and V lie in the cache: [layers * pages, page, rows, lanes]; no chip copies such an array (rows 1, 4, 8 or a
- * multiple of 16; lanes a multiple of 128). Narrow heads share lanes: K in the first half of a row, V from `v_lane` on. What
- * would be two rows is one: K and V, or two narrow heads (head i from lane i * head_lanes on; 0: heads are rows), side by side. */
+/* How a layer's K and V lie in the cache: [layers * pages, page, rows, lanes]; no chip copies such an array (rows 1, 8 or a
+ * multiple of 16; lanes a multiple of 128). V is `v_row` rows and `v_lane` lanes after K: narrow heads share 128 lanes. Heads are
+ * rows (head_lanes 0), or, where they are few, lie side by side in one row: head i from lane i * head_lanes on. */
 typedef struct hlo_kv { dtype type; int64_t heads, dim, rows, lanes, v_row, v_lane, head_lanes; } hlo_kv;
 hlo_kv hlo_kv_of(dtype type, int64_t kv_heads, int64_t head_dim);
 

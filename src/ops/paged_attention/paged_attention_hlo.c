@@ -5,7 +5,7 @@
  *   one token per sequence    all sequences at once: rows are the query heads of a kv head
  *   more tokens               one tile of queries at a time, in an outer loop over the step's tiles
  *
- * Both are the same loop over [B, kv_heads, rows] of queries of which each row sees a range of keys. What is in a page besides
+ * Both are the same loop over [B, kv_heads, n] rows of queries of which each row sees a range of keys. What is in a page besides
  * a row's keys never reaches its result, not even a NaN that another sequence left there.
  *
  * docs/performance.md, "Attention in StableHLO", has the variants that were measured. */
@@ -13,33 +13,33 @@
 #include "ops/paged_attention/attention.h"
 
 enum { Q, K, VAL };
-enum { LANES = 128, HALF = LANES / 2, BLOCK_BYTES = 32 << 20, BLOCK_TOKENS = 512 };
+enum { LANES = 128, HALF = LANES / 2, BLOCK_BYTES = 32 << 20, SINGLE_TOKENS = 128, TILE_TOKENS = 512 };
 
 /* Below every score; finite, so that differences are. */
 #define NO_SCORE (-1e30)
 
 static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-/* What a chip does not pad or turn: 1, 4, 8 or a multiple of 16 rows of whole lanes. (Two rows would be turned: the products
- * want a head's keys together, and for two rows compilers copy the cache to have them so.) */
-static int64_t round_rows(int64_t n) { return n == 1 ? 1 : n <= 4 ? 4 : n <= 8 ? 8 : round_up(n, 16); }
+/* Lanes of one head's K; narrow heads share them with V. */
+static int64_t head_width(const hlo_kv *kv) { return round_up(kv->dim, LANES); }
+static bool is_narrow(const hlo_kv *kv) { return kv->dim <= HALF; }
 
+/* Heads are rows where that makes 8 or a multiple of 16, which no chip pads or turns. Few heads lie side by side in one row: two
+ * or four rows would be turned, because the products want a head's keys together and compilers then copy the cache. */
 hlo_kv hlo_kv_of(dtype type, int64_t kv_heads, int64_t head_dim)
 {
-    int64_t d = round_up(head_dim, LANES);
-    hlo_kv kv = { .type = type, .heads = kv_heads, .dim = head_dim, .lanes = d };
-    if (head_dim <= HALF) {
-        kv.v_lane = HALF;
-        kv.head_lanes = kv_heads == 2 ? LANES : 0;
-        kv.lanes = kv.head_lanes ? 2 * LANES : LANES;
-        kv.rows = kv.head_lanes ? 1 : round_rows(kv_heads);
-    } else if (kv_heads == 1) {
-        kv.v_lane = d;
-        kv.lanes = 2 * d;
+    hlo_kv kv = { .type = type, .heads = kv_heads, .dim = head_dim };
+    int64_t pieces = is_narrow(&kv) ? kv_heads : 2 * kv_heads, width = head_width(&kv);
+    if (pieces <= 4) {
         kv.rows = 1;
+        kv.lanes = pieces * width;
+        kv.head_lanes = width;
+        kv.v_lane = is_narrow(&kv) ? HALF : kv_heads * width;
     } else {
-        kv.v_row = kv_heads;
-        kv.rows = round_rows(2 * kv_heads);
+        kv.rows = pieces <= 8 ? 8 : round_up(pieces, 16);
+        kv.lanes = width;
+        kv.v_row = is_narrow(&kv) ? 0 : kv_heads;
+        kv.v_lane = is_narrow(&kv) ? HALF : 0;
     }
     return kv;
 }
@@ -58,10 +58,10 @@ static hlo_val cache_rows(hlo_call *c, const hlo_kv *kv)
 {
     hlo *h = c->h;
     hlo_val in[2] = { hlo_convert(h, c->in[K], kv->type), hlo_convert(h, c->in[VAL], kv->type) }, zero = hlo_float(h, kv->type, 0);
-    int64_t lanes = kv->v_lane ? kv->v_lane : kv->lanes;
-    for (int i = 0; i < 2; i++) in[i] = hlo_pad(h, in[i], 2, 0, lanes - kv->dim, zero);
-    hlo_val all = hlo_concat(h, in, 2, kv->v_lane ? 2 : 1);
-    if (kv->head_lanes) all = hlo_reshape(h, all, 3, (int64_t[]){ c->step->T, 1, kv->lanes });
+    int64_t width = is_narrow(kv) ? HALF : head_width(kv);
+    for (int i = 0; i < 2; i++) in[i] = hlo_pad(h, in[i], 2, 0, width - kv->dim, zero);
+    hlo_val all = hlo_concat(h, in, 2, is_narrow(kv) ? 2 : 1);
+    if (kv->head_lanes) return hlo_reshape(h, all, 3, (int64_t[]){ c->step->T, 1, kv->lanes });
     return hlo_pad(h, all, 1, 0, kv->rows - all.dim[1], zero);
 }
 
@@ -76,62 +76,39 @@ static void write_cache(hlo_call *c, const hlo_kv *kv)
 
 /* ---- reading ---- */
 
-/* B sequences with `queries` queries each, in blocks of `pages` pages, which are `tokens` keys. The products run over `heads`
- * heads of n rows: KV heads with their query heads, or, where KV heads lie side by side, one head with all of them. */
+/* B sequences, n rows of queries for each KV head; blocks of `pages` pages are `tokens` keys. */
 typedef struct reader {
     hlo_call *c;
     hlo_kv kv;
     dtype type;                     /* of products */
-    int64_t B, queries, group, heads, n, pages, tokens;
-    hlo_val q;                      /* [B, heads, n, lanes of K] */
+    int64_t B, group, n, pages, tokens;
+    hlo_val q;                      /* [B, kv_heads, n, head_width] */
     hlo_val table;                  /* [B, blocks * pages] */
     hlo_val lo, hi;                 /* i32 [B, n] keys that a row sees: lo <= position < hi; hi 0 = none */
     hlo_val key_lo, key_hi;         /* i32 [B] keys that some row sees */
 } reader;
 
-/* As many pages as keep a block of B sequences within BLOCK_BYTES and BLOCK_TOKENS. */
-static void reader_init(reader *r, hlo_call *c, const hlo_kv *kv, int64_t B, int64_t queries)
+/* As many pages as keep a block of B sequences within the step's bytes, and within `most_tokens`. */
+static void reader_init(reader *r, hlo_call *c, const hlo_kv *kv, int64_t B, int64_t queries, int64_t most_tokens)
 {
     const hlo_step *s = c->step;
-    *r = (reader){ .c = c, .kv = *kv, .B = B, .queries = queries, .group = c->in[Q].dim[1] / kv->heads, .type = product_type(s->act, kv->type) };
-    int64_t page_bytes = B * s->page * (int64_t)dtype_bytes(kv->type, (size_t)(kv->rows * kv->lanes)), most = BLOCK_TOKENS / s->page;
-    if (most > BLOCK_BYTES / page_bytes) most = BLOCK_BYTES / page_bytes;
+    *r = (reader){ .c = c, .kv = *kv, .B = B, .group = c->in[Q].dim[1] / kv->heads, .type = product_type(s->act, kv->type) };
+    int64_t page_bytes = B * s->page * (int64_t)dtype_bytes(kv->type, (size_t)(kv->rows * kv->lanes)), most = most_tokens / s->page;
+    int64_t bytes = s->kv_block ? s->kv_block : BLOCK_BYTES;
+    if (most > bytes / page_bytes) most = bytes / page_bytes;
     if (most > s->max_pages) most = s->max_pages;
-    r->heads = kv->head_lanes ? 1 : kv->heads;
-    r->n = kv->heads / r->heads * queries * r->group;
+    r->n = queries * r->group;
     r->pages = 1;
     while (r->pages * 2 <= most) r->pages *= 2;
     if (most == s->max_pages) r->pages = most;
     r->tokens = r->pages * s->page;
 }
 
-/* Lanes of a block that K and V are read from: all of them where the two share 128. */
-static int64_t read_lanes(const hlo_kv *kv) { return kv->v_lane > HALF ? kv->v_lane : kv->lanes; }
-
-/* q [B, kv_heads, queries * group, d] as r->q. Zeros fill the lanes: they hide V and other heads. */
+/* q [B, kv_heads, n, d] with zeros up to whole lanes: where K and V share lanes, the zeros hide V. */
 static void set_queries(reader *r, hlo_val q)
 {
     hlo *h = r->c->h;
-    hlo_val zero = hlo_float(h, r->type, 0), part[2];
-    int64_t lanes = read_lanes(&r->kv);
-    q = hlo_convert(h, q, r->type);
-    for (int i = 0; i < 2 && r->kv.head_lanes; i++)
-        part[i] = hlo_pad(h, hlo_slice(h, q, 1, i, i + 1), 3, i * r->kv.head_lanes, lanes - r->kv.dim - i * r->kv.head_lanes, zero);
-    r->q = r->kv.head_lanes ? hlo_concat(h, part, 2, 2) : hlo_pad(h, q, 3, 0, lanes - r->kv.dim, zero);
-}
-
-/* The other way: [B, heads, n, lanes] -> [B, kv_heads, queries * group, d] */
-static hlo_val take_values(const reader *r, hlo_val acc)
-{
-    hlo *h = r->c->h;
-    hlo_val part[2];
-    int64_t lane = r->kv.v_lane == HALF ? HALF : 0, half = r->n / 2;
-    if (!r->kv.head_lanes) return hlo_slice(h, acc, 3, lane, lane + r->kv.dim);
-    for (int64_t i = 0; i < 2; i++) {
-        int64_t at = i * r->kv.head_lanes + lane;
-        part[i] = hlo_slice(h, hlo_slice(h, acc, 2, i * half, (i + 1) * half), 3, at, at + r->kv.dim);
-    }
-    return hlo_concat(h, part, 2, 1);
+    r->q = hlo_pad(h, hlo_convert(h, q, r->type), 3, 0, head_width(&r->kv) - r->kv.dim, hlo_float(h, r->type, 0));
 }
 
 /* The page table with whole blocks in each row. */
@@ -175,7 +152,21 @@ static hlo_val seen(const reader *r, hlo_val i, hlo_val lo, hlo_val hi)
     return hlo_bin(h, "and", in, hlo_cmp(h, "GE", pos, hlo_broadcast(h, lo, same, lo.rank + 1, dim)));
 }
 
-/* Keys and values of block i: [B, tokens, heads, lanes] each. Values that nobody sees are 0. */
+/* The heads of a block `all` [B, tokens, rows, lanes], from a row and lane on: [B, kv_heads, tokens, head_width] */
+static hlo_val heads_of_block(const reader *r, hlo_val all, int64_t row, int64_t lane)
+{
+    hlo *h = r->c->h;
+    hlo_val head[4];
+    int64_t width = head_width(&r->kv);
+    if (!r->kv.head_lanes) return hlo_transpose(h, hlo_slice(h, all, 2, row, row + r->kv.heads), (int[]){ 0, 2, 1, 3 });
+    for (int64_t i = 0; i < r->kv.heads; i++) {
+        int64_t at = lane + i * r->kv.head_lanes;
+        head[i] = hlo_reshape(h, hlo_slice(h, all, 3, at, at + width), 4, (int64_t[]){ r->B, 1, r->tokens, width });
+    }
+    return hlo_concat(h, head, (int)r->kv.heads, 1);
+}
+
+/* Keys and values of block i: [B, kv_heads, tokens, head_width] each. Values that nobody sees are 0. */
 static void load_block(const reader *r, hlo_val i, hlo_val *k, hlo_val *v)
 {
     hlo *h = r->c->h;
@@ -183,20 +174,19 @@ static void load_block(const reader *r, hlo_val i, hlo_val *k, hlo_val *v)
     hlo_val ids = hlo_dynamic_slice(h, r->table, at, (int64_t[]){ r->B, r->pages });
     ids = hlo_bin(h, "add", ids, hlo_full_like(h, r->c->first_page, ids));
     hlo_val all = hlo_reshape(h, hlo_take(h, r->c->cache, ids), 4, (int64_t[]){ r->B, r->tokens, r->kv.rows, r->kv.lanes });
-    int64_t lanes = read_lanes(&r->kv), v_lane = lanes == r->kv.v_lane ? lanes : 0;
-    *k = hlo_convert(h, hlo_slice(h, hlo_slice(h, all, 2, 0, r->heads), 3, 0, lanes), r->type);
-    *v = hlo_convert(h, hlo_slice(h, hlo_slice(h, all, 2, r->kv.v_row, r->kv.v_row + r->heads), 3, v_lane, v_lane + lanes), r->type);
-    hlo_val mask = hlo_broadcast(h, seen(r, i, r->key_lo, r->key_hi), (int[]){ 0, 1 }, 4, v->dim);
+    *k = hlo_convert(h, heads_of_block(r, all, 0, 0), r->type);
+    *v = is_narrow(&r->kv) ? *k : hlo_convert(h, heads_of_block(r, all, r->kv.v_row, r->kv.v_lane), r->type);
+    hlo_val mask = hlo_broadcast(h, seen(r, i, r->key_lo, r->key_hi), (int[]){ 0, 2 }, 4, v->dim);
     *v = hlo_select(h, mask, *v, hlo_full_like(h, hlo_float(h, r->type, 0), *v));
 }
 
-/* One block: greatest score m, sum of weights l [B, heads, n] and weighted sum of values acc [B, heads, n, lanes], all f32. */
+/* One block: greatest score m, sum of weights l [B, kv_heads, n] and weighted sum of values acc [B, kv_heads, n, head_width], all f32. */
 static void attend_block(const reader *r, hlo_val i, const hlo_val old[3], hlo_val next[3])
 {
     hlo *h = r->c->h;
     hlo_val k, v;
     load_block(r, i, &k, &v);
-    hlo_val s = hlo_dot(h, r->q, k, HLO_DIMS(0, 1), HLO_DIMS(0, 2), HLO_DIMS(3), HLO_DIMS(3), DT_F32);
+    hlo_val s = hlo_dot(h, r->q, k, HLO_DIMS(0, 1), HLO_DIMS(0, 1), HLO_DIMS(3), HLO_DIMS(3), DT_F32);
     s = hlo_bin_scalar(h, "multiply", s, r->c->n->a.paged_attention.scale);
     hlo_val mask = hlo_broadcast(h, seen(r, i, r->lo, r->hi), (int[]){ 0, 2, 3 }, 4, s.dim);
     s = hlo_select(h, mask, s, hlo_full_like(h, hlo_float(h, DT_F32, NO_SCORE), s));
@@ -205,16 +195,16 @@ static void attend_block(const reader *r, hlo_val i, const hlo_val old[3], hlo_v
     p = hlo_select(h, mask, p, hlo_full_like(h, hlo_float(h, DT_F32, 0), p));
     hlo_val keep = hlo_un(h, "exponential", hlo_bin(h, "subtract", old[0], next[0]));
     next[1] = hlo_bin(h, "add", hlo_bin(h, "multiply", old[1], keep), hlo_reduce(h, "add", p, 3));
-    hlo_val pv = hlo_dot(h, hlo_convert(h, p, r->type), v, HLO_DIMS(0, 1), HLO_DIMS(0, 2), HLO_DIMS(3), HLO_DIMS(1), DT_F32);
+    hlo_val pv = hlo_dot(h, hlo_convert(h, p, r->type), v, HLO_DIMS(0, 1), HLO_DIMS(0, 1), HLO_DIMS(3), HLO_DIMS(2), DT_F32);
     next[2] = hlo_bin(h, "add", hlo_bin(h, "multiply", old[2], hlo_broadcast_at(h, keep, 0, old[2])), pv);
 }
 
-/* The loop over blocks: [B, kv_heads, queries * group, d] of type act; rows that see no key are 0. */
+/* The loop over blocks: [B, kv_heads, n, d] of type act; rows that see no key are 0. */
 static hlo_val attend(reader *r)
 {
     hlo *h = r->c->h;
     hlo_val from, to, state[3], next[3];
-    int64_t dim[] = { r->B, r->heads, r->n, read_lanes(&r->kv) };
+    int64_t dim[] = { r->B, r->kv.heads, r->n, head_width(&r->kv) };
     block_range(r, &from, &to);
     for (int i = 0; i < 3; i++) state[i] = hlo_full(h, hlo_float(h, DT_F32, i ? 0 : NO_SCORE), i == 2 ? 4 : 3, dim);
     hlo_val carried[3], i = hlo_for(h, from, to, state, 3, carried);
@@ -222,7 +212,8 @@ static hlo_val attend(reader *r)
     hlo_end_for(h, next, state);
     hlo_val sum = hlo_bin_scalar(h, "maximum", state[1], 1e-30);     /* at least 1 where there is a key */
     hlo_val out = hlo_bin(h, "divide", state[2], hlo_broadcast_at(h, sum, 0, state[2]));
-    return hlo_convert(h, take_values(r, out), r->c->step->act);
+    int64_t lane = is_narrow(&r->kv) ? HALF : 0;
+    return hlo_convert(h, hlo_slice(h, out, 3, lane, lane + r->kv.dim), r->c->step->act);
 }
 
 /* ---- one token per sequence ---- */
@@ -233,7 +224,7 @@ static hlo_val attend_single(hlo_call *c, const hlo_kv *kv, hlo_val q)
     hlo *h = c->h;
     const hlo_step *s = c->step;
     reader r;
-    reader_init(&r, c, kv, s->S, 1);
+    reader_init(&r, c, kv, s->S, 1, SINGLE_TOKENS);
     hlo_comment(h, "attention of one token per sequence: blocks of %lld keys", (long long)r.tokens);
     set_queries(&r, hlo_reshape(h, q, 4, (int64_t[]){ s->S, kv->heads, r.group, kv->dim }));
     r.table = padded_table(&r);
@@ -244,15 +235,12 @@ static hlo_val attend_single(hlo_call *c, const hlo_kv *kv, hlo_val q)
 
 /* ---- tiles of queries ---- */
 
-static hlo_val at_tile(hlo *h, hlo_val list, hlo_val i) { return hlo_row(h, list, i); }
-
-/* Row i is of query i / group, modulo the tile; query j is at position pos + j and sees what is before it. */
+/* Row i is of query i / group; query j is at position pos + j and sees what is before it. */
 static void tile_ranges(reader *r, hlo_val pos, hlo_val len)
 {
     hlo *h = r->c->h;
     int64_t dim[] = { 1, r->n };
     hlo_val query = hlo_bin_scalar(h, "divide", hlo_iota(h, DT_I32, 1, 2, dim), (double)r->group);
-    if (r->kv.head_lanes) query = hlo_bin_scalar(h, "remainder", query, (double)r->queries);
     hlo_val hi = hlo_bin_scalar(h, "add", hlo_bin(h, "add", query, hlo_full(h, pos, 2, dim)), 1);
     r->lo = first_key(r, hi);
     r->hi = hlo_select(h, hlo_cmp(h, "LT", query, hlo_full(h, len, 2, dim)), hi, hlo_full(h, hlo_int(h, DT_I32, 0), 2, dim));
@@ -264,14 +252,14 @@ static hlo_val attend_tile(hlo_call *c, const hlo_kv *kv, hlo_val q, hlo_val i, 
     hlo *h = c->h;
     const hlo_step *s = c->step;
     reader r;
-    reader_init(&r, c, kv, 1, s->q_tile);
+    reader_init(&r, c, kv, 1, s->q_tile, TILE_TOKENS);
     hlo_val part = hlo_dynamic_slice(h, q, (hlo_val[]){ token, { 0 }, { 0 } }, (int64_t[]){ s->q_tile, q.dim[1], kv->dim });
     part = hlo_reshape(h, part, 4, (int64_t[]){ s->q_tile, kv->heads, r.group, kv->dim });
     part = hlo_transpose(h, part, (int[]){ 1, 0, 2, 3 });
     set_queries(&r, hlo_reshape(h, part, 4, (int64_t[]){ 1, kv->heads, s->q_tile * r.group, kv->dim }));
     hlo_val table = padded_table(&r);
-    r.table = hlo_dynamic_slice(h, table, (hlo_val[]){ at_tile(h, s->tile_seq, i), { 0 } }, (int64_t[]){ 1, table.dim[1] });
-    tile_ranges(&r, at_tile(h, s->tile_pos, i), at_tile(h, s->tile_len, i));
+    r.table = hlo_dynamic_slice(h, table, (hlo_val[]){ hlo_row(h, s->tile_seq, i), { 0 } }, (int64_t[]){ 1, table.dim[1] });
+    tile_ranges(&r, hlo_row(h, s->tile_pos, i), hlo_row(h, s->tile_len, i));
     hlo_val out = hlo_reshape(h, attend(&r), 4, (int64_t[]){ kv->heads, s->q_tile, r.group, kv->dim });
     out = hlo_transpose(h, out, (int[]){ 1, 0, 2, 3 });
     return hlo_reshape(h, out, 3, (int64_t[]){ s->q_tile, q.dim[1], kv->dim });
@@ -285,7 +273,7 @@ static hlo_val attend_tiles(hlo_call *c, const hlo_kv *kv)
     const hlo_step *s = c->step;
     hlo_comment(h, "attention of longer runs: %lld queries of one sequence at a time", (long long)s->q_tile);
     hlo_val zero = hlo_float(h, s->act, 0), q = hlo_pad(h, c->in[Q], 0, 0, s->q_tile, zero), out = hlo_full_like(h, zero, q), carried;
-    hlo_val i = hlo_for(h, hlo_int(h, DT_I32, 0), s->tiles, &out, 1, &carried), token = at_tile(h, s->tile_token, i);
+    hlo_val i = hlo_for(h, hlo_int(h, DT_I32, 0), s->tiles, &out, 1, &carried), token = hlo_row(h, s->tile_token, i);
     hlo_val next = hlo_dynamic_update(h, carried, attend_tile(c, kv, q, i, token), (hlo_val[]){ token, { 0 }, { 0 } });
     hlo_end_for(h, &next, &out);
     return hlo_slice(h, out, 0, 0, s->T);
