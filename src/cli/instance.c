@@ -135,20 +135,26 @@ static void log_loading(void *arg, int64_t done, int64_t total)
     log_info("Loading weights: %lld%% of %.2f GiB", (long long)(done * 100 / total), (double)total / 1073741824);
 }
 
+status instance_plan(instance *s, const jv *config, device_limits *limits)
+{
+    const flags *f = s->f;
+    dtype stored = checkpoint_dtype(config);
+    s->dt = dtype_of(flags_str(f, "dtype"), stored == DT_F32 ? DT_F16 : stored); /* auto, as vLLM: float32 checkpoints are served in float16 */
+    s->kv_dt = dtype_of(flags_str(f, "kv-cache-dtype"), s->dt);
+    int64_t len = instance_i64(f, "max-model-len", 0);
+    model_options mo = { .weight_dtype = s->dt, .max_model_len = len > 0 ? (int)len : 0 };
+    TRY(model_new(config, &mo, &s->m));
+    engine_flags(s);
+    return engine_plan(&s->eo, model_describe(s->m), &s->eo, limits);
+}
+
 static status load_model(instance *s)
 {
     const flags *f = s->f;
     device_limits limits;
     device_info di;
     const char *spec = flags_str(f, "device");
-    dtype stored = checkpoint_dtype(s->files->config);
-    s->dt = dtype_of(flags_str(f, "dtype"), stored == DT_F32 ? DT_F16 : stored); /* auto, as vLLM: float32 checkpoints are served in float16 */
-    s->kv_dt = dtype_of(flags_str(f, "kv-cache-dtype"), s->dt);
-    int64_t len = instance_i64(f, "max-model-len", 0);
-    model_options mo = { .weight_dtype = s->dt, .max_model_len = len > 0 ? (int)len : 0 };
-    TRY(model_new(s->files->config, &mo, &s->m));
-    engine_flags(s);
-    TRY(engine_plan(&s->eo, model_describe(s->m), &s->eo, &limits));
+    TRY(instance_plan(s, s->files->config, &limits));
     device_options dopt = { .n_threads = (int)instance_i64(f, "threads", 0), .isa = flags_str(f, "isa"), .lazy_compile = flags_bool(f, "lazy-compile", false),
                             .program_cache = flags_str(f, "program-cache") };
     TRY(device_open(strcmp(spec, "auto") == 0 ? "cpu" : spec, &dopt, &s->dev));

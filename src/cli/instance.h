@@ -27,6 +27,9 @@ typedef struct instance {
 status flags_check_range(const flags *f, const char *name, int64_t min, int64_t max) FALLIBLE;
 /* Bounds of the engine's integer flags; errors name the flag. */
 status instance_check_flags(const flags *f) FALLIBLE;
+/* The model, types, engine options and limits that s->f asks for, from config.json alone: what the programs of a server are made
+ * from. instance_close frees it, also after a failure. */
+status instance_plan(instance *s, const jv *config, device_limits *limits) FALLIBLE;
 /* Finds (or downloads) the model, loads it, starts the engine. Nothing is left open on failure. */
 status instance_open(const flags *f, instance *out) FALLIBLE;
 /* Stops the engine alone, for callers whose callbacks need more time than it has. */

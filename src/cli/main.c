@@ -15,6 +15,7 @@ static const command commands[] = {
     { "complete", complete_main, "complete text with a running server" },
     { "run-batch", run_batch_main, "answer a file of OpenAI batch requests" },
     { "bench", bench_main, "measure: serve, latency, throughput" },
+    { "compile", compile_main, "compile a model's programs for TPUs that need not be here" },
     { "collect-env", collect_env_main, "print a report of the machine and the build" },
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };

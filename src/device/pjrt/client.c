@@ -5,6 +5,7 @@
 #include "base/hash.h"
 #include "base/mem.h"
 #include "device/pjrt/internal.h"
+#include "tpu/chip.h"
 
 /* ---- devices ---- */
 static bool named(const pj_named_value *v, const char *name) { return v->name_len == strlen(name) && !memcmp(v->name, name, v->name_len); }
@@ -40,6 +41,9 @@ status pj_describe(const pj_api *api, pj_device_description *d, pjrt_device_info
             r.memory_bytes = v->v.i64;
         }
     }
+    /* Of a v4 chip that is two devices, each claims all memory; the compiler refuses a program that takes more than half. */
+    const chip *known = chip_by_kind(r.kind, r.n_cores);
+    if (known && r.memory_bytes > known->hbm_usable_bytes) r.memory_bytes = known->hbm_usable_bytes;
     *out = r;
     return ST_OK;
 }

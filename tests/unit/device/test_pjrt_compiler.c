@@ -289,7 +289,7 @@ TEST(libtpu_compiles_for_every_generation)
 {
     NEED_TPU;
     static const struct { const char *target, *kind; int n_devices; int64_t memory; } want[] = {
-        { "v3:2x2x1", "TPU v3", 8, 16624107520 }, { "v4:2x2x1", "TPU v4", 8, 32745971712 }, { "v4:2x2x1?chip_config_name=megacore", "TPU v4", 4, 33014413312 },
+        { "v3:2x2x1", "TPU v3", 8, 16624107520 }, { "v4:2x2x1", "TPU v4", 8, 16372985856 }, { "v4:2x2x1?chip_config_name=megacore", "TPU v4", 4, 33014413312 },
         { "v5e:2x2", "TPU v5 lite", 4, 16909334528 }, { "v5p:2x2x1", "TPU v5", 4, 102786660352 },
         { "v6e:2x2", "TPU v6 lite", 4, 33546041344 }, { "v7x:2x2x1", "TPU7x", 8, 101724450816 },
     };

@@ -1,0 +1,329 @@
+/* `systolic compile` as users run it: with XLA:CPU (`make pjrt-cpu`) as a plugin, and with libtpu where its package is found
+ * (SYSTOLIC_LIBTPU=PATH or a Python package), which compiles without a TPU. */
+#include "cli/command.h"
+
+#include <unistd.h>
+
+#include "base/json.h"
+#include "base/mem.h"
+#include "cli/compile.h"
+#include "cli/serve.h"
+#include "device/pjrt/cache.h"
+#include "device/pjrt/spec.h"
+#include "tests/test.h"
+
+#define LLAMA "tests/goldens/llama/config.json"
+#define FEW "--max-num-seqs", "8", "--max-num-batched-tokens", "32", "--max-model-len", "64"
+
+/* Shapes of Llama-3.3-70B; nothing but a configuration is needed. */
+static const char LARGE[] = "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_size\":8192,\"intermediate_size\":28672,\"num_hidden_layers\":80,"
+    "\"num_attention_heads\":64,\"num_key_value_heads\":8,\"vocab_size\":128256,\"max_position_embeddings\":131072,\"rms_norm_eps\":1e-05,\"rope_theta\":500000.0,"
+    "\"hidden_act\":\"silu\",\"torch_dtype\":\"bfloat16\",\"tie_word_embeddings\":false,\"bos_token_id\":128000,\"eos_token_id\":128001}";
+
+/* XLA is not built with ThreadSanitizer, which takes its synchronisation for races. */
+#ifdef __SANITIZE_THREAD__
+enum { PLUGINS = 0 };
+#else
+enum { PLUGINS = 1 };
+#endif
+
+static const char *cpu_plugin(void)
+{
+    const char *own = getenv("SYSTOLIC_PJRT_CPU"), *path = own ? own : "build/pjrt/libpjrt_cpu.so";
+    return PLUGINS && access(path, R_OK) == 0 ? path : NULL;
+}
+
+static const char *tpu_plugin(void)
+{
+    static char path[4096];
+    const char *own = getenv("SYSTOLIC_LIBTPU");
+    pjrt_place place;
+    if (own || path[0] || !PLUGINS) return !PLUGINS ? NULL : own ? own : path;
+    if (pjrt_find("tpu", &place) != ST_OK) return NULL;
+    snprintf(path, sizeof path, "%s", place.path);
+    pjrt_place_free(&place);
+    return path;
+}
+#define CPU_OR_SKIP(path) const char *path = cpu_plugin(); if (!path) SKIP("no XLA:CPU plugin (make pjrt-cpu), or one that does not go with ThreadSanitizer")
+#define TPU_OR_SKIP(path) const char *path = tpu_plugin(); if (!path) SKIP("no libtpu (pip install libtpu, or SYSTOLIC_LIBTPU=PATH), or ThreadSanitizer")
+
+static char dir[64] = "/tmp/systolic_test_compile_XXXXXX";
+
+typedef struct ran { int rc; buf out, err; } ran;
+static void ran_free(ran *r) { buf_free(&r->out); buf_free(&r->err); }
+
+static void slurp(FILE *f, buf *out)
+{
+    char text[4096];
+    size_t n;
+    rewind(f);
+    while ((n = fread(text, 1, sizeof text, f)) > 0) buf_append(out, text, n);
+    fclose(f);
+}
+
+/* The command in this process, its two outputs kept. */
+static ran run(const char *const *args)
+{
+    char *argv[48];
+    int argc = 0, keep_out = dup(STDOUT_FILENO), keep_err = dup(STDERR_FILENO);
+    ran r = {0};
+    FILE *out = tmpfile(), *err = tmpfile();
+    for (; args[argc]; argc++) argv[argc] = (char *)(uintptr_t)args[argc];
+    argv[argc] = NULL;
+    fflush(stdout);
+    dup2(fileno(out), STDOUT_FILENO);
+    dup2(fileno(err), STDERR_FILENO);
+    r.rc = compile_main(argc, argv);
+    fflush(stdout);
+    dup2(keep_out, STDOUT_FILENO);
+    dup2(keep_err, STDERR_FILENO);
+    close(keep_out);
+    close(keep_err);
+    slurp(out, &r.out);
+    slurp(err, &r.err);
+    return r;
+}
+#define RUN(...) run((const char *const[]){ __VA_ARGS__, NULL })
+
+#define CHECK_FAILS(r, code, text) do { ran r_ = (r); CHECK_INT(r_.rc, code); if (!strstr(buf_cstr(&r_.err), text)) FAIL("wanted \"%s\" in: %s", text, buf_cstr(&r_.err)); ran_free(&r_); } while (0)
+
+static const char *write_file(const char *name, const char *text)
+{
+    static char path[160];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    FILE *f = fopen(path, "w");
+    if (!f) return NULL;
+    fputs(text, f);
+    fclose(f);
+    return path;
+}
+
+TEST(what_is_wrong_with_the_arguments_is_said)
+{
+    REQUIRE(mkdtemp(dir) != NULL);
+    CHECK_FAILS(RUN(LLAMA), 1, "--target is missing");
+    CHECK_FAILS(RUN(LLAMA, "--target", "v9:2x2"), 1, "unknown generation; targets are v3, v4, v5e, v5p, v6e or v7x");
+    CHECK_FAILS(RUN(LLAMA, "--target", "v6e:2x2x2"), 1, "two factors are expected");
+    CHECK_FAILS(RUN(LLAMA, "--target", "v6e:2x2", "-tp", "3"), 1, "must be divisible by tensor parallel size (3)");
+    CHECK_FAILS(RUN(LLAMA, "--target", "v6e:2x2", "-tp", "0"), COMMAND_USAGE, "argument --tensor-parallel-size: must be at least 1");
+    CHECK_FAILS(RUN(LLAMA, "--target", "v6e:2x2", "-dp", "0"), COMMAND_USAGE, "argument --data-parallel-size: must be at least 1");
+    CHECK_FAILS(RUN("/nowhere/config.json", "--target", "v6e:2x2"), 1, "/nowhere/config.json");
+    CHECK_FAILS(RUN(write_file("strange.json", "{\"architectures\":[\"StrangeForCausalLM\"]}"), "--target", "v6e:2x2"), 1, "'StrangeForCausalLM' is not supported; supported: Llama");
+    CHECK_FAILS(RUN(write_file("list.json", "[1]"), "--target", "v6e:2x2"), 1, "must hold a JSON object");
+    CHECK_FAILS(RUN(LLAMA, "--target", "v6e:2x2", "--nonsense"), COMMAND_USAGE, "--nonsense");
+}
+
+TEST(a_compiler_that_is_not_there_is_said)
+{
+    CHECK_FAILS(RUN(LLAMA, "--target", "v6e:2x2", "--plugin", "/nowhere/libtpu.so", "--out", dir), 1, "/nowhere/libtpu.so");
+    const char *own = getenv("TPU_LIBRARY_PATH");
+    char *keep = own ? mem_strdup(own) : NULL;
+    setenv("TPU_LIBRARY_PATH", "/nowhere/lib/libtpu.so", 1);
+    CHECK_FAILS(RUN(LLAMA, "--target", "v6e:2x2", "--out", dir), 1, "/nowhere/lib/libtpu.so");
+    unsetenv("TPU_LIBRARY_PATH");
+    if (keep) setenv("TPU_LIBRARY_PATH", keep, 1);
+    mem_free(keep);
+}
+
+/* ---- the report ---- */
+
+static void check_kind(const jv *o, const char *key, jv_kind kind, bool or_null)
+{
+    jv_kind k = jv_type(jv_get(o, key));
+    if (k != kind && !(kind == JV_REAL && k == JV_INT) && !(or_null && k == JV_NULL)) FAIL("\"%s\" is %s", key, jv_kind_name(k));
+}
+
+static void check_fields(const jv *o)
+{
+    static const char *const texts[] = { "model", "architecture", "dtype", "kv_cache_dtype", "target", "device_kind", "platform", "platform_version", "compiler", "cache_dir" };
+    static const char *const ints[] = { "parameters", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "block_size", "devices", "tensor_parallel_size", "data_parallel_size",
+        "weight_bytes_per_device", "kv_bytes_per_token_per_device", "kv_bytes_per_token", "kv_tokens", "max_sequences", "kv_blocks", "shortfall_bytes", "assumed_context",
+        "n_programs", "n_cached", "n_failed" };
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) check_kind(o, texts[i], JV_STR, false);
+    for (size_t i = 0; i < sizeof ints / sizeof *ints; i++) check_kind(o, ints[i], JV_INT, false);
+    check_kind(o, "fits", JV_BOOL, false);
+    check_kind(o, "sequence_parallel", JV_BOOL, false);
+    check_kind(o, "seconds", JV_REAL, false);
+    check_kind(o, "memory_bytes", JV_INT, true);
+    check_kind(o, "kv_bytes_per_device", JV_INT, true);
+    check_kind(o, "message", JV_STR, true);
+    CHECK_INT(jv_len(jv_get(o, "programs")), jv_get_i64(o, "n_programs", -1));
+}
+
+static void check_program(const jv *p)
+{
+    static const char *const ints[] = { "argument_bytes", "temp_bytes", "code_bytes", "alias_bytes" }, *const reals[] = { "compile_s", "compiler_flops", "compiler_bytes", "step_s" };
+    check_kind(p, "name", JV_STR, false);
+    check_kind(p, "kind", JV_STR, false);
+    for (size_t i = 0; i < 4; i++) check_kind(p, ints[i], JV_INT, true);
+    for (size_t i = 0; i < 4; i++) check_kind(p, reals[i], JV_REAL, true);
+    CHECK(jv_get_i64(p, "tokens", 0) > 0 && jv_get_i64(p, "seqs", 0) > 0);
+    CHECK(jv_get_f64(p, "flops", 0) > 0 && jv_get_f64(p, "bytes", 0) > 0);
+    check_kind(p, "cached", JV_BOOL, false);
+    CHECK(!jv_get_bool(p, "copies_cache", true));
+    if (!jv_is(jv_get(p, "error"), JV_NULL)) FAIL("%s: %s", jv_get_str(p, "name", ""), jv_get_str(p, "error", ""));
+}
+
+/* One JSON object and nothing else on standard output. */
+static jv *report(ran *r)
+{
+    jv *o = NULL;
+    CHECK_INT(r->rc, 0);
+    if (jv_parse(buf_cstr(&r->out), r->out.len, &o) != ST_OK) FAIL("%s in: %.300s (%.600s)", err_msg(), buf_cstr(&r->out), buf_cstr(&r->err));
+    ran_free(r);
+    return o;
+}
+
+static void check_report(const jv *o, int n_cached)
+{
+    check_fields(o);
+    CHECK(jv_get_bool(o, "fits", false));
+    CHECK_INT(jv_get_i64(o, "n_failed", -1), 0);
+    CHECK_INT(jv_get_i64(o, "n_cached", -1), n_cached);
+    for (size_t i = 0; i < jv_len(jv_get(o, "programs")); i++) check_program(jv_at(jv_get(o, "programs"), i));
+}
+
+static void check_manifest(const char *out, const jv *o)
+{
+    pjrt_manifest m;
+    REQUIRE_OK(pjrt_manifest_read(out, &m));
+    CHECK_STR(m.model, "LlamaForCausalLM");
+    CHECK_STR(m.target, jv_get_str(o, "target", ""));
+    CHECK_INT(m.n_programs, jv_get_i64(o, "n_programs", -1));
+    for (size_t i = 0; i < m.n_programs; i++) {
+        char path[256];
+        snprintf(path, sizeof path, "%s/%s", out, m.programs[i].key);
+        CHECK_STR(m.programs[i].name, jv_get_str(jv_at(jv_get(o, "programs"), i), "name", ""));
+    }
+    pjrt_manifest_free(&m);
+}
+
+/* Twice the same: the second time nothing is compiled. */
+static void compile_twice(const char *plugin, const char *target, const char *tp, const char *out)
+{
+    int n = 0;
+    for (int again = 0; again < 2; again++) {
+        ran r = RUN(LLAMA, "--target", target, "-tp", tp, FEW, "--plugin", plugin, "--buckets", "decode:8,step:32", "--out", out, "--json");
+        jv *o = report(&r);
+        REQUIRE(o != NULL);
+        check_report(o, again ? n : 0);
+        n = (int)jv_get_i64(o, "n_programs", -1);
+        CHECK(n > 2 && n <= 5); /* two steps and the usual samplers for 8 rows */
+        CHECK_INT(jv_get_i64(o, "kv_bytes_per_token", 0), atol(tp) * jv_get_i64(o, "kv_bytes_per_token_per_device", 0));
+        CHECK_INT(jv_get_i64(o, "kv_blocks", 0), 8 * 4 + 1); /* no more than all sequences can use */
+        check_manifest(out, o);
+        jv_free(o);
+    }
+}
+
+TEST(another_plugin_compiles_what_it_calls_a_topology)
+{
+    char out[96];
+    CPU_OR_SKIP(plugin);
+    snprintf(out, sizeof out, "%s/cpu", dir);
+    compile_twice(plugin, "cpu:4", "2", out);
+    CHECK_FAILS(RUN(LLAMA, "--target", "cpu:1", "--plugin", plugin, "-tp", "2", FEW, "--out", out), 1, "--tensor-parallel-size 2 is more than the 1 devices of target cpu:1");
+    CHECK_FAILS(RUN(LLAMA, "--target", "cpu:4", "--plugin", plugin, "-tp", "2", "-dp", "4", FEW, "--out", out), 1, "--data-parallel-size 4 times --tensor-parallel-size 2 is 8 devices");
+    CHECK_FAILS(RUN(LLAMA, "--target", "cpu:1", "--plugin", plugin, FEW, "--out", out, "--buckets", "decode:9"), 1, "decode:9 is beyond the largest bucket");
+    CHECK_FAILS(RUN(LLAMA, "--target", "cpu:1", "--plugin", plugin, FEW, "--out", out, "--buckets", "prefill:9"), 1, "decode:SEQUENCES or step:TOKENS");
+}
+
+TEST(a_table_is_for_people)
+{
+    char out[96];
+    CPU_OR_SKIP(plugin);
+    snprintf(out, sizeof out, "%s/cpu", dir);
+    ran r = RUN(LLAMA, "--target", "cpu:4", "-tp", "2", FEW, "--plugin", plugin, "--buckets", "decode:8", "--no-samplers", "--out", out);
+    CHECK_INT(r.rc, 0);
+    CHECK(strstr(buf_cstr(&r.out), "room for ") && strstr(buf_cstr(&r.out), "decode t8 s8"));
+    CHECK(strstr(buf_cstr(&r.out), "1 programs in ") && strstr(buf_cstr(&r.out), "0 compiled, 1 from the cache"));
+    CHECK(strstr(buf_cstr(&r.err), "[1/1] decode t8 s8 from the cache"));
+    ran_free(&r);
+}
+
+TEST(programs_for_a_tpu_that_is_not_here)
+{
+    char out[96];
+    TPU_OR_SKIP(plugin);
+    snprintf(out, sizeof out, "%s/tpu", dir);
+    compile_twice(plugin, "v6e:2x2", "2", out);
+    ran r = RUN(LLAMA, "--target", "v6e:2x2", "-tp", "2", FEW, "--plugin", plugin, "--buckets", "step:32", "--no-samplers", "--out", out, "--json");
+    jv *o = report(&r);
+    REQUIRE(o != NULL);
+    CHECK_STR(jv_get_str(o, "device_kind", ""), "TPU v6 lite");
+    CHECK_INT(jv_get_i64(o, "devices", 0), 4);
+    CHECK_INT(jv_get_i64(o, "memory_bytes", 0), chip_by_name("v6e")->hbm_usable_bytes);
+    const jv *p = jv_at(jv_get(o, "programs"), 0);
+    CHECK(jv_get_f64(p, "step_s", 0) > 0 && jv_get_f64(p, "link_bytes", 0) > 0 && jv_get_i64(p, "alias_bytes", 0) > 0);
+    jv_free(o);
+}
+
+TEST(what_does_not_fit_is_told_by_how_much)
+{
+    char out[96];
+    TPU_OR_SKIP(plugin);
+    snprintf(out, sizeof out, "%s/tpu", dir);
+    ran r = RUN(write_file("large.json", LARGE), "--target", "v5e:2x2", "--plugin", plugin, "--out", out, "--json", "--max-model-len", "8192");
+    CHECK_INT(r.rc, 1);
+    r.rc = 0;
+    jv *o = report(&r);
+    REQUIRE(o != NULL);
+    check_fields(o);
+    CHECK(!jv_get_bool(o, "fits", true));
+    CHECK_INT(jv_get_i64(o, "n_programs", -1), 0);
+    CHECK_INT(jv_get_i64(o, "kv_tokens", -1), 0);
+    CHECK_INT(jv_get_i64(o, "parameters", 0), 70553706496);
+    CHECK_INT(jv_get_i64(o, "weight_bytes_per_device", 0), 2 * 70553706496);
+    double gib = (double)jv_get_i64(o, "shortfall_bytes", 0) / (1 << 30);
+    CHECK(gib > 115 && gib < 130);
+    CHECK(strstr(jv_get_str(o, "message", ""), "GiB too much per device"));
+    jv_free(o);
+}
+
+/* ---- memory ---- */
+
+TEST(out_of_memory_is_a_status)
+{
+    static const char *const args[] = { LLAMA, "--target", "v6e:2x2", "-tp", "2", "--buckets", "decode:8,step:32", FEW };
+    enum { N = sizeof args / sizeof *args };
+    flag_set set = { .prog = "test", .positional = "model", .positional_flag = "model" };
+    char *argv[N];
+    for (int i = 0; i < N; i++) argv[i] = (char *)(uintptr_t)args[i];
+    flag_def own = { "buckets", NULL, "Compile", FLAG_STR, FLAG_YES, NULL, NULL, NULL, "" }, own2 = { "target", NULL, "Compile", FLAG_STR, FLAG_YES, NULL, NULL, NULL, "" };
+    flag_def owns[] = { own, own2 }, *table;
+    flags *f;
+    pjrt_target_info info = { .platform = "tpu", .version = "test", .topology = "test", .n_devices = 4, .device = { .kind = "TPU v6 lite", .memory_bytes = 33546041344, .n_cores = 1 } };
+    REQUIRE_OK(serve_flags_with(owns, 2, false, &table, &set.n_defs));
+    set.defs = table;
+    REQUIRE_OK(flags_parse(&set, N, argv, &f));
+    int64_t live = mem_live();
+    for (uint64_t n = 1;; n++) {
+        compile_plan p = {0};
+        compile_jobs jobs = {0};
+        buf out = {0};
+        mem_fail_at(n);
+        status st = compile_plan_model(f, flags_str(f, "model"), &p);
+        if (st == ST_OK) {
+            st = compile_plan_target(f, "v6e:2x2", &info, &p);
+            if (st == ST_OK) st = compile_jobs_make(&p, flags_str(f, "buckets"), true, &jobs);
+            compile_report r = { .p = &p, .jobs = &jobs, .model = "m", .target = "v6e:2x2", .compiler = "", .cache_dir = "" };
+            if (st == ST_OK) st = compile_write_json(&r, &out);
+            if (st == ST_OK) st = compile_write_table(&r, &out);
+            compile_jobs_free(&jobs);
+            compile_plan_free(&p);
+        }
+        int hit = mem_failed();
+        mem_fail_at(0);
+        buf_free(&out);
+        CHECK_INT(mem_live(), live);
+        if (!hit) {
+            CHECK_INT(st, ST_OK);
+            break;
+        }
+        CHECK_INT(st, ST_NOMEM);
+    }
+    flags_free(f);
+    mem_free(table);
+}
+
+TEST_MAIN
