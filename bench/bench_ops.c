@@ -1,4 +1,4 @@
-/* The CPU kernels by themselves, on all threads: linear at several row counts beside the float32 multiply-add peak measured in
+/* The CPU kernels by themselves, on all threads: linear at several row counts beside the peak of their instruction measured in
  * the same run, and attention for decode (bytes of cache per second) and prefill.
  *   bench_ops [--isa NAME] [--threads N] [--quick] [--cpu-time]
  * --cpu-time counts processor time divided by threads instead of wall time: for a machine that others use at the same time.
@@ -58,6 +58,8 @@ static void peak_portable(void) { float x = sink; for (int i = 0; i < 1 << 20; i
         _Pragma("GCC unroll 16") for (int i = 0; i < 12; i++) __asm__ volatile("" : "+v"(a[i])); \
     }
 PEAK(peak_avx512, "avx512f", __m512, _mm512_set1_ps, _mm512_fmadd_ps)
+#define dot_bf16(a, x, y) _mm512_dpbf16_ps((a), (__m512bh)(x), (__m512bh)(y))
+PEAK(peak_dot, "avx512f,avx512bf16", __m512, _mm512_set1_ps, dot_bf16)
 PEAK(peak_avx2, "avx2,fma", __m256, _mm256_set1_ps, _mm256_fmadd_ps)
 #endif
 
@@ -73,6 +75,7 @@ static double peak_gflops(void)
     double per = 2;
 #if defined(__x86_64__)
     if (set == ISA_avx512) fn = peak_avx512, per = 12 * 32;
+    if (set == ISA_avx512_bf16) fn = peak_dot, per = 12 * 64;
     if (set == ISA_avx2) fn = peak_avx2, per = 12 * 16;
 #endif
     uintptr_t arg = (uintptr_t)fn;
@@ -165,7 +168,7 @@ static void bench_linear(int64_t n, int64_t k, dtype type, double peak, const in
         double best, median;
         job_open(&j, g, graph_node(g, y), &l);
         j.call.in[0] = (cpu_tensor){ .f = in, .rows = rows[i], .cols = k, .ld = ld };
-        j.call.in[1] = (cpu_tensor){ .w = &w };
+        j.call.in[1] = (cpu_tensor){ .w = &w, .type = type };
         j.call.out = (cpu_tensor){ .f = out, .rows = rows[i], .cols = n, .ld = ldy };
         measure(&j, &best, &median);
         double flops = 2.0 * (double)(n * k) * rows[i];
@@ -256,7 +259,7 @@ int main(int argc, char **argv)
     n_threads = cpus.n;
     check(pool_new(n_threads, cpus.pinned ? cpus.cpu : NULL, &threads_pool));
     double peak = peak_gflops();
-    printf("%s, %d threads, float32 multiply-add peak %.1f GFLOP/s\n", isa_name(set), n_threads, peak);
+    printf("%s, %d threads, multiply-add peak %.1f GFLOP/s\n", isa_name(set), n_threads, peak);
     static const int rows[] = { 1, 4, 8, 32, 128, 512 };
     bench_linear(8192, 2048, DT_BF16, peak, rows, quick ? 4 : 6);
     bench_linear(2048, 8192, DT_BF16, peak, rows, quick ? 4 : 6);

@@ -19,6 +19,7 @@ static bool has_avx512(void)
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512vl");
 }
+static bool has_avx512_bf16(void) { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 
 static const struct { const char *name; bool (*has)(void); } isas[] = {
@@ -33,8 +34,9 @@ bool isa_available(isa i) { return (unsigned)i < ISA_COUNT && isas[i].has(); }
 isa isa_best(void)
 {
     isa best = ISA_portable;
-    for (isa i = 0; i < ISA_COUNT; i++)
-        if (isas[i].has()) best = i;
+#define ISA_BETTER(n) if (has_##n()) best = ISA_##n;
+    ISA_VECTORS(ISA_BETTER)
+#undef ISA_BETTER
     return best;
 }
 

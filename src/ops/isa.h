@@ -1,5 +1,8 @@
 /* Instruction sets. One list feeds detection, dispatch, tests and bench: ISA_VARIANTS(X) has X(name) for every set this
- * architecture's kernels are built for, worst first; `portable` is always there. NEON takes its place in the same list. */
+ * architecture's kernels are built for, worst first; `portable` is always there. NEON takes its place in the same list.
+ * ISA_VECTORS(X) are those with a kernel file of every operation, which all compute the same bits. avx512_bf16 is avx512 but for
+ * bfloat16 weights of models that compute in bfloat16: there it rounds activations and uses the dot product instruction
+ * (ops/linear/gemm.h), so it is never taken just because it is there: it is asked for, or chosen by measurement. */
 #ifndef SYSTOLIC_OPS_ISA_H
 #define SYSTOLIC_OPS_ISA_H
 
@@ -8,9 +11,11 @@
 #include "base/err.h"
 
 #if defined(__x86_64__)
-#define ISA_VARIANTS(X) X(portable) X(avx2) X(avx512)
+#define ISA_VECTORS(X) X(portable) X(avx2) X(avx512)
+#define ISA_VARIANTS(X) ISA_VECTORS(X) X(avx512_bf16)
 #else
-#define ISA_VARIANTS(X) X(portable)
+#define ISA_VECTORS(X) X(portable)
+#define ISA_VARIANTS(X) ISA_VECTORS(X)
 #endif
 
 typedef enum isa {
@@ -22,7 +27,7 @@ typedef enum isa {
 
 const char *isa_name(isa i);
 bool isa_available(isa i);   /* this machine has it */
-isa isa_best(void);
+isa isa_best(void);            /* of ISA_VECTORS */
 /* NULL = the best. ST_INVALID for a name that is unknown or not available, with what is. */
 status isa_parse(const char *name, isa *out) FALLIBLE;
 

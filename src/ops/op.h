@@ -42,7 +42,13 @@ typedef void op_ref_fn(const ref_call *c);
 /* ---- cpu ---- */
 
 /* The rows of a tensor: row r starts at f + r * ld (ld counts floats). Weights of rank 2 are packed (w), the rest is f or i. */
-typedef struct cpu_tensor { float *f; const int32_t *i; const gemm_weight *w; int64_t rows, cols, ld; } cpu_tensor;
+typedef struct cpu_tensor {
+    float *f;
+    const int32_t *i;
+    const gemm_weight *w;
+    int64_t rows, cols, ld;
+    dtype type;           /* what the graph says, which may be wider than what a weight is kept in */
+} cpu_tensor;
 
 /* What a loaded model is planned for. */
 typedef struct op_limits { int max_tokens, max_seqs, max_rows, max_model_len, block_size, n_threads; dtype kv_dtype; } op_limits;
@@ -108,13 +114,14 @@ const graph_rules *ops_rules(void);
 /* Every variant of an op that is plain C for all machines. */
 #define OP_CPU_ALL(fn) { OP_CPU_SAME(fn) }
 #if defined(__x86_64__)
-#define OP_CPU_SAME(fn) [ISA_portable] = fn, [ISA_avx2] = fn, [ISA_avx512] = fn
+#define OP_CPU_SAME(fn) [ISA_portable] = fn, [ISA_avx2] = fn, [ISA_avx512] = fn, [ISA_avx512_bf16] = fn
 #else
 #define OP_CPU_SAME(fn) [ISA_portable] = fn
 #endif
-/* One function per instruction set: prefix_portable, prefix_avx2, ... */
+/* One function or object per instruction set: prefix_portable, prefix_avx2, ... */
 #if defined(__x86_64__)
-#define OP_CPU_EACH(prefix) { [ISA_portable] = prefix##_portable, [ISA_avx2] = prefix##_avx2, [ISA_avx512] = prefix##_avx512 }
+#define OP_CPU_EACH(prefix) \
+    { [ISA_portable] = prefix##_portable, [ISA_avx2] = prefix##_avx2, [ISA_avx512] = prefix##_avx512, [ISA_avx512_bf16] = prefix##_avx512 }
 #else
 #define OP_CPU_EACH(prefix) { [ISA_portable] = prefix##_portable }
 #endif

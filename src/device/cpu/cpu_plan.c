@@ -103,10 +103,18 @@ static bool overlap(const cpu_model *m, tensor a, tensor b)
     return p->kind == PLACE_BUFFER && p->offset < q->offset + q->bytes && q->offset < p->offset + p->bytes;
 }
 
+static op_needs needs_of(const cpu_model *m, const node *n)
+{
+    op_needs need = { 0 };
+    if (op_impl_of(n->op)->needs) op_impl_of(n->op)->needs(m->g, n, &m->limits, &need);
+    return need;
+}
+
+/* Operations share one piece of memory for their state. */
 static bool conflicts(const cpu_model *m, int a_id, int b_id)
 {
     const node *a = graph_at(m->g, a_id), *b = graph_at(m->g, b_id);
-    if (overlap(m, (tensor){ a_id }, (tensor){ b_id }) || (a->op == OP_PAGED_ATTENTION && b->op == OP_PAGED_ATTENTION)) return true;
+    if (overlap(m, (tensor){ a_id }, (tensor){ b_id }) || (needs_of(m, a).state_bytes && needs_of(m, b).state_bytes)) return true;
     for (int i = 0; i < b->n_in; i++)
         if (overlap(m, (tensor){ a_id }, b->in[i])) return true;
     for (int i = 0; i < a->n_in; i++)
@@ -118,7 +126,7 @@ static void bind_tensor(const cpu_model *m, int id, cpu_tensor *t)
 {
     const node *n = graph_at(m->g, id);
     const place *p = &m->places[id];
-    *t = (cpu_tensor){ .cols = shape_cols(&n->s), .ld = p->ld, .rows = n->s.dim[0] };
+    *t = (cpu_tensor){ .cols = shape_cols(&n->s), .ld = p->ld, .rows = n->s.dim[0], .type = n->s.type };
     if (p->kind == PLACE_BUFFER) t->f = (float *)(void *)(m->arena + m->places[p->root].offset) + p->col;
     if (p->kind == PLACE_WEIGHT && n->s.rank == 2) t->w = &m->weights[id].packed;
 }
@@ -150,8 +158,7 @@ static void find_needs(cpu_model *m)
 {
     for (int id = 1; id <= graph_n_nodes(m->g); id++) {
         const node *n = graph_at(m->g, id);
-        op_needs need = { 0 };
-        if (op_impl_of(n->op)->needs) op_impl_of(n->op)->needs(m->g, n, &m->limits, &need);
+        op_needs need = needs_of(m, n);
         if (need.scratch_bytes > m->scratch_bytes) m->scratch_bytes = need.scratch_bytes;
         if (need.state_bytes > m->state_bytes) m->state_bytes = need.state_bytes;
         if (n->op == OP_EMBED) m->vocab = graph_node(m->g, n->in[1])->s.dim[0];
@@ -178,7 +185,7 @@ status cpu_plan(cpu_model *m)
     m->counters = mem_aligned(64, (size_t)m->n_steps * COUNTERS * sizeof *m->counters);
     if (!m->steps || !m->counters) return err_nomem();
     TRY(pages_alloc(m->arena_bytes, "activations", (void **)&m->arena));
-    TRY(pages_alloc(m->state_bytes, "attention state", &m->state));
+    TRY(pages_alloc(m->state_bytes, "state of operations", &m->state));
     TRY(pages_alloc(m->scratch_bytes * (size_t)m->limits.n_threads, "scratch", (void **)&m->scratch));
     return make_steps(m);
 }

@@ -4,6 +4,11 @@
  * and then residual are added afterwards. Tiling never changes that chain, so an element has the same bits whatever the
  * number of rows beside it, the panel range, the thread or the instruction set.
  *
+ * The dot family (gemm_dot_*) is another arithmetic, for bfloat16 weights of models that compute in bfloat16: activations are
+ * rounded to bfloat16, nearest even, and an element is one chain of the instruction over pairs k = (0,1), (2,3), ...; an odd
+ * K is padded with zeros. The instruction (vdpbf16ps) takes subnormal inputs as zero and makes zero of subnormal results; how it
+ * rounds the two products is the maker's: tests/unit/ops/test_gemm.c has what was found. Tiling changes nothing here either.
+ *
  * Packed layout: panels of 16 output columns, zero-padded, each panel one stream over k:
  *   f32   16 floats per k
  *   f16   16 halves per k
@@ -62,6 +67,14 @@ typedef void gemm_fn(const gemm_call *c, int64_t p0, int64_t p1);
 #define GEMM_DECLARE(name) gemm_fn gemm_##name;
 GEMM_VARIANTS(GEMM_DECLARE)
 #undef GEMM_DECLARE
+
+#if defined(__x86_64__)
+/* The dot family. x holds pairs: row r is gemm_pairs(k) 32-bit lanes from x + r * ldx on, ldx in lanes; the weight is DT_BF16. */
+gemm_fn gemm_dot_avx512bf16;
+/* n floats to pairs, rounded to nearest even, with a zero after an odd n. dst is 4-byte aligned. */
+void gemm_round_avx512bf16(const float *x, int64_t n, void *dst);
+#endif
+static inline int64_t gemm_pairs(int64_t k) { return (k + 1) / 2; }
 
 /* The rows a product should be given at once where the caller can choose (tile height). */
 enum { GEMM_MR = 8 };

@@ -61,11 +61,13 @@ static void drive_blocks(const gemm_call *c, int64_t p0, int64_t p1)
             int64_t k1 = k0 + GEMM_KB < w->k ? k0 + GEMM_KB : w->k;
             const char *block = (const char *)w->data + (size_t)p * panel + (size_t)k0 * GEMM_PANEL * sizeof(float);
             size_t stride = panel;
+#ifndef GEMM_ONLY_F32
             if (w->type != DT_F32) { /* float32 is read in place, the others are widened once for all rows */
                 convert_block(w, p, np, k0, k1, c->scratch);
                 block = (const char *)c->scratch;
                 stride = (size_t)(k1 - k0) * GEMM_PANEL * sizeof(float);
             }
+#endif
             for (int64_t row = 0; row < c->m;) {
                 int mr = next_rows(c->m - row);
                 switch (mr * 8 + np) { BLOCK_TILES(rows_block, c, block, stride, p, row, k0, k1) }

@@ -1,7 +1,7 @@
 /* The tiled product, written once over a few vector primitives. A kernel file defines
  *   V            vector type of VW floats;  NV = GEMM_PANEL / VW vectors per panel
  *   v_zero v_load v_store v_set1 v_fma v_add
- *   load16       one k (or k pair) of a packed panel to NV vectors
+ *   load_f16 load_bf16   one k (or k pair) of a packed panel to NV vectors; not with GEMM_ONLY_F32, where weights are 32-bit lanes
  * and includes this file, which gives gemm_rows() and the driver. Everything is inlined with constant bounds, so that the
  * accumulators live in registers. */
 
@@ -32,7 +32,10 @@ TILE_INLINE void tile_packed(const int MR, const int NP, dtype type, const char 
                     wv[j * NV + i] = v_load((const float *)(const void *)(w + (size_t)j * panel_bytes) + k * GEMM_PANEL + i * VW);
             TILE_STEP(wv, k)
         }
-    } else if (type == DT_F16) {
+        return;
+    }
+#ifndef GEMM_ONLY_F32
+    if (type == DT_F16) {
         for (int64_t k = k0; k < k1; k++) {
             UNROLL for (int j = 0; j < NP; j++)
                 load_f16((const uint16_t *)(const void *)(w + (size_t)j * panel_bytes) + k * GEMM_PANEL, &wv[j * NV]);
@@ -53,6 +56,7 @@ TILE_INLINE void tile_packed(const int MR, const int NP, dtype type, const char 
             TILE_STEP(wv, k)
         }
     }
+#endif
 }
 
 /* Writes a tile: with bias and residual after the last k, plain partial sums before. */
@@ -108,11 +112,15 @@ TILE_INLINE void rows_direct(const int MR, const int NP, const gemm_call *c, int
     size_t bytes = gemm_panel_bytes(c->w->type, c->w->k);
     const char *w = (const char *)c->w->data + (size_t)p * bytes;
     const float *x = c->x + row * c->ldx;
+#ifdef GEMM_ONLY_F32
+    tile_packed(MR, NP, DT_F32, w, bytes, x, c->ldx, 0, c->w->k, acc);
+#else
     switch (c->w->type) { /* constant per branch, so each gets its own tight loop */
     case DT_F32: tile_packed(MR, NP, DT_F32, w, bytes, x, c->ldx, 0, c->w->k, acc); break;
     case DT_F16: tile_packed(MR, NP, DT_F16, w, bytes, x, c->ldx, 0, c->w->k, acc); break;
     default: tile_packed(MR, NP, DT_BF16, w, bytes, x, c->ldx, 0, c->w->k, acc); break;
     }
+#endif
     tile_store(MR, NP, c, row, p * GEMM_PANEL, 1, acc);
 }
 
@@ -129,6 +137,7 @@ TILE_INLINE void rows_block(const int MR, const int NP, const gemm_call *c, cons
     tile_store(MR, NP, c, row, p * GEMM_PANEL, k1 == c->w->k, acc);
 }
 
+#ifndef GEMM_ONLY_F32
 /* Packed 16-bit panels p..p+np, k0..k1 (k0 even) -> float32 [np][k1-k0][16]. */
 static void convert_block(const gemm_weight *w, int64_t p, int np, int64_t k0, int64_t k1, float *dst)
 {
@@ -154,3 +163,4 @@ static void convert_block(const gemm_weight *w, int64_t p, int np, int64_t k0, i
         }
     }
 }
+#endif

@@ -49,7 +49,10 @@ static int64_t row_block(int64_t k)
     return rows < 8 * GEMM_MR ? 8 * GEMM_MR : rows;
 }
 
-static void cpu(const cpu_call *c, const cpu_thread *t, int phase)
+/* Activations as a kernel takes them: 32-bit lanes, ld apart. */
+typedef struct operand { const float *x; int64_t ld; } operand;
+
+static void product(const cpu_call *c, const cpu_thread *t, int phase, gemm_fn *fn, operand in, int64_t block)
 {
     const gemm_weight *w = c->in[W].w;
     int64_t panels = gemm_n_panels(w->n), rows = c->out.rows, from, to;
@@ -57,24 +60,62 @@ static void cpu(const cpu_call *c, const cpu_thread *t, int phase)
     int64_t grain = panels / (8 * c->limits->n_threads);
     grain = grain < 12 ? 12 : grain > 96 ? 96 : grain / 12 * 12;
     if (grain * c->limits->n_threads > panels) grain = (panels + c->limits->n_threads - 1) / c->limits->n_threads;
-    int64_t block = row_block(w->k);
     while (cpu_take(c, phase, panels, grain, &from, &to))
         for (int64_t r = 0; r < rows; r += block) {
-            gemm_call call = { .w = w, .x = c->in[X].f + r * c->in[X].ld, .m = rows - r < block ? rows - r : block, .ldx = c->in[X].ld,
+            gemm_call call = { .w = w, .x = in.x + r * in.ld, .m = rows - r < block ? rows - r : block, .ldx = in.ld,
                                .y = c->out.f + r * c->out.ld, .ldy = c->out.ld, .scratch = t->scratch };
             if (op_has_in(c->n, BIAS)) call.bias = c->in[BIAS].f;
             if (op_has_in(c->n, RESIDUAL)) {
                 call.residual = c->in[RESIDUAL].f + r * c->in[RESIDUAL].ld;
                 call.ldr = c->in[RESIDUAL].ld;
             }
-            kernels[c->isa](&call, from, to);
+            fn(&call, from, to);
         }
+}
+
+#if defined(__x86_64__)
+/* The dot product needs rounded activations. Few of them every thread rounds for itself, which takes less time than waiting for
+ * each other; many are rounded together in phase 0, and the product is phase 1. */
+static bool is_dot(const cpu_call *c) { return c->isa == ISA_avx512_bf16 && c->in[W].type == DT_BF16 && c->in[W].w->type == DT_BF16; }
+static int64_t lanes_ld(int64_t k) { return (gemm_pairs(k) + 15) / 16 * 16 + 16; }   /* whole cache lines, no power of two */
+static bool rounds_alone(const cpu_call *c) { return c->out.rows * lanes_ld(c->in[X].cols) * 4 <= 32 << 10; }
+
+static void dot(const cpu_call *c, const cpu_thread *t, int phase)
+{
+    int64_t k = c->in[X].cols, ld = lanes_ld(k), from, to;
+    if (rounds_alone(c)) {
+        float *own = t->scratch;
+        for (int64_t r = 0; r < c->out.rows; r++) gemm_round_avx512bf16(c->in[X].f + r * c->in[X].ld, k, own + r * ld);
+        product(c, t, phase, gemm_dot_avx512bf16, (operand){ own, ld }, c->out.rows);
+    } else if (phase == 0) {
+        float *all = c->state;
+        while (cpu_take(c, phase, c->out.rows, 4, &from, &to))
+            for (; from < to; from++) gemm_round_avx512bf16(c->in[X].f + from * c->in[X].ld, k, all + from * ld);
+    } else {
+        product(c, t, phase, gemm_dot_avx512bf16, (operand){ c->state, ld }, row_block(gemm_pairs(k)));
+    }
+}
+
+static bool skip_phase(const cpu_call *c, int phase) { return phase == 1 && (!is_dot(c) || rounds_alone(c)); }
+#else
+static bool is_dot(const cpu_call *c) { return (void)c, false; }
+static int64_t lanes_ld(int64_t k) { return (void)k, 0; }
+static void dot(const cpu_call *c, const cpu_thread *t, int phase) { (void)c, (void)t, (void)phase; }
+static bool skip_phase(const cpu_call *c, int phase) { return (void)c, phase == 1; }
+#endif
+
+static void cpu(const cpu_call *c, const cpu_thread *t, int phase)
+{
+    if (is_dot(c)) dot(c, t, phase);
+    else product(c, t, phase, kernels[c->isa], (operand){ c->in[X].f, c->in[X].ld }, row_block(c->in[X].cols));
 }
 
 static void needs(const graph *g, const node *n, const op_limits *l, op_needs *out)
 {
-    (void)g, (void)n, (void)l;
     out->scratch_bytes = GEMM_SCRATCH_BYTES;
+    if (op_in(g, n, W)->type != DT_BF16) return;
+    int64_t dim = n->s.dim[0], rows = dim == DIM_T ? l->max_tokens : dim == DIM_S ? l->max_seqs : dim == DIM_R ? l->max_rows : dim;
+    out->state_bytes = (size_t)(rows * lanes_ld(op_in(g, n, W)->dim[1])) * 4;
 }
 
 static void cost(const graph *g, const node *n, const op_sizes *s, op_cost *out)
@@ -98,4 +139,4 @@ static tensor build_case(graph *g, int i, dtype type)
     return graph_add(g, OP_LINEAR, in, 4, NULL);
 }
 
-const op_impl op_linear = { infer, ref, OP_CPU_ALL(cpu), linear_hlo, 1, NULL, needs, cost, build_case };
+const op_impl op_linear = { infer, ref, OP_CPU_ALL(cpu), linear_hlo, 2, skip_phase, needs, cost, build_case };

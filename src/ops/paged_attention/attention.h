@@ -48,7 +48,7 @@ typedef void attn_finish_fn(const float *acc, float l, float *out, int64_t d);
 
 typedef struct attn_kernels { attn_part_fn *part; attn_merge_fn *merge; attn_finish_fn *finish; } attn_kernels;
 #define ATTN_DECLARE(isa) extern const attn_kernels attn_##isa;
-ISA_VARIANTS(ATTN_DECLARE)
+ISA_VECTORS(ATTN_DECLARE)
 #undef ATTN_DECLARE
 
 #endif

@@ -281,9 +281,7 @@ static void point_at_keys(const cpu_call *c, attn_tile *t, work *w, int seq, int
 
 static const attn_kernels *kernels_of(isa i)
 {
-#define ATTN_ROW(name) [ISA_##name] = &attn_##name,
-    static const attn_kernels *const table[ISA_COUNT] = { ISA_VARIANTS(ATTN_ROW) };
-#undef ATTN_ROW
+    static const attn_kernels *const table[ISA_COUNT] = OP_CPU_EACH(&attn);
     return table[i];
 }
 
