@@ -12,6 +12,7 @@
 #include "base/thread.h"
 #include "engine/internal.h"
 #include "engine/options.h"
+#include "engine/pace.h"
 #include "engine/sched.h"
 
 enum { MIN_AHEAD = 2 }; /* plans in flight with asynchronous scheduling, at least: one runs, the next is ready */
@@ -37,6 +38,7 @@ struct engine {
 
     /* Scheduler thread only. */
     sched *sched;
+    pace pace;
     plan_list spare;
     int n_in_flight;
     int n_taken;               /* requests taken from the inbox since the last snapshot */
@@ -274,6 +276,7 @@ static void apply_results(engine *e, plan_list *done)
     for (plan *p; (p = list_pop(done));) {
         e->n_in_flight--;
         if (p->st == ST_OK) {
+            pace_note(&e->pace, &p->event);
             sched_apply(e->sched, p);
         } else {
             die(e, p);
@@ -293,6 +296,7 @@ static bool is_dead(engine *e)
 
 static void submit_plans(engine *e)
 {
+    if (e->o.step_target_s > 0) sched_limit_prompts(e->sched, pace_prompt_tokens(&e->pace, e->o.step_target_s, e->limits.max_tokens));
     while (e->n_in_flight < e->depth) {
         plan *p = e->spare.first;
         if (!sched_plan(e->sched, p)) return;

@@ -23,6 +23,7 @@ typedef struct engine_options {
     int max_num_active_seqs;         /* 0 = none */
     int max_num_queued_reqs; int64_t max_num_queued_tokens; /* 0 = none: admission limits */
     int long_prefill_token_threshold;
+    double step_target_s;            /* prompts are cut so that steps that also decode take about this long; 0 = 0.2, below 0 = not */
     bool no_chunked_prefill, no_prefix_caching, no_async_scheduling, no_reserve_full_isl;
     double watermark;
     sched_policy policy;

@@ -9,6 +9,7 @@
 #include "base/log.h"
 
 enum { DEFAULT_BATCHED_TOKENS = 2048, DEFAULT_SEQS = 128, DEFAULT_BLOCK = 16, DEFAULT_KV_GIB = 4 };
+static const double DEFAULT_STEP_S = 0.2;
 static const double GIB = 1024.0 * 1024 * 1024;
 
 static status check_signs(const engine_options *o)
@@ -63,6 +64,7 @@ status engine_plan(const engine_options *in, const model_info *mi, engine_option
     TRY(plan_model_len(&o, mi));
     TRY(plan_batch(&o));
     if (o.block_size == 0) o.block_size = DEFAULT_BLOCK;
+    if (o.step_target_s == 0) o.step_target_s = DEFAULT_STEP_S; /* NaN counts as off */
     if (o.kv_dtype != DT_F32 && o.kv_dtype != DT_BF16 && o.kv_dtype != DT_F16)
         return err_set(ST_UNSUPPORTED, "a KV cache of %s is not supported; expected f32, bf16 or f16", dtype_name(o.kv_dtype));
     if (limits)

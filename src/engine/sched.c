@@ -10,6 +10,7 @@
 typedef struct draft {
     plan *p;
     int n_seqs, budget, rows; /* parts chosen; tokens and rows of logits left */
+    int prompt_left;          /* of the budget, for prompt tokens */
     int at;                   /* index in running of the request being looked at */
     bool preempted;
 } draft;
@@ -148,6 +149,7 @@ static int chunk(const sched *s, const draft *d, const engine_request *r, int st
     const int cap = s->c.o->long_prefill_token_threshold;
     if (cap > 0 && n > cap && s->n_running + s->waiting.n > 1) n = cap;
     n = min_int(n, d->budget);
+    if (n > 1) n = min_int(n, d->prompt_left);
     /* A row is kept for each running request still to come: prompt logprobs of one must not stop the others' decoding. */
     int rows = d->rows;
     if (r->wants_prompt_logprobs) rows = min_int(rows, max_int(1, d->rows - max_int(0, s->n_running - d->at - 1)));
@@ -160,6 +162,7 @@ static void add_part(draft *d, engine_request *r, int start, int n)
     *q = (plan_seq){ .r = r, .start = start, .n = n, .sample = start + n == total_tokens(r), .is_prefill = start < r->n_prompt || n > 1 };
     plp_range(r, start, n, &q->plp_from, &q->plp_to);
     d->budget -= n;
+    if (n > 1) d->prompt_left -= n;
     d->rows -= q->plp_to - q->plp_from + q->sample;
 }
 
@@ -169,6 +172,7 @@ static void remove_part(draft *d, const engine_request *r)
         plan_seq *q = &d->p->seqs[i];
         if (q->r != r) continue;
         d->budget += q->n;
+        if (q->n > 1) d->prompt_left += q->n;
         d->rows += q->plp_to - q->plp_from + q->sample;
         memmove(q, q + 1, (size_t)(d->n_seqs - i - 1) * sizeof *q);
         d->n_seqs--;
@@ -306,9 +310,20 @@ void sched_register_blocks(sched *s, engine_request *r)
     for (; r->n_registered < n; r->n_registered++) kv_register(s->kv, r->blocks[r->n_registered], &r->hashes[r->n_registered]);
 }
 
+void sched_limit_prompts(sched *s, int n_tokens) { s->most_prompt = n_tokens; }
+
+/* Those who decode wait for the prompts beside them; alone, prompts may have it all. */
+static int prompt_budget(const sched *s)
+{
+    if (s->most_prompt <= 0 || s->c.o->no_chunked_prefill) return s->c.limits->max_tokens;
+    for (int i = 0; i < s->n_running; i++)
+        if (total_tokens(s->running[i]) - s->running[i]->n_computed == 1) return s->most_prompt;
+    return s->c.limits->max_tokens;
+}
+
 bool sched_plan(sched *s, plan *p)
 {
-    draft d = { .p = p, .budget = s->c.limits->max_tokens, .rows = s->c.limits->max_rows };
+    draft d = { .p = p, .budget = s->c.limits->max_tokens, .rows = s->c.limits->max_rows, .prompt_left = prompt_budget(s) };
     if (s->c.preempt_every > 0 && s->n_running > 0 && (s->n_plans + 1) % (uint64_t)s->c.preempt_every == 0) preempt(s, &d, choose_victim(s));
     schedule_running(s, &d);
     if (!d.preempted) schedule_waiting(s, &d);

@@ -34,6 +34,8 @@ void sched_add(sched *s, engine_request *r);
 /* Ends a request that has not ended (does nothing otherwise) and delivers its last output. `error` with FINISH_ERROR. */
 void sched_end(sched *s, engine_request *r, finish_reason why, const char *error);
 void sched_end_all(sched *s, finish_reason why, const char *error);
+/* Most prompt tokens in a step that also decodes, from the next plan on; 0 = as many as fit. */
+void sched_limit_prompts(sched *s, int n_tokens);
 /* Makes the next step. False: nothing to run now. */
 bool sched_plan(sched *s, plan *p);
 /* Takes the results of the oldest plan not yet applied and delivers outputs. The plan's status must be ST_OK. */

@@ -16,6 +16,7 @@ struct sched {
     engine_request **running;  /* [max_num_seqs], in order of admission */
     int n_running, max_running;
     int watermark_blocks;
+    int most_prompt;           /* sched_limit_prompts; 0 = no limit */
     int64_t n_waiting_tokens;  /* prompt tokens of waiting requests */
     uint64_t n_plans;
     engine_stats stats;        /* counters only */
