@@ -36,8 +36,8 @@ TEST(chunks_follow_measured_steps)
     CHECK_INT(pace_prompt_tokens(&p, 0.001, 2048), 16);    /* never nothing */
     for (int i = 0; i < 60; i++) note(&p, 0, 8, 0.4);      /* decoding alone takes 400 ms: as much again for prompts */
     CHECK_INT(pace_prompt_tokens(&p, 0.2, 2048), 96);
-    for (int i = 0; i < 60; i++) note(&p, 96, 8, 0.4 + 96 * 0.00099);    /* it learns that prompts cost less */
-    CHECK_INT(pace_prompt_tokens(&p, 0.2, 2048), 400);
+    for (int i = 0; i < 60; i++) note(&p, 96, 8, 0.4 + 96 * 0.00199);    /* it learns what prompts cost here */
+    CHECK_INT(pace_prompt_tokens(&p, 0.2, 2048), 192);
 }
 
 /* ---- plans ---- */
