@@ -159,6 +159,28 @@ def a_warm_cache_compiles_nothing():
         same_greedy(ids(complete(s, t["short.input_ids"][0])), t, "short", atol)
 
 @test
+def shipped_programs():
+    """What `systolic compile` made from config.json alone is what serve runs; programs for other devices are named as such."""
+    d, t, atol = golden("llama")
+    flags = ["--dtype", "float32", "--max-model-len", "256", "--max-num-seqs", "4", "--max-num-batched-tokens", "32"]
+    def ship(out, target):
+        p = subprocess.run([binary(), "compile", os.path.join(d, "config.json"), "--plugin", plugin(), "--target", target, "--out", out, "--json", *flags],
+                           capture_output=True, text=True, timeout=300)
+        assert p.returncode == 0, p.stderr[-500:]
+        return json.loads(p.stdout)
+    def start(out): return Server(d, "--served-model-name", "m", "--skip-tokenizer-init", "--device", f"pjrt:{plugin()}", "--program-cache", out, *flags, wait=300)
+    with tempfile.TemporaryDirectory() as out:
+        report = ship(out, "cpu:1")
+        assert all(p["compile_s"] > 0 and p["temp_bytes"] >= 0 and not p["copies_cache"] for p in report["programs"]), report
+        assert all(p["cached"] for p in ship(out, "cpu:1")["programs"])
+        with start(out) as s:
+            assert ": 0 compiled" in s.log_text() and "WARNING" not in s.log_text(), s.log_text()
+            same_greedy(ids(complete(s, t["short.input_ids"][0])), t, "short", atol)
+    with tempfile.TemporaryDirectory() as out:
+        ship(out, "cpu:2")
+        with start(out) as s: assert "were compiled for cpu:2" in s.log_text() and "compiling anew" in s.log_text(), s.log_text()
+
+@test
 def lazy_compilation():
     d, t, atol = golden("llama")
     with tempfile.TemporaryDirectory() as cache:

@@ -29,6 +29,27 @@ static status identify(pjrt_device *d)
     return pjrt_compiler_set_client(d->compiler, d->client);
 }
 
+/* A folder that `systolic compile` filled says what it is for; if that is something else, people should know why it takes longer. */
+static void compare_manifest(const pjrt_device *d, const char *plugin)
+{
+    const char *dir = pjrt_cache_dir(d->cache);
+    const pjrt_target_info *t = &d->target;
+    pjrt_manifest shipped;
+    char why[512];
+    buf package = {0};
+    status st = pjrt_manifest_read(dir, &shipped);
+    if (st == ST_NOT_FOUND) return;
+    if (st != ST_OK) {
+        log_warn("%s", err_msg());
+        return;
+    }
+    if (pjrt_package(plugin, &package) != ST_OK) buf_clear(&package);
+    const pjrt_manifest here = { .topology = t->topology, .platform = t->platform, .version = t->version, .target = d->name, .compiler = buf_cstr(&package) };
+    if (!pjrt_manifest_fits(&shipped, dir, &here, why, sizeof why)) log_warn("%s", why);
+    pjrt_manifest_free(&shipped);
+    buf_free(&package);
+}
+
 void pjrt_device_close(device *dev)
 {
     pjrt_device *d = (pjrt_device *)(void *)dev;
@@ -52,6 +73,7 @@ static status open_spec(const char *spec, const device_class *cls, const device_
         st = open_client(d, &place, o ? o : &none);
     }
     if (st == ST_OK) st = identify(d);
+    if (st == ST_OK) compare_manifest(d, place.path);
     if (st == ST_OK) *out = &d->base;
     else if (d) pjrt_device_close(&d->base);
     if (st != ST_OK) st = err_wrap(st, "device %s", spec);
