@@ -31,6 +31,25 @@ static int test_n_failed, test_n_passed, test_n_skipped, test_cur_failed, test_c
 #define REQUIRE(cond) do { if (!(cond)) { FAIL("%s is false", #cond); return; } } while (0)
 #define CHECK_OK(expr) do { status st_ = (expr); if (st_ != ST_OK) FAIL("%s: %s (%s)", #expr, status_name(st_), err_msg()); } while (0)
 #define REQUIRE_OK(expr) do { status st_ = (expr); if (st_ != ST_OK) { FAIL("%s: %s (%s)", #expr, status_name(st_), err_msg()); return; } } while (0)
+/* `open_call` with its first, second, ... allocation failing until none does: always ST_NOMEM or success, never a leak. `close_call`
+ * undoes a success. Needs base/mem.h and tests/test.h. */
+#define CHECK_EVERY_ALLOCATION(open_call, close_call)                                                                             \
+    do {                                                                                                                          \
+        const int64_t live_ = mem_live();                                                                                         \
+        for (uint64_t n_ = 1;; n_++) {                                                                                            \
+            mem_fail_at(n_);                                                                                                      \
+            const status got_ = (open_call);                                                                                      \
+            const int hit_ = mem_failed();                                                                                        \
+            mem_fail_at(0);                                                                                                       \
+            if (got_ == ST_OK) close_call;                                                                                        \
+            CHECK_INT(mem_live(), live_);                                                                                         \
+            if (!hit_) {                                                                                                          \
+                CHECK_OK(got_);                                                                                                   \
+                break;                                                                                                            \
+            }                                                                                                                     \
+            if (got_ != ST_NOMEM) FAIL("allocation %llu: %s (%s)", (unsigned long long)n_, status_name(got_), err_msg());         \
+        }                                                                                                                         \
+    } while (0)
 /* The call must fail with this code, and its message must contain `text`. */
 #define CHECK_ERR(expr, code, text) do { err_clear(); status st_ = (expr); if (st_ != (code) || !strstr(err_msg(), text)) FAIL("%s: got %s (%s), wanted %s (..%s..)", #expr, status_name(st_), err_msg(), status_name(code), text); } while (0)
 #define CHECK_INT(got, want) do { long long g_ = (long long)(got), w_ = (long long)(want); if (g_ != w_) FAIL("%s = %lld, wanted %lld", #got, g_, w_); } while (0)

@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/buf.h"
 #include "base/err.h"
 #include "graph/dtype.h"
 
@@ -28,6 +29,8 @@ struct weight_source {
     /* Done with it: frees what was made for it and tells the kernel that mapped pages may go. */
     void (*release)(const weight_source *s, const char *name, weight_data *w);
     bool (*has)(const weight_source *s, const char *name);
+    /* Appends bytes that are equal only if all the values are: what a cache of packed weights is keyed by. NULL: not known. */
+    status (*identity)(const weight_source *s, buf *out);
 };
 
 #endif

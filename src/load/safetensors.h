@@ -6,6 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/buf.h"
 #include "base/err.h"
 #include "graph/dtype.h"
 
@@ -34,6 +35,8 @@ size_t st_count(const st_set *s);
 const st_tensor *st_get(const st_set *s, size_t i);             /* in file order */
 const char *st_path(const st_set *s, int file);
 size_t st_total_bytes(const st_set *s);
+/* Appends bytes that change when a file does: of each file its size, time of change, header, and samples of its data. */
+status st_identity(const st_set *s, buf *out) FALLIBLE;
 /* Tells the kernel that these bytes have been read for the last time (after packing), so RSS does not hold them twice. */
 void st_release(const st_set *s, const st_tensor *t);
 

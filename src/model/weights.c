@@ -50,6 +50,14 @@ static void release_stored(const weight_source *s, const char *name, weight_data
 
 static bool has_stored(const weight_source *s, const char *name) { return find(((const source *)(const void *)s)->set, name) != NULL; }
 
+static status identity_stored(const weight_source *s, buf *out) { return st_identity(((const source *)(const void *)s)->set, out); }
+
+static status identity_dummy(const weight_source *s, buf *out)
+{
+    buf_printf(out, "dummy %llu", (unsigned long long)((const source *)(const void *)s)->seed);
+    return buf_status(out);
+}
+
 /* The part of the graph's weights with this name tells the shape. */
 static const node *find_part(const graph *g, const char *name, int64_t *rows)
 {
@@ -138,7 +146,8 @@ status model_weights_open(const model *m, const char *dir, bool dummy, uint64_t 
     if (!s) return err_nomem();
     s->g = model_graph(m);
     s->seed = seed;
-    s->base = dummy ? (weight_source){ get_dummy, release_dummy, has_dummy } : (weight_source){ get_stored, release_stored, has_stored };
+    s->base = dummy ? (weight_source){ get_dummy, release_dummy, has_dummy, identity_dummy }
+                    : (weight_source){ get_stored, release_stored, has_stored, identity_stored };
     status st = dummy ? ST_OK : st_open_dir(dir, &s->set);
     if (st == ST_OK && !dummy) st = check_all(s);
     if (st != ST_OK) {

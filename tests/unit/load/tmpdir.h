@@ -66,24 +66,5 @@ static inline const char *tmpdir_safetensors(const char *name, const char *heade
     return path;
 }
 
-/* `open_call` with its first, second, ... allocation failing until none does: always ST_NOMEM or success, never a leak. `close_call`
- * undoes a success. Needs base/mem.h and tests/test.h. */
-#define CHECK_EVERY_ALLOCATION(open_call, close_call)                                                                             \
-    do {                                                                                                                          \
-        const int64_t live_ = mem_live();                                                                                         \
-        for (uint64_t n_ = 1;; n_++) {                                                                                            \
-            mem_fail_at(n_);                                                                                                      \
-            const status got_ = (open_call);                                                                                      \
-            const int hit_ = mem_failed();                                                                                        \
-            mem_fail_at(0);                                                                                                       \
-            if (got_ == ST_OK) close_call;                                                                                        \
-            CHECK_INT(mem_live(), live_);                                                                                         \
-            if (!hit_) {                                                                                                          \
-                CHECK_OK(got_);                                                                                                   \
-                break;                                                                                                            \
-            }                                                                                                                     \
-            if (got_ != ST_NOMEM) FAIL("allocation %llu: %s (%s)", (unsigned long long)n_, status_name(got_), err_msg());         \
-        }                                                                                                                         \
-    } while (0)
 
 #endif
