@@ -1,7 +1,9 @@
 /* `systolic compile`: every program that `serve` would need on a TPU, compiled where no TPU is, from config.json alone. The plan
  * (compile_plan.c) is serve's own, so that serve finds what this leaves in the cache. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/clock.h"
 #include "base/hash.h"
@@ -18,6 +20,7 @@ static const flag_def own[] = {
     { "json", NULL, G, FLAG_BOOL, FLAG_YES, "off", NULL, NULL, "One JSON object on standard output instead of text." },
     { "buckets", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "Only these programs and their samplers: decode:SEQUENCES and step:TOKENS, comma-separated." },
     { "samplers", NULL, G, FLAG_BOOL, FLAG_YES, "on", NULL, NULL, "Compile the sampling programs too." },
+    { "dump", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "Folder for the programs' texts (StableHLO)." },
     { "plugin", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "File of another PJRT plugin than libtpu; it may know other targets." },
     { "data-parallel-size", "-dp", G, FLAG_INT, FLAG_YES, "1", NULL, NULL, "Replicas that the programs are cut for." },
     { "program-cache", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "The same as --out, without manifest.json." },
@@ -88,12 +91,29 @@ static status tools_open(const flags *f, const char *target, const pjrt_place *p
 
 /* ---- the queue ---- */
 
+/* DIR/decode_t64_s64.mlir */
+static status dump_text(const char *dir, const char *name, const buf *text)
+{
+    char path[4096];
+    int n = snprintf(path, sizeof path, "%s/%s.mlir", dir, name);
+    if (n < 0 || (size_t)n >= sizeof path) return err_set(ST_INVALID, "--dump: the name of the folder is too long");
+    for (char *s = path + strlen(dir) + 1; *s; s++)
+        if (*s == ' ') *s = '_';
+    if (mkdir(dir, 0777) != 0 && errno != EEXIST) return err_errno("cannot make %s", dir);
+    FILE *f = fopen(path, "w");
+    if (!f) return err_errno("cannot write %s", path);
+    bool whole = fwrite(text->data, 1, text->len, f) == text->len;
+    return fclose(f) == 0 && whole ? ST_OK : err_errno("cannot write %s", path);
+}
+
 static status compile_one(const compile_plan *p, const tools *t, compile_job *j)
 {
+    const char *dump = flags_str(p->model.f, "dump");
     buf text = {0}, executable = {0};
     pjrt_compile_options o;
     program_options(p->g, p->target.device.kind, &o);
     status st = program_text(&p->c, &j->spec, &text);
+    if (st == ST_OK && dump) st = dump_text(dump, j->spec.name, &text);
     const pjrt_source src = { j->spec.name, text.data, text.len };
     if (st == ST_OK) st = pjrt_cache_key(&(pjrt_key){ t->info.platform, t->info.version, t->info.topology, src.code, src.len, &o }, j->key);
     if (st == ST_OK) st = pjrt_compiler_get(t->k, t->cache, &src, &o, &executable, &j->stats, &j->cached);
@@ -147,10 +167,31 @@ static status describe_shape(const compile_plan *p, char hex[2 * SHA256_BYTES + 
     return st;
 }
 
+static bool lists(const pjrt_manifest *m, const char *key)
+{
+    for (size_t i = 0; i < m->n_programs; i++)
+        if (strcmp(m->programs[i].key, key) == 0) return true;
+    return false;
+}
+
+/* Adds what an earlier run with other --buckets left there for the very same model, flags and devices. */
+static status add_earlier(const char *dir, const pjrt_manifest *old, pjrt_manifest *m)
+{
+    char why[1024];
+    if (!pjrt_manifest_fits(old, dir, m, why, sizeof why)) return ST_OK;
+    pjrt_manifest_program *all = mem_realloc_array(m->programs, m->n_programs + old->n_programs + 1, sizeof *all);
+    if (!all) return err_nomem();
+    m->programs = all;
+    for (size_t i = 0; i < old->n_programs; i++)
+        if (!lists(m, old->programs[i].key)) m->programs[m->n_programs++] = old->programs[i];
+    return ST_OK;
+}
+
 static status write_manifest(const compile_report *r, const tools *t)
 {
     buf flag_text = {0};
     char graph_hash[2 * SHA256_BYTES + 1];
+    pjrt_manifest old = {0};
     pjrt_manifest m = { .model = model_describe(r->p->model.m)->architecture, .shape = graph_hash, .target = r->target, .topology = t->info.topology,
                         .platform = t->info.platform, .version = t->info.version, .compiler = r->compiler };
     TRY(describe_shape(r->p, graph_hash));
@@ -165,7 +206,13 @@ static status write_manifest(const compile_report *r, const tools *t)
                                       .seqs = j->spec.sampler ? j->spec.kind.rows : j->spec.bucket.seqs, .stats = j->stats };
         memcpy(x->key, j->key, sizeof x->key);
     }
-    if (st == ST_OK) st = pjrt_manifest_write(r->cache_dir, &m);
+    if (st == ST_OK && pjrt_manifest_read(r->cache_dir, &old) == ST_OK) { /* a damaged one is written anew */
+        st = add_earlier(r->cache_dir, &old, &m);
+        if (st == ST_OK) st = pjrt_manifest_write(r->cache_dir, &m);
+        pjrt_manifest_free(&old);
+    } else if (st == ST_OK) {
+        st = pjrt_manifest_write(r->cache_dir, &m);
+    }
     mem_free(m.programs);
     buf_free(&flag_text);
     return st;
@@ -183,7 +230,7 @@ static status print(const compile_report *r, bool json)
     return st;
 }
 
-/* *bad: something does not fit, failed to compile or copies the cache. */
+/* *bad: it does not fit, or something failed to compile. */
 static status compile_for(const flags *f, compile_plan *p, const tools *t, double start, bool *bad)
 {
     const char *target = flags_str(f, "target");

@@ -29,6 +29,9 @@ static reach reach_of(const lower_bucket *b, double context, int64_t window)
     return (reach){ pairs, keys > least ? keys : least };
 }
 
+/* Compilers compute these where their result is used or their input is made, so their rows stay out of memory. */
+static bool is_fused(op o) { return o == OP_RMS_NORM || o == OP_ROPE || o == OP_SILU_MUL || o == OP_ADD; }
+
 /* Costs are stated for activations of 4 bytes. */
 static void add_op(const compile_plan *p, const node *n, const program_spec *s, chip_work *out)
 {
@@ -46,7 +49,7 @@ static void add_op(const compile_plan *p, const node *n, const program_spec *s, 
     }
     impl->cost(p->g, n, &sizes, &cost);
     out->flops += cost.flops;
-    out->bytes += cost.weight_bytes + cost.activation_bytes * scale;
+    out->bytes += cost.weight_bytes + (is_fused(n->op) ? 0 : cost.activation_bytes * scale);
     out->link_bytes += cost.link_bytes * scale;
 }
 

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/json.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "cli/compile.h"
 #include "cli/serve.h"
@@ -228,6 +229,33 @@ TEST(another_plugin_compiles_what_it_calls_a_topology)
     CHECK_FAILS(RUN(LLAMA, "--target", "cpu:1", "--plugin", plugin, FEW, "--out", out, "--buckets", "prefill:9"), 1, "decode:SEQUENCES or step:TOKENS");
 }
 
+/* What is left for the next runs: everything that was compiled for the same model and devices, by whichever --buckets. */
+TEST(runs_with_other_buckets_add_to_the_manifest)
+{
+    char out[96], text[160];
+    CPU_OR_SKIP(plugin);
+    snprintf(out, sizeof out, "%s/parts", dir);
+    snprintf(text, sizeof text, "%s/texts", dir);
+    pjrt_manifest m;
+    for (int i = 0; i < 2; i++) {
+        ran r = RUN(LLAMA, "--target", "cpu:1", FEW, "--plugin", plugin, "--buckets", i ? "step:16" : "decode:8", "--no-samplers", "--out", out, "--dump", text);
+        CHECK_INT(r.rc, 0);
+        ran_free(&r);
+    }
+    REQUIRE_OK(pjrt_manifest_read(out, &m));
+    CHECK_INT(m.n_programs, 2);
+    if (m.n_programs == 2) CHECK(strcmp(m.programs[0].name, "step t16 s8") == 0 && strcmp(m.programs[1].name, "decode t8 s8") == 0);
+    pjrt_manifest_free(&m);
+    ran r = RUN(LLAMA, "--target", "cpu:1", FEW, "--plugin", plugin, "--buckets", "step:16", "--no-samplers", "--out", out, "--max-model-len", "32");
+    CHECK_INT(r.rc, 0);
+    ran_free(&r);
+    REQUIRE_OK(pjrt_manifest_read(out, &m));
+    CHECK_INT(m.n_programs, 1); /* other flags */
+    pjrt_manifest_free(&m);
+    snprintf(text, sizeof text, "%s/texts/decode_t8_s8.mlir", dir);
+    CHECK(access(text, R_OK) == 0);
+}
+
 TEST(a_table_is_for_people)
 {
     char out[96];
@@ -324,6 +352,42 @@ TEST(out_of_memory_is_a_status)
     }
     flags_free(f);
     mem_free(table);
+}
+
+/* ---- and then a server ---- */
+
+/* The last test: a compiler cannot be opened any more once this process has loaded a plugin. */
+TEST(a_server_compiles_nothing_that_is_there)
+{
+    char out[96], spec[4200];
+    CPU_OR_SKIP(plugin);
+    snprintf(out, sizeof out, "%s/serve", dir);
+    snprintf(spec, sizeof spec, "pjrt:%s?cpu_device_count=2", plugin);
+    ran r = RUN("tests/goldens/llama", "--target", "cpu:2", "-tp", "2", FEW, "--plugin", plugin, "--out", out);
+    CHECK_INT(r.rc, 0);
+    ran_free(&r);
+    const char *const args[] = { "tests/goldens/llama", "--device", spec, "-tp", "2", FEW, "--program-cache", out };
+    enum { N = sizeof args / sizeof *args };
+    char *argv[N];
+    for (int i = 0; i < N; i++) argv[i] = (char *)(uintptr_t)args[i];
+    flags *f;
+    instance s;
+    REQUIRE_OK(flags_parse(&serve_flags, N, argv, &f));
+    FILE *log = tmpfile();
+    int keep = dup(STDERR_FILENO);
+    dup2(fileno(log), STDERR_FILENO);
+    log_set_level(LOG_INFO);
+    status st = instance_open(f, &s);
+    log_set_level(LOG_WARNING);
+    dup2(keep, STDERR_FILENO);
+    close(keep);
+    buf text = {0};
+    slurp(log, &text);
+    CHECK_OK(st);
+    if (!strstr(buf_cstr(&text), ": 0 compiled, 5 from the cache")) FAIL("not all from the cache: %s", buf_cstr(&text));
+    buf_free(&text);
+    if (st == ST_OK) instance_close(&s, 0);
+    flags_free(f);
 }
 
 TEST_MAIN

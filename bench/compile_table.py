@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""Compiles two large and two small models for every TPU generation and writes the table of docs/compile.md (between its markers).
+Takes a while: --only v6e,v5e narrows it, rows that are not run again are kept. What is in --cache is not compiled again; its
+seconds are those it took then. Model configurations (config.json files) come from --configs.
+
+  python3 bench/compile_table.py --configs ../shared/facts/configs [--bin build/systolic] [--only v6e] [--cache DIR]"""
+import argparse, fcntl, json, os, re, resource, subprocess, sys
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+DOC = os.path.join(ROOT, "docs", "compile.md")
+BEGIN, END = "<!-- compile_table.py: begin -->\n", "<!-- compile_table.py: end -->\n"
+HEAD = ("| target | model | devices used | fits | weights GiB/device | KV tokens | CPU s for both | program | compile s | temporaries MB | step ms | copies the cache |\n"
+        "|---|---|---|---|---|---|---|---|---|---|---|---|\n")
+FLAGS = ["--max-num-seqs", "64", "--max-num-batched-tokens", "2048", "--max-model-len", "8192", "--buckets", "decode:64,step:2048", "--no-samplers"]
+SMALL, LARGE = ("Llama-3.1-8B", "Qwen3-4B"), ("Llama-3.3-70B-Instruct", "Qwen3-32B")
+HOSTS = {"v6e": "v6e:2x2", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v7x": "v7x:2x2x1", "v4": "v4:2x2x1", "v3": "v3:2x2x1"}
+EIGHT = {"v6e": "v6e:2x4", "v5e": "v5e:2x4", "v5p": "v5p:2x2x2", "v7x": "v7x:2x2x1", "v4": "v4:2x2x1", "v3": "v3:2x2x1"}
+
+def cpu_s():
+    """Of the children that have ended: what a compilation costs, whatever else the machine does meanwhile."""
+    u = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return u.ru_utime + u.ru_stime
+
+def compile_one(args, model, target, tp):
+    cmd = ["nice", args.bin, "compile", os.path.join(args.configs, model + ".json"), "--target", target, "-tp", str(tp), "--out", args.cache, "--json", *FLAGS]
+    before = cpu_s()
+    r = subprocess.run(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if not r.stdout.strip(): sys.exit(f"{' '.join(cmd)}: {r.stderr}")
+    return dict(json.loads(r.stdout), cpu_s=cpu_s() - before)
+
+def known_cpu(lead):
+    """What the table says already of a row whose programs came from the cache."""
+    for l in open(DOC, encoding="utf-8"):
+        if l.startswith(lead) and len(l.split(" | ")) == 12: return l.split(" | ")[6]
+    return "-"
+
+def rows_of(model, target, r):
+    lead = f"| {target} | {model} | {r['tensor_parallel_size']} of {r['devices']} "
+    weights = f"| {r['weight_bytes_per_device'] / 2**30:.2f} "
+    if not r["fits"]: return [lead + f"| no: {r['shortfall_bytes'] / 2**30:.1f} GiB too much " + weights + "| - | - | - | - | - | - | - |"]
+    out = []
+    cpu = known_cpu(lead) if r["n_cached"] else f"{r['cpu_s']:.0f}"
+    for p in r["programs"]:
+        what = f"| {p['name']} | failed: {p['error']} | - | - | - |" if p["error"] else \
+            f"| {p['name']} | {p['compile_s']:.1f} | {p['temp_bytes'] / 1e6:.1f} | {p['step_s'] * 1e3:.1f} | {'YES' if p['copies_cache'] else 'no'} |"
+        out.append(lead + "| yes " + weights + f"| {r['kv_tokens']:,} | {cpu} " + what)
+    return out
+
+def run(args, gen):
+    """The least tensor parallel size that fits for the small ones, all eight devices for the large ones."""
+    for model in SMALL:
+        for tp in (1, 2, 4, 8):
+            r = compile_one(args, model, HOSTS[gen], tp)
+            if r["fits"] or tp == r["devices"]: break
+        yield from rows_of(model, HOSTS[gen], r)
+    for model in LARGE:
+        yield from rows_of(model, EIGHT[gen], compile_one(args, model, EIGHT[gen], 8))
+
+def old_rows(text):
+    body = text.split(BEGIN)[1].split(END)[0] if BEGIN in text else ""
+    rows = [l for l in body.split("\n") if re.match(r"\| v\d", l)]
+    return {g: [l for l in rows if l.startswith(f"| {g}:")] for g in HOSTS}
+
+def write(gen, lines):
+    """Replaces the rows of one generation. Several runs may work side by side."""
+    with open(DOC, "r+", encoding="utf-8") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        text = f.read()
+        rows = dict(old_rows(text), **{gen: lines})
+        f.seek(0)
+        f.write(text.split(BEGIN)[0] + BEGIN + HEAD + "".join(l + "\n" for g in HOSTS for l in rows[g]) + END + text.split(END)[1])
+        f.truncate()
+
+def main():
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument("--bin", default="build/systolic")
+    a.add_argument("--configs", required=True, help="folder with MODEL.json files")
+    a.add_argument("--cache", default="build/compile-table", help="where the programs go")
+    a.add_argument("--only", default=",".join(HOSTS), help="generations, comma-separated")
+    args = a.parse_args()
+    for gen in args.only.split(","):
+        lines = []
+        for line in run(args, gen):
+            lines.append(line)
+            print(line, flush=True)
+            write(gen, lines)
+
+main()
