@@ -25,8 +25,7 @@ typedef struct lowering {
 
 static hlo_val meta_part(lowering *l, hlo_val meta, const step_layout *m, step_part part)
 {
-    hlo_val v = hlo_slice(&l->h, meta, 0, m->at[part], m->at[part] + m->len[part]);
-    return v;
+    return hlo_slice(&l->h, meta, 0, m->at[part], m->at[part] + m->len[part]);
 }
 
 /* Tokens below zero are read from the ring. */
@@ -44,7 +43,7 @@ static void unpack_step(lowering *l, const lower_bucket *b, hlo_val meta, hlo_va
     hlo_step *s = &l->step;
     step_layout m;
     step_layout_of(b, l->o, &m);
-    *s = (hlo_step){ .T = b->tokens, .S = b->seqs, .R = b->rows, .decode = b->decode, .act = l->o->act, .page = l->o->page, .max_pages = l->o->max_pages,
+    *s = (hlo_step){ .T = b->tokens, .S = b->seqs, .R = b->rows, .decode = b->decode, .act = l->o->act, .page = l->o->page, .max_pages = l->o->max_pages, .kv_block = l->o->kv_block,
                      .q_tile = bucket_q_tile(b), .n_tiles = bucket_n_tiles(b) };
     hlo_comment(h, "the step's inputs");
     s->tokens = resolve_tokens(l, meta_part(l, meta, &m, STEP_TOKENS), ring);
@@ -228,7 +227,6 @@ static status emit_program(lowering *l, const lower_bucket *b, buf *out, hlo_arg
     hlo_val results[HLO_CARRIED];
     char name[64];
     int n = make_args(p, b, l->o, args), at = lower_n_leading(p->g);
-    if (p->n_caches > HLO_CARRIED - 2) return err_set(ST_UNSUPPORTED, "%d caches of different shapes; at most %d are supported", p->n_caches, HLO_CARRIED - 2);
     snprintf(name, sizeof name, "%s_t%d_s%d", b->decode ? "decode" : "step", b->tokens, b->seqs);
     hlo_begin(&l->h, name, graph_mesh(p->g), args, n, arg_vals);
     if (at > 2) l->h.rank = arg_vals[2];
@@ -242,12 +240,23 @@ static status emit_program(lowering *l, const lower_bucket *b, buf *out, hlo_arg
     return hlo_finish(&l->h, results, p->n_caches + 1, out);
 }
 
+/* Pages of all layers are counted in i32. */
+status lower_check(const lower_plan *p, int64_t n_pages)
+{
+    if (p->n_caches > HLO_CARRIED - 2) return err_set(ST_UNSUPPORTED, "%d caches of different shapes; at most %d are supported", p->n_caches, HLO_CARRIED - 2);
+    for (int c = 0; c < p->n_caches; c++)
+        if (n_pages * p->caches[c].n_layers > INT32_MAX)
+            return err_set(ST_LIMIT, "%lld KV pages for each of %d layers, at most %d are supported", (long long)n_pages, p->caches[c].n_layers, INT32_MAX / p->caches[c].n_layers);
+    return ST_OK;
+}
+
 int lower_n_leading(const graph *g) { return graph_mesh(g).tp > 1 ? 3 : 2; }
 
 status lower_step(const lower_plan *p, const lower_bucket *b, const lower_options *o, buf *out)
 {
     mesh m = graph_mesh(p->g);
     if (m.sp && b->tokens % m.tp) return err_set(ST_INTERNAL, "a bucket of %d tokens under sequence parallelism over %d ranks", b->tokens, m.tp);
+    TRY(lower_check(p, o->n_pages));
     size_t n_args = (size_t)(lower_n_leading(p->g) + p->n_caches + p->n_inputs + p->n_weights);
     lowering l = { .p = p, .g = p->g, .o = o };
     l.vals = mem_calloc((size_t)graph_n_nodes(p->g) + 1, sizeof *l.vals);

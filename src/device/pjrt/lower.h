@@ -9,7 +9,10 @@
  * through the loops and donated, so that it is updated in place.
  *
  * Arguments of a program, in order: meta i32 [step_meta_len], ring i32 [n_slots * BATCH_RING] (sampled tokens, only read), with
- * more than one tensor rank the device's own (i32 scalar), the caches, test inputs (IN_ACTIVATION nodes, by id), the weights. Results: the caches, then the output (logits f32 [R, vocab]). */
+ * more than one tensor rank the device's own (i32 scalar), the caches, test inputs (IN_ACTIVATION nodes, by id), the weights.
+ * Results: the caches, then the output (logits f32 [R, vocab]).
+ *
+ * Threads: a plan is read-only once it is made. */
 #ifndef SYSTOLIC_DEVICE_PJRT_LOWER_H
 #define SYSTOLIC_DEVICE_PJRT_LOWER_H
 
@@ -53,10 +56,13 @@ typedef struct lower_options {
     int max_pages;                  /* per sequence */
     int32_t n_pages;                /* per layer, page 0 (padding's) included */
     int n_slots;                    /* of the ring */
+    int64_t kv_block;               /* hlo_step.kv_block */
 } lower_options;
 
 /* Arguments before the caches. */
 int lower_n_leading(const graph *g);
+/* Can programs be made for caches of n_pages per layer? */
+status lower_check(const lower_plan *p, int64_t n_pages) FALLIBLE;
 /* Appends the program's text. */
 status lower_step(const lower_plan *p, const lower_bucket *b, const lower_options *o, buf *out) FALLIBLE;
 

@@ -17,6 +17,7 @@ typedef struct finder {
     span *spans;        /* runs of one layer in it */
     int n_spans;
     int *pos_of;        /* [n_nodes + 1] index in order, -1 for leaves */
+    int *n_uses;        /* [n_nodes + 1] */
 } finder;
 
 static bool is_weight(const graph *g, int id) { return id && graph_at(g, id)->op == OP_WEIGHT; }
@@ -44,12 +45,18 @@ static bool same_attrs(const node *a, const node *b)
 
 /* ---- do n nodes at `b` repeat those at `a`? ---- */
 
+/* A weight is either the same in all repetitions, or each has one that nothing else reads: those are stacked. */
+static bool same_weight(const finder *f, int x, int y)
+{
+    return x == y || (f->n_uses[x] == 1 && f->n_uses[y] == 1 && same_weight_form(graph_at(f->g, x), graph_at(f->g, y)));
+}
+
 /* Where the input of a repetition comes from. */
 static bool same_input(const finder *f, int a, int b, int n, int x, int y, lower_segment *s)
 {
     const graph *g = f->g;
     if (!x || !y) return x == y;
-    if (is_weight(g, x) || is_weight(g, y)) return is_weight(g, x) && is_weight(g, y) && same_weight_form(graph_at(g, x), graph_at(g, y));
+    if (is_weight(g, x) || is_weight(g, y)) return is_weight(g, x) && is_weight(g, y) && same_weight(f, x, y);
     int px = f->pos_of[x], py = f->pos_of[y];
     bool own_x = px >= a && px < a + n, own_y = py >= b && py < b + n;
     if (own_x || own_y) return own_x && own_y && px - a == py - b;
@@ -58,10 +65,23 @@ static bool same_input(const finder *f, int a, int b, int n, int x, int y, lower
     if (py < b - n || py >= b) return false;
     int at = py - (b - n);
     for (int c = 0; c < s->n_carries; c++)
-        if (s->carry_at[c] == at) return s->carry_in[c] == x;
-    if (b != a + n || s->n_carries == LOWER_CARRIES) return false;
+        if (s->carry_at[c] == at || s->carry_in[c] == x) return s->carry_at[c] == at && s->carry_in[c] == x;
+    if (b != a + n || s->n_carries == LOWER_CARRIES || !shape_equal(&graph_at(g, x)->s, &graph_at(g, y)->s)) return false;
     s->carry_in[s->n_carries] = x;
     s->carry_at[s->n_carries++] = at;
+    return true;
+}
+
+/* What the first repetition reads as the value that is carried, none may read as a value made before the loop: in the loop a
+ * node has one value. */
+static bool plain_carries(const finder *f, int a, int b, int n, const lower_segment *s)
+{
+    for (int i = 0; i < n; i++) {
+        const node *x = graph_at(f->g, f->order[a + i]), *y = graph_at(f->g, f->order[b + i]);
+        for (int j = 0; j < x->n_in; j++)
+            for (int c = 0; c < s->n_carries; c++)
+                if (x->in[j].id == s->carry_in[c] && y->in[j].id == x->in[j].id) return false;
+    }
     return true;
 }
 
@@ -77,7 +97,7 @@ static bool repeats(const finder *f, int a, int b, int n, lower_segment *s)
         for (int j = 0; j < x->n_in; j++)
             if (!same_input(f, a, b, n, x->in[j].id, y->in[j].id, s)) return false;
     }
-    return true;
+    return plain_carries(f, a, b, n, s);
 }
 
 /* Caches of one position must step evenly from repetition to repetition. */
@@ -127,8 +147,8 @@ static int best_loop(const finder *f, int i, lower_segment *best)
         }
         if (!layers) break;
         while (i + (s.count + 1) * period <= f->n_spans && a + (s.count + 1) * s.n_nodes <= f->n_order && repeats(f, a, a + s.count * s.n_nodes, s.n_nodes, &s)) s.count++;
-        while (s.count > 1 && !even_caches(f, a, s.n_nodes, s.count)) s.count--;
-        if (s.count < 2 || !closed(f, a, s.n_nodes, s.count, &s) || s.count * period <= covered) continue;
+        while (s.count > 1 && (!even_caches(f, a, s.n_nodes, s.count) || !closed(f, a, s.n_nodes, s.count, &s))) s.count--;
+        if (s.count < 2 || s.count * period <= covered) continue;
         covered = s.count * period;
         *best = s;
     }
@@ -192,11 +212,12 @@ static status collect_weights(lower_plan *p)
     return ST_OK;
 }
 
-static status find_order(finder *f)
+static void find_order(finder *f)
 {
     for (int id = 1; id <= graph_n_nodes(f->g); id++) {
         const node *n = graph_at(f->g, id);
         f->pos_of[id] = -1;
+        for (int i = 0; i < n->n_in; i++) f->n_uses[n->in[i].id]++;
         if (n->op == OP_INPUT && n->a.input.kind == IN_ACTIVATION) f->p->inputs[f->p->n_inputs++] = id;
         if (op_is(n->op, OPF_LEAF)) continue;
         if (f->n_spans == 0 || f->spans[f->n_spans - 1].layer != n->layer) f->spans[f->n_spans++] = (span){ n->layer, f->n_order, 0 };
@@ -204,7 +225,6 @@ static status find_order(finder *f)
         f->pos_of[id] = f->n_order;
         f->order[f->n_order++] = id;
     }
-    return ST_OK;
 }
 
 status lower_plan_new(const graph *g, dtype kv_dtype, lower_plan **out)
@@ -223,9 +243,10 @@ status lower_plan_new(const graph *g, dtype kv_dtype, lower_plan **out)
     f.order = arena_alloc(&p->mem, n * sizeof *f.order);
     f.spans = arena_alloc(&p->mem, n * sizeof *f.spans);
     f.pos_of = arena_alloc(&p->mem, n * sizeof *f.pos_of);
-    status st = p->weights && p->segments && p->inputs && p->arg_of && p->caches && p->cache_at && f.order && f.spans && f.pos_of ? ST_OK : err_nomem();
-    if (st == ST_OK) st = find_order(&f);
+    f.n_uses = arena_calloc(&p->mem, n, sizeof *f.n_uses);
+    status st = p->weights && p->segments && p->inputs && p->arg_of && p->caches && p->cache_at && f.order && f.spans && f.pos_of && f.n_uses ? ST_OK : err_nomem();
     if (st == ST_OK) {
+        find_order(&f);
         for (size_t i = 0; i < n; i++) p->arg_of[i] = -1;
         group_caches(p, kv_dtype);
         find_segments(&f);

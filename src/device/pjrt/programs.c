@@ -1,3 +1,4 @@
+/* The list of a model's programs and what they need of a device's memory. */
 #include "device/pjrt/programs.h"
 
 #include <stdio.h>
@@ -14,8 +15,11 @@ static int at_most(int a, int b) { return a < b ? a : b; }
 /* Sequence parallelism cuts tokens evenly. */
 static int even(int tokens, mesh m) { return m.sp ? (tokens + m.tp - 1) / m.tp * m.tp : tokens; }
 
+/* Rounding up may make two equal. */
 static void add_bucket(bucket_list *l, lower_bucket b)
 {
+    const lower_bucket *last = l->n ? &l->v[l->n - 1] : NULL;
+    if (last && last->tokens == b.tokens && last->seqs == b.seqs && last->rows == b.rows && last->decode == b.decode) return;
     if (l->n < MAX_BUCKETS) l->v[l->n++] = b;
 }
 

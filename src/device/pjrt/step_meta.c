@@ -1,3 +1,4 @@
+/* A batch as the integers that a program reads. */
 #include "device/pjrt/step_meta.h"
 
 #include <string.h>
@@ -46,7 +47,10 @@ int64_t step_meta_len(const lower_bucket *b, const lower_options *o)
 
 bool bucket_fits(const lower_bucket *b, const batch *x)
 {
-    return x->n_tokens <= b->tokens && x->n_seqs <= b->seqs && x->n_rows <= b->rows && (!b->decode || x->n_tokens == x->n_seqs);
+    if (x->n_tokens > b->tokens || x->n_seqs > b->seqs || x->n_rows > b->rows || (b->decode && x->n_tokens != x->n_seqs)) return false;
+    for (int s = 0; b->decode && s < x->n_seqs; s++)
+        if (x->cu_q_lens[s + 1] - x->cu_q_lens[s] != 1) return false;
+    return true;
 }
 
 static void fill_tiles(const lower_bucket *b, const batch *x, int s, const step_layout *l, int32_t *meta, int *n)
