@@ -1,3 +1,5 @@
+/* Lines of StableHLO. Every builder checks what the text would be wrong with, so that a mistake is a sentence and not a
+ * compiler's complaint about line 9,000. */
 #include "ops/hlo.h"
 
 #include <math.h>
@@ -62,9 +64,22 @@ static void put_val(hlo *h, hlo_val v)
 
 static hlo_val make(dtype t, int rank, const int64_t *dim)
 {
-    hlo_val v = { .sub = -1, .type = t, .rank = rank };
-    for (int i = 0; i < rank; i++) v.dim[i] = dim[i];
+    hlo_val v = { .sub = -1, .type = t, .rank = rank < 0 ? 0 : rank > HLO_RANK ? HLO_RANK : rank };
+    for (int i = 0; i < v.rank; i++) v.dim[i] = dim[i];
     return v;
+}
+
+/* False, and the program fails, if there is no such rank or no such dimension. */
+static bool need_rank(hlo *h, const char *verb, int rank)
+{
+    if (rank < 0 || rank > HLO_RANK) hlo_fail(h, "%s: rank %d, expected 0 to %d", verb, rank, HLO_RANK);
+    return rank >= 0 && rank <= HLO_RANK;
+}
+
+static bool need_dim(hlo *h, const char *verb, hlo_val x, int along)
+{
+    if (along < 0 || along >= x.rank) hlo_fail(h, "%s: dimension %d of rank %d", verb, along, x.rank);
+    return along >= 0 && along < x.rank;
 }
 
 /* "%7 = stablehlo.add ": begins the line that makes v. */
@@ -126,6 +141,15 @@ static void need_same(hlo *h, const char *verb, hlo_val a, hlo_val b)
 
 /* ---- the module ---- */
 
+static void put_loc(hlo *h, const char *name)
+{
+    buf_str(&h->text, " loc(\"");
+    for (const char *c = name; *c; c++)
+        if (*c == '"' || *c == '\\' || (unsigned char)*c < ' ') buf_printf(&h->text, "\\%02X", (unsigned)(unsigned char)*c);
+        else buf_char(&h->text, *c);
+    buf_str(&h->text, "\")");
+}
+
 void hlo_begin(hlo *h, const char *name, mesh m, const hlo_arg *args, int n, hlo_val *args_out)
 {
     *h = (hlo){ .depth = 2, .mesh = m, .next_channel = 1 };
@@ -136,7 +160,7 @@ void hlo_begin(hlo *h, const char *name, mesh m, const hlo_arg *args, int n, hlo
         buf_printf(&h->text, "%s\n      %%arg%d: ", i ? "," : "", i);
         put_type(h, v);
         if (args[i].alias >= 0) buf_printf(&h->text, " {tf.aliasing_output = %d : i32}", args[i].alias);
-        if (args[i].name) buf_printf(&h->text, " loc(\"%s\")", args[i].name);
+        if (args[i].name) put_loc(h, args[i].name);
         args_out[i] = v;
     }
     buf_str(&h->text, ")");
@@ -147,6 +171,7 @@ void hlo_begin(hlo *h, const char *name, mesh m, const hlo_arg *args, int n, hlo
 status hlo_finish(hlo *h, const hlo_val *results, int n, buf *out)
 {
     buf sig = {0}, body = h->text;
+    if (h->n_loops) hlo_fail(h, "%d loops have no end", h->n_loops);
     h->text = sig;
     buf_str(&h->text, " -> (");
     for (int i = 0; i < n; i++) {
@@ -190,10 +215,14 @@ hlo_val hlo_float(hlo *h, dtype t, double v)
     hlo_val out = make(t, 0, NULL);
     begin_op(h, &out, "stablehlo.constant");
     if (isfinite(v)) {
-        buf_printf(&h->text, "dense<%.9e> : ", v);
+        buf_printf(&h->text, t == DT_F64 ? "dense<%.17e> : " : "dense<%.9e> : ", v);
     } else {
-        const char *bits = t == DT_F32 ? "7F800000" : t == DT_BF16 ? "7F80" : "7C00", *minus = t == DT_F32 ? "FF800000" : t == DT_BF16 ? "FF80" : "FC00";
-        buf_printf(&h->text, "dense<0x%s> : ", isnan(v) ? (t == DT_F32 ? "7FC00000" : t == DT_BF16 ? "7FC0" : "7E00") : v > 0 ? bits : minus);
+        /* By their bits: infinity, minus infinity, not a number. */
+        static const char *const bits[DT_COUNT][3] = {
+            [DT_F32] = { "7F800000", "FF800000", "7FC00000" }, [DT_BF16] = { "7F80", "FF80", "7FC0" }, [DT_F16] = { "7C00", "FC00", "7E00" },
+            [DT_F64] = { "7FF0000000000000", "FFF0000000000000", "7FF8000000000000" }, [DT_F8E5M2] = { "7C", "FC", "7E" } };
+        if (!bits[t][0]) hlo_fail(h, "%s has no infinity", type_name(t));
+        else buf_printf(&h->text, "dense<0x%s> : ", bits[t][isnan(v) ? 2 : v < 0]);
     }
     put_type(h, out);
     end_op(h);
@@ -243,6 +272,8 @@ hlo_val hlo_floats(hlo *h, const float *v, int rank, const int64_t *dim)
 hlo_val hlo_iota(hlo *h, dtype t, int along, int rank, const int64_t *dim)
 {
     hlo_val out = make(t, rank, dim);
+    need_rank(h, "iota", rank);
+    need_dim(h, "iota", out, along);
     begin_op(h, &out, "stablehlo.iota");
     buf_printf(&h->text, "dim = %d : ", along);
     put_type(h, out);
@@ -339,14 +370,20 @@ hlo_val hlo_bitcast(hlo *h, hlo_val x, dtype t)
 hlo_val hlo_reshape(hlo *h, hlo_val x, int rank, const int64_t *dim)
 {
     hlo_val out = make(x.type, rank, dim);
-    if (hlo_count(out) != hlo_count(x)) hlo_fail(h, "reshape of %lld elements to %lld", (long long)hlo_count(x), (long long)hlo_count(out));
+    if (need_rank(h, "reshape", rank) && hlo_count(out) != hlo_count(x)) hlo_fail(h, "reshape of %lld elements to %lld", (long long)hlo_count(x), (long long)hlo_count(out));
     return same_dims(x, out) ? x : retyped(h, "stablehlo.reshape", x, out);
 }
 
 hlo_val hlo_transpose(hlo *h, hlo_val x, const int *perm)
 {
     hlo_val out = make(x.type, x.rank, x.dim);
-    for (int i = 0; i < x.rank; i++) out.dim[i] = x.dim[perm[i]];
+    int seen = 0;
+    for (int i = 0; i < x.rank; i++) {
+        if (!need_dim(h, "transpose", x, perm[i])) return out;
+        seen |= 1 << perm[i];
+        out.dim[i] = x.dim[perm[i]];
+    }
+    if (seen != (1 << x.rank) - 1) hlo_fail(h, "transpose: a dimension is there twice");
     begin_op(h, &out, "stablehlo.transpose");
     put_val(h, x);
     put_ints(h, ", dims = [", perm, x.rank, "]");
@@ -357,8 +394,9 @@ hlo_val hlo_transpose(hlo *h, hlo_val x, const int *perm)
 hlo_val hlo_broadcast(hlo *h, hlo_val x, const int *map, int rank, const int64_t *dim)
 {
     hlo_val out = make(x.type, rank, dim);
-    for (int i = 0; i < x.rank; i++)
-        if (x.dim[i] != 1 && x.dim[i] != dim[map[i]]) hlo_fail(h, "broadcast: dimension %d has %lld, not %lld", i, (long long)x.dim[i], (long long)dim[map[i]]);
+    for (int i = 0; need_rank(h, "broadcast", rank) && i < x.rank; i++)
+        if (!need_dim(h, "broadcast", out, map[i])) return out;
+        else if (x.dim[i] != 1 && x.dim[i] != dim[map[i]]) hlo_fail(h, "broadcast: dimension %d has %lld, not %lld", i, (long long)x.dim[i], (long long)dim[map[i]]);
     begin_op(h, &out, "stablehlo.broadcast_in_dim");
     put_val(h, x);
     put_ints(h, ", dims = [", map, x.rank, "]");
@@ -375,7 +413,7 @@ hlo_val hlo_broadcast_at(hlo *h, hlo_val x, int first, hlo_val like)
 
 hlo_val hlo_slice(hlo *h, hlo_val x, int along, int64_t from, int64_t to)
 {
-    if (from == 0 && to == x.dim[along]) return x;
+    if (!need_dim(h, "slice", x, along) || (from == 0 && to == x.dim[along])) return x;
     if (from < 0 || to > x.dim[along] || from > to) hlo_fail(h, "slice [%lld:%lld] of %lld", (long long)from, (long long)to, (long long)x.dim[along]);
     hlo_val out = make(x.type, x.rank, x.dim);
     out.dim[along] = to - from;
@@ -393,7 +431,13 @@ hlo_val hlo_concat(hlo *h, const hlo_val *x, int n, int along)
 {
     if (n == 1) return x[0];
     hlo_val out = make(x[0].type, x[0].rank, x[0].dim);
-    for (int i = 1; i < n; i++) out.dim[along] += x[i].dim[along];
+    if (!need_dim(h, "concatenate", out, along)) return out;
+    for (int i = 1; i < n; i++) {
+        hlo_val y = x[i];
+        y.dim[along] = x[0].dim[along];
+        need_same(h, "concatenate", x[0], y);
+        out.dim[along] += x[i].dim[along];
+    }
     begin_op(h, &out, "stablehlo.concatenate");
     for (int i = 0; i < n; i++) {
         if (i) buf_str(&h->text, ", ");
@@ -407,7 +451,9 @@ hlo_val hlo_concat(hlo *h, const hlo_val *x, int n, int along)
 hlo_val hlo_pad(hlo *h, hlo_val x, int along, int64_t before, int64_t after, hlo_val scalar)
 {
     int64_t lo[HLO_RANK] = {0}, hi[HLO_RANK] = {0}, in[HLO_RANK] = {0};
-    if (!before && !after) return x;
+    if (!need_dim(h, "pad", x, along) || (!before && !after)) return x;
+    if (scalar.rank || scalar.type != x.type || before < 0 || after < 0)
+        hlo_fail(h, "pad of %s by %lld and %lld of %s, rank %d", type_name(x.type), (long long)before, (long long)after, type_name(scalar.type), scalar.rank);
     hlo_val out = make(x.type, x.rank, x.dim);
     out.dim[along] += before + after;
     lo[along] = before;
@@ -428,6 +474,7 @@ static void all_starts(hlo *h, const hlo_val *starts, int n, hlo_val *out)
 {
     hlo_val zero = {0};
     for (int i = 0; i < n; i++) {
+        if (starts[i].id && (starts[i].type != DT_I32 || starts[i].rank)) hlo_fail(h, "start %d is %s, rank %d, expected an i32 scalar", i, type_name(starts[i].type), starts[i].rank);
         if (!starts[i].id && !zero.id) zero = hlo_int(h, DT_I32, 0);
         out[i] = starts[i].id ? starts[i] : zero;
     }
@@ -436,6 +483,8 @@ static void all_starts(hlo *h, const hlo_val *starts, int n, hlo_val *out)
 hlo_val hlo_dynamic_slice(hlo *h, hlo_val x, const hlo_val *starts, const int64_t *sizes)
 {
     hlo_val in[HLO_RANK + 1] = { x }, out = make(x.type, x.rank, sizes);
+    for (int i = 0; i < x.rank; i++)
+        if (sizes[i] < 0 || sizes[i] > x.dim[i]) hlo_fail(h, "dynamic_slice: %lld of %lld in dimension %d", (long long)sizes[i], (long long)x.dim[i], i);
     all_starts(h, starts, x.rank, in + 1);
     begin_op(h, &out, "stablehlo.dynamic_slice");
     for (int i = 0; i <= x.rank; i++) {
@@ -450,7 +499,9 @@ hlo_val hlo_dynamic_slice(hlo *h, hlo_val x, const hlo_val *starts, const int64_
 hlo_val hlo_dynamic_update(hlo *h, hlo_val x, hlo_val update, const hlo_val *starts)
 {
     hlo_val in[HLO_RANK + 2] = { x, update }, out = make(x.type, x.rank, x.dim);
-    if (x.type != update.type || x.rank != update.rank) hlo_fail(h, "dynamic_update_slice: the update does not fit");
+    bool fits = x.type == update.type && x.rank == update.rank;
+    for (int i = 0; fits && i < x.rank; i++) fits = update.dim[i] <= x.dim[i];
+    if (!fits) hlo_fail(h, "dynamic_update_slice: the update does not fit");
     all_starts(h, starts, x.rank, in + 2);
     begin_op(h, &out, "stablehlo.dynamic_update_slice");
     for (int i = 0; i < x.rank + 2; i++) {
@@ -465,6 +516,7 @@ hlo_val hlo_row(hlo *h, hlo_val x, hlo_val at)
 {
     hlo_val starts[HLO_RANK] = { at };
     int64_t sizes[HLO_RANK];
+    if (!need_dim(h, "row", x, 0)) return x;
     memcpy(sizes, x.dim, sizeof sizes);
     sizes[0] = 1;
     return hlo_reshape(h, hlo_dynamic_slice(h, x, starts, sizes), x.rank - 1, x.dim + 1);
@@ -472,14 +524,26 @@ hlo_val hlo_row(hlo *h, hlo_val x, hlo_val at)
 
 /* ---- reductions, products ---- */
 
+/* What changes nothing when it is added, ... */
+static hlo_val neutral(hlo *h, const char *verb, dtype t)
+{
+    bool max = strcmp(verb, "maximum") == 0, min = strcmp(verb, "minimum") == 0, and = strcmp(verb, "and") == 0;
+    if (!max && !min && !and && strcmp(verb, "add") != 0 && strcmp(verb, "or") != 0) hlo_fail(h, "reduce with %s", verb);
+    if (is_float(t)) return hlo_float(h, t, max ? -INFINITY : min ? INFINITY : 0);
+    if (t == DT_BOOL) return hlo_int(h, t, and || min);
+    int bits = (int)dtype_bits(t);
+    int64_t most = (int64_t)(UINT64_MAX >> (is_unsigned(t) && bits < 64 ? 64 - bits : 65 - bits));
+    if (max) return hlo_int(h, t, is_unsigned(t) ? 0 : -most - 1);
+    if (is_unsigned(t) && bits == 64 && (min || and)) hlo_fail(h, "reduce of ui64 with %s", verb);
+    return hlo_int(h, t, min || (and && is_unsigned(t)) ? most : and ? -1 : 0);
+}
+
 hlo_val hlo_reduce(hlo *h, const char *verb, hlo_val x, int along)
 {
     hlo_val out = make(x.type, x.rank - 1, x.dim), init;
+    if (!need_dim(h, "reduce", x, along)) return out;
     for (int i = along; i < x.rank - 1; i++) out.dim[i] = x.dim[i + 1];
-    bool max = strcmp(verb, "maximum") == 0, min = strcmp(verb, "minimum") == 0;
-    if (is_float(x.type)) init = hlo_float(h, x.type, max ? -INFINITY : min ? INFINITY : 0);
-    else if (x.type == DT_BOOL) init = hlo_int(h, x.type, strcmp(verb, "and") == 0);
-    else init = hlo_int(h, x.type, max && !is_unsigned(x.type) ? INT32_MIN : min ? (is_unsigned(x.type) ? (int64_t)UINT32_MAX : INT32_MAX) : 0);
+    init = neutral(h, verb, x.type);
     begin_op(h, &out, "stablehlo.reduce(");
     put_val(h, x);
     buf_str(&h->text, " init: ");
@@ -501,9 +565,10 @@ hlo_val hlo_argmax(hlo *h, hlo_val x, int along)
         "  %one = stablehlo.select %gt, %ia, %ib : tensor<i1>, tensor<i32>",
         "  %i = stablehlo.select %eq, %low, %one : tensor<i1>, tensor<i32>",
         "  stablehlo.return %v, %i : @, tensor<i32>" };
+    if (!is_float(x.type)) hlo_fail(h, "argmax of %s", type_name(x.type));
+    if (!need_dim(h, "argmax", x, along)) return x;
     const hlo_val in[] = { x, hlo_iota(h, DT_I32, along, x.rank, x.dim), hlo_float(h, x.type, -INFINITY), hlo_int(h, DT_I32, INT32_MAX) };
     hlo_val out = make(DT_I32, x.rank - 1, x.dim);
-    if (!is_float(x.type)) hlo_fail(h, "argmax of %s", type_name(x.type));
     for (int i = along; i < x.rank - 1; i++) out.dim[i] = x.dim[i + 1];
     hlo_val best = out;
     best.type = x.type;
@@ -548,6 +613,8 @@ static bool listed(hlo_dims d, int i)
 hlo_val hlo_dot(hlo *h, hlo_val a, hlo_val b, hlo_dims batch_a, hlo_dims batch_b, hlo_dims over_a, hlo_dims over_b, dtype type)
 {
     hlo_val out = { .sub = -1, .type = type };
+    if (batch_a.n != batch_b.n || over_a.n != over_b.n) hlo_fail(h, "dot: %d and %d batch dimensions, over %d and %d", batch_a.n, batch_b.n, over_a.n, over_b.n);
+    if (!need_rank(h, "dot", a.rank + b.rank - batch_a.n - 2 * over_a.n) || batch_a.n != batch_b.n || over_a.n != over_b.n) return out;
     for (int i = 0; i < batch_a.n; i++) {
         if (a.dim[batch_a.v[i]] != b.dim[batch_b.v[i]]) hlo_fail(h, "dot: batch dimensions differ");
         out.dim[out.rank++] = a.dim[batch_a.v[i]];
@@ -578,7 +645,7 @@ hlo_val hlo_dot(hlo *h, hlo_val a, hlo_val b, hlo_dims batch_a, hlo_dims batch_b
 hlo_val hlo_take(hlo *h, hlo_val x, hlo_val at)
 {
     hlo_val out = make(x.type, at.rank, at.dim);
-    if (at.rank + x.rank - 1 > HLO_RANK) hlo_fail(h, "gather of rank %d", at.rank + x.rank - 1);
+    if (!need_dim(h, "gather", x, 0) || !need_rank(h, "gather", at.rank + x.rank - 1)) return out;
     int offset[HLO_RANK] = {0};
     int64_t sizes[HLO_RANK];
     memcpy(sizes, x.dim, sizeof sizes);
@@ -601,9 +668,11 @@ hlo_val hlo_take(hlo *h, hlo_val x, hlo_val at)
 
 static hlo_val scatter(hlo *h, hlo_val x, hlo_val at, hlo_val y, bool adds)
 {
-    int k = (int)at.dim[1], window[HLO_RANK], inserted[HLO_RANK];
+    int window[HLO_RANK], inserted[HLO_RANK], k = at.rank == 2 && at.dim[1] <= x.rank ? (int)at.dim[1] : 0;
     hlo_val out = make(x.type, x.rank, x.dim), in[] = { x, at, y };
-    if (at.rank != 2 || y.rank != x.rank - k + 1 || y.dim[0] != at.dim[0] || y.type != x.type) {
+    bool fits = k > 0 && y.rank == x.rank - k + 1 && y.dim[0] == at.dim[0] && y.type == x.type;
+    for (int i = 1; fits && i < y.rank; i++) fits = y.dim[i] == x.dim[k + i - 1];
+    if (!fits) {
         hlo_fail(h, "scatter: indices or updates do not fit");
         return out;
     }
@@ -645,7 +714,8 @@ hlo_val hlo_put_add(hlo *h, hlo_val x, hlo_val at, hlo_val y) { return scatter(h
 void hlo_while(hlo *h, const hlo_val *init, int n, hlo_val *carried)
 {
     if (h->n_loops == HLO_WHILES || n > HLO_CARRIED) {
-        hlo_fail(h, "%d loops in each other with %d values", h->n_loops + 1, n);
+        hlo_fail(h, "%d loops in each other with %d values, at most %d and %d are supported", h->n_loops + 1, n, HLO_WHILES, HLO_CARRIED);
+        for (int i = 0; i < n; i++) carried[i] = init[i];
         n = 0;
     }
     int level = h->n_loops < HLO_WHILES ? h->n_loops++ : HLO_WHILES - 1;
@@ -703,6 +773,7 @@ void hlo_end(hlo *h, const hlo_val *next, hlo_val *out)
         return;
     }
     int level = --h->n_loops, n = h->loop[level].n;
+    h->counter[level] = (hlo_val){0};
     for (int i = 0; i < n; i++) {
         need_same(h, "while", h->loop[level].init[i], next[i]);
         out[i] = make(next[i].type, next[i].rank, next[i].dim);
@@ -717,7 +788,8 @@ hlo_val hlo_for(hlo *h, hlo_val from, hlo_val to, const hlo_val *init, int n, hl
 {
     hlo_val in[HLO_CARRIED + 1] = { from }, at[HLO_CARRIED + 1];
     if (n > HLO_CARRIED - 1) {
-        hlo_fail(h, "a loop with %d values", n);
+        hlo_fail(h, "a loop with %d values, at most %d are supported", n, HLO_CARRIED - 1);
+        for (int i = 0; i < n; i++) carried[i] = init[i];
         n = 0;
     }
     for (int i = 0; i < n; i++) in[i + 1] = init[i];
@@ -731,7 +803,7 @@ hlo_val hlo_for(hlo *h, hlo_val from, hlo_val to, const hlo_val *init, int n, hl
 void hlo_end_for(hlo *h, const hlo_val *next, hlo_val *out)
 {
     hlo_val all[HLO_CARRIED + 1], res[HLO_CARRIED + 1];
-    if (h->n_loops == 0) {
+    if (h->n_loops == 0 || !hlo_is(h->counter[h->n_loops - 1])) {
         hlo_fail(h, "the end of a loop that was not begun");
         return;
     }
@@ -809,6 +881,7 @@ hlo_val hlo_all_gather(hlo *h, hlo_val x, int along)
 {
     if (h->mesh.tp == 1) return x;
     hlo_val out = make(x.type, x.rank, x.dim);
+    if (!need_dim(h, "all_gather", x, along)) return x;
     out.dim[along] *= h->mesh.tp;
     begin_collective(h, &out, "\"stablehlo.all_gather\"(", x);
     buf_printf(&h->text, "all_gather_dim = %d : i64, ", along);
@@ -821,6 +894,7 @@ hlo_val hlo_reduce_scatter(hlo *h, hlo_val x, int along)
 {
     if (h->mesh.tp == 1) return x;
     hlo_val out = make(x.type, x.rank, x.dim);
+    if (!need_dim(h, "reduce_scatter", x, along)) return x;
     if (x.dim[along] % h->mesh.tp) hlo_fail(h, "reduce_scatter of %lld over %d ranks", (long long)x.dim[along], h->mesh.tp);
     out.dim[along] /= h->mesh.tp;
     begin_collective(h, &out, "\"stablehlo.reduce_scatter\"(", x);
