@@ -10,9 +10,10 @@
 
 /* ---- programs ---- */
 
-static status compile_here(pjrt_model *m, const pjrt_source *src, const pjrt_compile_options *o, pjrt_program **out)
+static status compile_here(pjrt_model *m, const pjrt_source *src, const pjrt_compile_options *o, pjrt_stats *stats, pjrt_program **out)
 {
     TRY(pjrt_compile(m->dev->client, src, o, out));
+    *stats = *pjrt_program_stats(*out);
     m->n_compiled++;
     return ST_OK;
 }
@@ -37,26 +38,27 @@ static void check_temporaries(const pjrt_model *m, const char *name, const pjrt_
                  (double)s->temp_bytes / 1048576, (double)program_layer_cache_bytes(&m->c) / 1048576);
 }
 
-status pjrt_model_program(pjrt_model *m, const program_spec *spec, pjrt_program **out)
+/* What cannot be compiled apart may compile here; only then is the child of no use. */
+status pjrt_model_compile(pjrt_model *m, const pjrt_source *src, pjrt_stats *stats, pjrt_program **out)
 {
     pjrt_compile_options o;
+    program_options(m->c.plan->g, m->dev->target.device.kind, &o);
+    if (!m->dev->compiler) return compile_here(m, src, &o, stats, out);
+    status st = compile_apart(m, src, &o, stats, out);
+    if (st != ST_UNSUPPORTED) return st;
+    log_debug("compiling in this process: %s", err_msg());
+    TRY(compile_here(m, src, &o, stats, out));
+    pjrt_compiler_close(m->dev->compiler);
+    m->dev->compiler = NULL;
+    return ST_OK;
+}
+
+static status make_program(pjrt_model *m, const program_spec *spec, pjrt_program **out)
+{
     pjrt_stats stats = { .temp_bytes = -1 };
     buf text = {0};
-    program_options(m->c.plan->g, m->dev->target.device.kind, &o);
     status st = program_text(&m->c, spec, &text);
-    const pjrt_source src = { spec->name, text.data, text.len };
-    if (st == ST_OK && m->dev->compiler) {
-        st = compile_apart(m, &src, &o, &stats, out);
-        if (st == ST_UNSUPPORTED) {
-            log_debug("compiling in this process: %s", err_msg());
-            pjrt_compiler_close(m->dev->compiler);
-            m->dev->compiler = NULL;
-        }
-    }
-    if (text.data && !m->dev->compiler && (st == ST_OK || st == ST_UNSUPPORTED)) {
-        st = compile_here(m, &src, &o, out);
-        if (st == ST_OK) stats = *pjrt_program_stats(*out);
-    }
+    if (st == ST_OK) st = pjrt_model_compile(m, &(pjrt_source){ spec->name, text.data, text.len }, &stats, out);
     if (st == ST_OK && !spec->sampler) check_temporaries(m, spec->name, &stats);
     buf_free(&text);
     return st;
@@ -67,10 +69,27 @@ status pjrt_model_step_program(pjrt_model *m, int bucket, pjrt_program **out)
     loaded_program *l = &m->steps[bucket];
     if (!l->p) {
         program_step_spec(&m->c, bucket, &l->spec);
-        TRY(pjrt_model_program(m, &l->spec, &l->p));
+        TRY(make_program(m, &l->spec, &l->p));
     }
     *out = l->p;
     return ST_OK;
+}
+
+static bool in_flight(const pjrt_model *m, const pjrt_program *sampler)
+{
+    for (int i = 0; i < STEP_DEPTH; i++)
+        if (m->flights[i].b && m->flights[i].sampler == sampler) return true;
+    return false;
+}
+
+/* The one that was made first and does not run; should it be needed again, it comes back from the cache. */
+static void drop_sampler(pjrt_model *m)
+{
+    int i = 0;
+    while (in_flight(m, m->samplers[i].p)) i++;
+    pjrt_program_free(m->samplers[i].p);
+    m->n_samplers--;
+    memmove(m->samplers + i, m->samplers + i + 1, (size_t)(m->n_samplers - i) * sizeof *m->samplers);
 }
 
 status pjrt_model_sampler(pjrt_model *m, const sampler_kind *k, pjrt_program **out)
@@ -81,13 +100,10 @@ status pjrt_model_sampler(pjrt_model *m, const sampler_kind *k, pjrt_program **o
         *out = m->samplers[i].p;
         return ST_OK;
     }
-    if (m->n_samplers == MAX_SAMPLERS) { /* drop one; it comes back from the cache */
-        pjrt_program_free(m->samplers[0].p);
-        m->samplers[0] = m->samplers[--m->n_samplers];
-    }
+    if (m->n_samplers == MAX_SAMPLERS) drop_sampler(m);
     loaded_program *l = &m->samplers[m->n_samplers];
     program_sampler_spec(k, &l->spec);
-    TRY(pjrt_model_program(m, &l->spec, &l->p));
+    TRY(make_program(m, &l->spec, &l->p));
     m->n_samplers++;
     *out = l->p;
     return ST_OK;
@@ -122,12 +138,16 @@ static void free_caches(pjrt_model *m)
     }
 }
 
-static void free_programs(pjrt_model *m)
+static void free_steps(pjrt_model *m)
 {
     for (int i = 0; i < MAX_BUCKETS; i++) {
         pjrt_program_free(m->steps[i].p);
         m->steps[i].p = NULL;
     }
+}
+
+static void free_samplers(pjrt_model *m)
+{
     for (int i = 0; i < m->n_samplers; i++) pjrt_program_free(m->samplers[i].p);
     m->n_samplers = 0;
 }
@@ -149,11 +169,17 @@ static status pjrt_kv_resize(device_model *dm, int32_t n_blocks)
 {
     pjrt_model *m = (pjrt_model *)(void *)dm;
     if (n_blocks < 1 || (int64_t)n_blocks * m->c.limits.block_size > INT32_MAX) return err_set(ST_INVALID, "a KV cache of %d blocks", n_blocks);
+    TRY(lower_check(m->c.plan, n_blocks));
     pjrt_model_drain(m);
     free_caches(m);
-    if (n_blocks != m->n_blocks) free_programs(m); /* the cache's size is part of every program */
+    if (n_blocks != m->n_blocks) free_steps(m); /* the cache's size is part of their text */
     m->n_blocks = m->c.lower.n_pages = n_blocks;
-    TRY(make_caches(m));
+    status st = make_caches(m);
+    if (st != ST_OK) {
+        free_caches(m);
+        m->n_blocks = 0;
+        return st;
+    }
     return m->dev->lazy ? ST_OK : warm_up(m);
 }
 
@@ -170,12 +196,11 @@ static int64_t pjrt_kv_bytes(const device_model *dm, double utilization)
 }
 
 /* One block is one page of every layer of every cache of every device: copied by way of the whole cache, which only tests and
- * offloading do. */
+ * offloading do. Steps in flight come first: the cache is what the last one makes of it. */
 static status kv_copy(pjrt_model *m, int32_t block, char *dst, const char *src)
 {
     if (block < 0 || block >= m->n_blocks) return err_set(ST_INVALID, "KV block %d, expected 0 to %d", block, m->n_blocks - 1);
     if (m->n_devices > 1) return err_set(ST_UNSUPPORTED, "copying KV blocks of %d devices", m->n_devices);
-    pjrt_model_drain(m);
     for (int c = 0; c < m->c.plan->n_caches; c++) {
         const lower_cache *x = &m->c.plan->caches[c];
         const int64_t dim[] = { (int64_t)x->n_layers * m->n_blocks, m->c.lower.page, x->kv.rows, x->kv.lanes };
@@ -211,7 +236,8 @@ static void pjrt_unload(device_model *dm)
     pjrt_model *m = (pjrt_model *)(void *)dm;
     pjrt_client *c = m->dev->client;
     pjrt_model_drain(m);
-    free_programs(m);
+    free_steps(m);
+    free_samplers(m);
     for (int i = 0; i < STEP_DEPTH; i++) pjrt_flight_free(m, &m->flights[i]);
     if (m->caches) free_caches(m);
     for (int i = 0; m->weights && i < m->n_devices * m->c.plan->n_weights; i++) pjrt_buffer_free(c, m->weights[i]);
@@ -235,9 +261,19 @@ static dtype activation_type(const graph *g)
     return DT_F32;
 }
 
+static int64_t embedding_rows(const graph *g)
+{
+    for (int id = 1; id <= graph_n_nodes(g); id++) {
+        const node *n = graph_at(g, id);
+        if (n->op == OP_EMBED && graph_node(g, n->in[1])->op == OP_WEIGHT) return graph_node(g, n->in[1])->a.weight.parts[0].total;
+    }
+    return 0;
+}
+
 static status allocate(pjrt_model *m)
 {
     size_t d = (size_t)m->n_devices, n_args = (size_t)(lower_n_leading(m->c.plan->g) + m->c.plan->n_caches + m->c.plan->n_weights);
+    if (n_args < SAMPLER_ARGS) n_args = SAMPLER_ARGS;
     m->weights = mem_calloc(d * (size_t)m->c.plan->n_weights, sizeof *m->weights);
     m->caches = mem_calloc(d * (size_t)m->c.plan->n_caches + 1, sizeof *m->caches);
     m->ring = mem_calloc(d, sizeof *m->ring);
@@ -245,6 +281,10 @@ static status allocate(pjrt_model *m)
     m->args = mem_calloc(d * n_args, sizeof *m->args);
     m->outs = mem_calloc(d * ((size_t)m->c.plan->n_caches + 2), sizeof *m->outs);
     if (!m->weights || !m->caches || !m->ring || !m->ranks || !m->args || !m->outs) return err_nomem();
+    for (int i = 0; i < STEP_DEPTH; i++) {
+        m->flights[i].uploads = mem_array(d * STEP_UPLOADS, sizeof *m->flights[i].uploads);
+        if (!m->flights[i].uploads) return err_nomem();
+    }
     int tp = graph_mesh(m->c.plan->g).tp;
     for (int i = 0; i < m->n_devices && tp > 1; i++) {
         int32_t rank = i % tp;
@@ -266,12 +306,15 @@ static status pjrt_load(device *dev, const graph *g, const weight_source *w, con
     m->base.cls = d->base.cls;
     m->dev = d;
     m->n_devices = need;
+    m->n_ids = embedding_rows(g);
     status st = program_context_new(g, l, activation_type(g), &m->c);
     if (st != ST_OK) {
         mem_free(m);
         return st;
     }
-    st = allocate(m);
+    if (strcmp(d->platform, "cpu") == 0) m->c.lower.kv_block = 1 << 20; /* its caches are small, and so are its loops' blocks best */
+    if (m->c.plan->n_inputs) st = err_set(ST_UNSUPPORTED, "the graph has an input beside tokens, positions and rows: node %%%d", m->c.plan->inputs[0]);
+    if (st == ST_OK) st = allocate(m);
     if (st == ST_OK) st = pjrt_weights_load(m, w, progress, arg);
     if (st == ST_OK) *out = &m->base;
     else pjrt_unload(&m->base);

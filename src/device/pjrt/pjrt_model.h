@@ -28,27 +28,30 @@ typedef struct pjrt_device {
 /* A program that is loaded, or not yet. */
 typedef struct loaded_program { program_spec spec; pjrt_program *p; } loaded_program;
 
-/* One step in flight. */
+/* One step in flight. The host's memory is read or written until flight_wait (pjrt_step.c). */
 typedef struct flight {
     const batch *b;
     int bucket;
-    int32_t *meta;                          /* host side of the uploads; they stay until the step is done */
+    pjrt_program *sampler;                  /* which is not dropped meanwhile; NULL: none */
+    pjrt_event **uploads; int n_uploads;    /* [n_devices * STEP_UPLOADS] */
+    int32_t *meta;                          /* host side of the uploads */
     int32_t *ints; float *floats; uint32_t *mask;
     size_t meta_cap, ints_cap, floats_cap, mask_cap;
     int32_t *tokens;                        /* [rows] of the bucket, downloaded */
     float *logits;                          /* [rows][vocab], only if wanted */
     size_t tokens_cap, logits_cap;
     pjrt_buffer *token_buffer, *logit_buffer;   /* device 0's, being downloaded */
-    pjrt_event *tokens_done, *logits_done;
+    pjrt_event *tokens_done, *logits_done;      /* logits_done, where neither is downloaded: the step is done */
 } flight;
 
-enum { MAX_USUAL = 96, MAX_SAMPLERS = 256 };
+enum { MAX_USUAL = 96, MAX_SAMPLERS = 256, STEP_UPLOADS = 4 /* meta; ints, floats, mask of the sampler */, SAMPLER_ARGS = 5 };
 
 typedef struct pjrt_model {
     struct device_model base;
     pjrt_device *dev;
     program_context c;
     int n_devices;
+    int64_t n_ids;                          /* rows of the embedding: token ids are below it; 0: there is none */
     pjrt_buffer **weights;                  /* [n_devices][n_weights] */
     int64_t weight_bytes;                   /* of one device */
     pjrt_buffer **caches;                   /* [n_devices][n_caches] */
@@ -65,9 +68,10 @@ typedef struct pjrt_model {
 
 status pjrt_weights_load(pjrt_model *m, const weight_source *w, void (*progress)(void *arg, int64_t done, int64_t total), void *arg) FALLIBLE;
 
-/* Compiles (or takes from the cache) and loads the program that `spec` describes. */
-status pjrt_model_program(pjrt_model *m, const program_spec *spec, pjrt_program **out) FALLIBLE;
+/* Compiles (or takes from the cache) and loads a program for the model's devices. */
+status pjrt_model_compile(pjrt_model *m, const pjrt_source *src, pjrt_stats *stats, pjrt_program **out) FALLIBLE;
 status pjrt_model_step_program(pjrt_model *m, int bucket, pjrt_program **out) FALLIBLE;
+/* Valid until MAX_SAMPLERS more were asked for, or as long as a flight has it. */
 status pjrt_model_sampler(pjrt_model *m, const sampler_kind *k, pjrt_program **out) FALLIBLE;
 
 status pjrt_model_submit(device_model *m, const batch *b) FALLIBLE;

@@ -21,21 +21,38 @@ static status reserve(void **p, size_t *cap, size_t bytes)
 
 #define RESERVE(f, field, n) reserve((void **)&(f)->field, &(f)->field##_cap, (size_t)(n) * sizeof *(f)->field)
 
+/* Waits until the plugin neither reads nor writes the host memory of a flight. The status is the step's. */
+static status flight_wait(pjrt_model *m, flight *f)
+{
+    status st = pjrt_event_wait(m->dev->client, f->tokens_done), last = pjrt_event_wait(m->dev->client, f->logits_done);
+    if (st == ST_OK) st = last;
+    for (int i = 0; i < f->n_uploads; i++) {
+        last = pjrt_event_wait(m->dev->client, f->uploads[i]);
+        if (st == ST_OK) st = last;
+    }
+    f->tokens_done = f->logits_done = NULL;
+    f->n_uploads = 0;
+    return st;
+}
+
+/* For a step that failed or is of no interest any more; the message of a failure stays. */
 static void flight_clear(pjrt_model *m, flight *f)
 {
-    pjrt_client *c = m->dev->client;
-    pjrt_event_free(c, f->tokens_done);
-    pjrt_event_free(c, f->logits_done);
-    pjrt_buffer_free(c, f->token_buffer);
-    pjrt_buffer_free(c, f->logit_buffer);
-    f->tokens_done = f->logits_done = NULL;
+    char message[1024];
+    err_copy(message, sizeof message);
+    status st = flight_wait(m, f);
+    if (st != ST_OK) err_set(st, "%s", message);
+    pjrt_buffer_free(m->dev->client, f->token_buffer);
+    pjrt_buffer_free(m->dev->client, f->logit_buffer);
     f->token_buffer = f->logit_buffer = NULL;
+    f->sampler = NULL;
     f->b = NULL;
 }
 
 void pjrt_flight_free(pjrt_model *m, flight *f)
 {
     flight_clear(m, f);
+    mem_free(f->uploads);
     mem_free(f->meta);
     mem_free(f->ints);
     mem_free(f->floats);
@@ -45,15 +62,51 @@ void pjrt_flight_free(pjrt_model *m, flight *f)
     *f = (flight){0};
 }
 
+/* ---- what the engine hands in ---- */
+
+static status check_range(const char *what, const int32_t *v, int n, int64_t least, int64_t end)
+{
+    for (int i = 0; i < n; i++)
+        if (v[i] < least || v[i] >= end) return err_set(ST_INVALID, "batch: %s[%d] is %d, expected %lld to %lld", what, i, v[i], (long long)least, (long long)end - 1);
+    return ST_OK;
+}
+
+static status check_seq(const pjrt_model *m, const batch *b, int s)
+{
+    int q = b->cu_q_lens[s + 1] - b->cu_q_lens[s];
+    if (q < 1 || b->cu_q_lens[s] < 0 || b->cu_q_lens[s + 1] > b->n_tokens || b->kv_lens[s] < q || b->kv_lens[s] > m->c.limits.max_model_len)
+        return err_set(ST_INVALID, "batch: sequence %d has %d new tokens of %d, at most %d", s, q, b->kv_lens[s], m->c.limits.max_model_len);
+    int pages = (b->kv_lens[s] - 1) / m->c.lower.page + 1;
+    if (pages > b->max_pages) return err_set(ST_INVALID, "batch: sequence %d needs %d pages, its row has %d", s, pages, b->max_pages);
+    return check_range("page_table", b->page_table + (int64_t)s * b->max_pages, pages, 0, m->n_blocks);
+}
+
+static status check_batch(const pjrt_model *m, const batch *b)
+{
+    const device_limits *l = &m->c.limits;
+    if (b->n_tokens < 1 || b->n_tokens > l->max_tokens || b->n_seqs < 1 || b->n_seqs > l->max_seqs || b->n_rows < 0 || b->n_rows > l->max_rows)
+        return err_set(ST_INVALID, "batch: %d tokens, %d sequences, %d rows; planned for %d, %d, %d", b->n_tokens, b->n_seqs, b->n_rows, l->max_tokens, l->max_seqs, l->max_rows);
+    if (b->cu_q_lens[0] != 0 || b->cu_q_lens[b->n_seqs] != b->n_tokens) return err_set(ST_INVALID, "batch: cu_q_lens does not span the tokens");
+    for (int s = 0; s < b->n_seqs; s++) TRY(check_seq(m, b, s));
+    if (m->n_ids) TRY(check_range("token_ids", b->token_ids, b->n_tokens, -(int64_t)m->c.lower.n_slots * BATCH_RING, m->n_ids));
+    TRY(check_range("positions", b->positions, b->n_tokens, 0, INT32_MAX));
+    TRY(check_range("slots", b->slots, b->n_tokens, 0, (int64_t)m->n_blocks * l->block_size));
+    for (int i = 0; b->samples && i < b->n_rows; i++)
+        if (b->samples[i].slot >= m->c.lower.n_slots || b->samples[i].ring_pos < 0 || b->samples[i].ring_pos >= BATCH_RING)
+            return err_set(ST_INVALID, "batch: row %d goes to slot %d, place %d of the ring, which has %d slots of %d", i, b->samples[i].slot, b->samples[i].ring_pos,
+                           m->c.lower.n_slots, BATCH_RING);
+    return check_range("rows", b->rows, b->n_rows, 0, b->n_tokens);
+}
+
 /* ---- arguments ---- */
 
-/* The same array to every device; the host's memory stays until the step is done. */
-static status upload_all(pjrt_model *m, dtype t, size_t rank, const int64_t *dim, const void *data, size_t arg, size_t n_args)
+/* The same array to every device, out of the flight's memory. */
+static status upload_all(pjrt_model *m, flight *f, dtype t, size_t rank, const int64_t *dim, const void *data, size_t arg, size_t n_args)
 {
     for (int d = 0; d < m->n_devices; d++) {
         pjrt_event *done = NULL;
         TRY(pjrt_upload(m->dev->client, d, t, dim, rank, data, PJRT_HOLD_DONE, &m->args[(size_t)d * n_args + arg], &done));
-        pjrt_event_free(m->dev->client, done);
+        f->uploads[f->n_uploads++] = done;
     }
     return ST_OK;
 }
@@ -71,7 +124,8 @@ static void free_args(pjrt_model *m, size_t from, size_t to, size_t n_args)
 static status run_step(pjrt_model *m, flight *f, pjrt_buffer **logits)
 {
     const lower_bucket *b = &m->c.buckets.v[f->bucket];
-    const size_t n_caches = (size_t)m->c.plan->n_caches, n_weights = (size_t)m->c.plan->n_weights, lead = (size_t)lower_n_leading(m->c.plan->g), n_args = lead + n_caches + n_weights, n_outs = n_caches + 1;
+    const size_t n_caches = (size_t)m->c.plan->n_caches, n_weights = (size_t)m->c.plan->n_weights, lead = (size_t)lower_n_leading(m->c.plan->g);
+    const size_t n_args = lead + n_caches + n_weights, n_outs = n_caches + 1;
     pjrt_program *p;
     TRY(pjrt_model_step_program(m, f->bucket, &p));
     int64_t len = step_meta_len(b, &m->c.lower);
@@ -85,7 +139,7 @@ static status run_step(pjrt_model *m, flight *f, pjrt_buffer **logits)
         memcpy(a + lead, m->caches + (size_t)d * n_caches, n_caches * sizeof *a);
         memcpy(a + lead + n_caches, m->weights + (size_t)d * n_weights, n_weights * sizeof *a);
     }
-    status st = upload_all(m, DT_I32, 1, &len, f->meta, 0, n_args);
+    status st = upload_all(m, f, DT_I32, 1, &len, f->meta, 0, n_args);
     if (st == ST_OK) st = pjrt_execute(p, m->args, n_args, NULL, 0, m->outs, NULL);
     free_args(m, 0, 1, n_args);
     TRY(st);
@@ -107,9 +161,9 @@ static status upload_sampling(pjrt_model *m, flight *f, const sampler_kind *k, s
     TRY(RESERVE(f, floats, n_floats));
     TRY(RESERVE(f, mask, sampler_mask_len(k)));
     sampler_fill(k, f->b->samples, f->b->n_rows, f->ints, f->floats, f->mask);
-    TRY(upload_all(m, DT_I32, 1, &ints, f->ints, arg++, n_args));
-    if (n_floats) TRY(upload_all(m, DT_F32, 1, &n_floats, f->floats, arg++, n_args));
-    if (k->mask) TRY(upload_all(m, DT_U32, 2, mask, f->mask, arg++, n_args));
+    TRY(upload_all(m, f, DT_I32, 1, &ints, f->ints, arg++, n_args));
+    if (n_floats) TRY(upload_all(m, f, DT_F32, 1, &n_floats, f->floats, arg++, n_args));
+    if (k->mask) TRY(upload_all(m, f, DT_U32, 2, mask, f->mask, arg++, n_args));
     return ST_OK;
 }
 
@@ -121,6 +175,7 @@ static status run_sampler(pjrt_model *m, flight *f, pjrt_buffer *const *logits)
     const size_t n_args = 3u + (sampler_floats_len(&k) > 0) + k.mask;
     pjrt_program *p;
     TRY(pjrt_model_sampler(m, &k, &p));
+    f->sampler = p;
     memset(m->args, 0, (size_t)m->n_devices * n_args * sizeof *m->args);
     status st = upload_sampling(m, f, &k, n_args);
     for (int d = 0; d < m->n_devices; d++) {
@@ -146,18 +201,20 @@ static status start(pjrt_model *m, flight *f)
     pjrt_buffer *logits[PJRT_MAX_DEVICES];
     pjrt_client *c = m->dev->client;
     const size_t rows = (size_t)m->c.buckets.v[f->bucket].rows;
+    const bool sample = f->b->samples && f->b->n_rows, show = f->b->logits && f->b->n_rows;
     TRY(run_step(m, f, logits));
-    status st = f->b->samples ? run_sampler(m, f, logits) : ST_OK;
+    status st = sample ? run_sampler(m, f, logits) : ST_OK;
     for (int d = 1; d < m->n_devices; d++) pjrt_buffer_free(c, logits[d]);
     f->logit_buffer = logits[0];
-    if (st == ST_OK && f->token_buffer) {
+    if (st == ST_OK && sample) {
         st = RESERVE(f, tokens, rows);
         if (st == ST_OK) st = pjrt_download(c, f->token_buffer, f->tokens, rows * sizeof *f->tokens, &f->tokens_done);
     }
-    if (st == ST_OK && f->b->logits) {
+    if (st == ST_OK && show) {
         st = RESERVE(f, logits, rows * (size_t)m->c.vocab);
         if (st == ST_OK) st = pjrt_download(c, f->logit_buffer, f->logits, rows * (size_t)m->c.vocab * sizeof *f->logits, &f->logits_done);
     }
+    if (st == ST_OK && !sample && !show) st = pjrt_buffer_ready(c, f->logit_buffer, &f->logits_done);
     return st;
 }
 
@@ -166,53 +223,47 @@ status pjrt_model_submit(device_model *dm, const batch *b)
     pjrt_model *m = (pjrt_model *)(void *)dm;
     if (m->n_flights == STEP_DEPTH) return err_set(ST_INTERNAL, "%d steps are in flight already", STEP_DEPTH);
     if (m->n_blocks == 0) return err_set(ST_INTERNAL, "a step before there is a KV cache");
+    TRY(check_batch(m, b));
     flight *f = &m->flights[(m->first + m->n_flights) % STEP_DEPTH];
-    f->b = b;
     f->bucket = buckets_pick(&m->c.buckets, b);
-    if (f->bucket < 0)
-        return err_set(ST_INTERNAL, "a step of %d tokens, %d sequences and %d rows is beyond the limits %d, %d and %d", b->n_tokens, b->n_seqs, b->n_rows,
-                       m->c.limits.max_tokens, m->c.limits.max_seqs, m->c.limits.max_rows);
+    if (f->bucket < 0) return err_set(ST_INTERNAL, "no bucket for %d tokens, %d sequences and %d rows", b->n_tokens, b->n_seqs, b->n_rows);
+    f->b = b;
     status st = start(m, f);
     if (st == ST_OK) m->n_flights++;
     else flight_clear(m, f);
     return st;
 }
 
+/* The oldest flight's place is free again. */
+static void land(pjrt_model *m)
+{
+    flight_clear(m, &m->flights[m->first]);
+    m->first = (m->first + 1) % STEP_DEPTH;
+    m->n_flights--;
+}
+
 status pjrt_model_wait(device_model *dm)
 {
     pjrt_model *m = (pjrt_model *)(void *)dm;
-    pjrt_client *c = m->dev->client;
     if (m->n_flights == 0) return err_set(ST_INTERNAL, "no step is in flight");
     flight *f = &m->flights[m->first];
-    status st = pjrt_event_wait(c, f->tokens_done);
-    f->tokens_done = NULL;
-    if (st == ST_OK) {
-        st = pjrt_event_wait(c, f->logits_done);
-        f->logits_done = NULL;
-    }
-    if (st == ST_OK && f->token_buffer) memcpy(f->b->sampled, f->tokens, (size_t)f->b->n_rows * sizeof *f->tokens);
-    if (st == ST_OK && f->b->logits) memcpy(f->b->logits, f->logits, (size_t)f->b->n_rows * (size_t)m->c.vocab * sizeof *f->logits);
-    flight_clear(m, f);
-    m->first = (m->first + 1) % STEP_DEPTH;
-    m->n_flights--;
+    size_t rows = (size_t)f->b->n_rows;
+    status st = flight_wait(m, f);
+    if (st == ST_OK && f->token_buffer) memcpy(f->b->sampled, f->tokens, rows * sizeof *f->tokens);
+    if (st == ST_OK && f->b->logits && rows) memcpy(f->b->logits, f->logits, rows * (size_t)m->c.vocab * sizeof *f->logits);
+    land(m);
     return st;
 }
 
 status pjrt_model_run(device_model *dm, const batch *b)
 {
-    pjrt_model_drain((pjrt_model *)(void *)dm);
+    pjrt_model *m = (pjrt_model *)(void *)dm;
+    if (m->n_flights > 0) return err_set(ST_INTERNAL, "a step to run while %d are in flight", m->n_flights);
     TRY(pjrt_model_submit(dm, b));
     return pjrt_model_wait(dm);
 }
 
 void pjrt_model_drain(pjrt_model *m)
 {
-    while (m->n_flights > 0) {
-        flight *f = &m->flights[m->first];
-        if (pjrt_event_wait(m->dev->client, f->tokens_done) != ST_OK || pjrt_event_wait(m->dev->client, f->logits_done) != ST_OK) err_clear();
-        f->tokens_done = f->logits_done = NULL;
-        flight_clear(m, f);
-        m->first = (m->first + 1) % STEP_DEPTH;
-        m->n_flights--;
-    }
+    while (m->n_flights > 0) land(m);
 }

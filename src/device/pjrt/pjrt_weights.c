@@ -1,25 +1,33 @@
 /* Weights to the devices. Host memory stays bounded: a stack of layers is put together here only if it is small, else layer
- * by layer on the device, by a program that updates the stack in place. */
-#include <stdio.h>
+ * by layer on the device, by a program that updates the stack in place. SYSTOLIC_HOSTILE makes every stack a large one. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "device/pjrt/pjrt_model.h"
 #include "graph/partition.h"
-#include "ops/op.h"
 
-enum { STAGE_BYTES = 256 << 20 };
+enum { STAGE_BYTES = 256 << 20, HOSTILE_BYTES = 64 };
+
+/* The columns that a checkpoint's tensor must have come out as the node's when they are cut. */
+static bool fits(const node *n, const weight_part *p, const weight_data *d)
+{
+    int64_t shards = n->a.weight.col_shards > 1 ? n->a.weight.col_shards : 1;
+    if (d->rank != n->s.rank || d->shape[0] != p->total) return false;
+    return n->s.rank < 2 || (d->shape[1] > 0 && (d->shape[1] - 1) / shards + 1 == n->s.dim[1]);
+}
 
 static status check_part(const node *n, const weight_part *p, const weight_data *d)
 {
     if (d->scales) return err_set(ST_UNSUPPORTED, "tensor %s is quantised, which the pjrt device does not support yet", p->name);
     if (d->type != DT_F32 && d->type != DT_BF16 && d->type != DT_F16 && d->type != DT_F64)
         return err_set(ST_UNSUPPORTED, "tensor %s is %s; supported: f32, bf16, f16, f64", p->name, dtype_name(d->type));
-    if (d->rank == n->s.rank && d->shape[0] == p->total) return ST_OK;
-    char a[128];
+    if (fits(n, p, d)) return ST_OK;
+    char a[128], b[128];
     shape have = { .type = d->type, .rank = d->rank < GRAPH_MAX_RANK ? d->rank : GRAPH_MAX_RANK };
+    shape want = { .type = n->s.type, .rank = n->s.rank, .dim = { p->total, n->s.dim[1] * (n->a.weight.col_shards > 1 ? n->a.weight.col_shards : 1) } };
     for (int i = 0; i < have.rank; i++) have.dim[i] = d->shape[i];
-    return err_set(ST_INVALID, "tensor %s is %s, expected %d dimensions and %lld rows", p->name, shape_format(&have, a, sizeof a), n->s.rank, (long long)p->total);
+    return err_set(ST_INVALID, "tensor %s is %s, expected %s", p->name, shape_format(&have, a, sizeof a), shape_format(&want, b, sizeof b));
 }
 
 static void convert(dtype from, const char *src, dtype to, char *dst, size_t n)
@@ -74,15 +82,6 @@ static status read_node(pjrt_model *m, const weight_source *w, int id, char *con
     return st;
 }
 
-static status upload(pjrt_model *m, int at, const lower_weight *w, bool stack, const char *data, pjrt_buffer **out)
-{
-    int64_t dim[GRAPH_MAX_RANK + 1];
-    size_t rank = 0;
-    if (stack) dim[rank++] = w->n;
-    for (int i = 0; i < w->s.rank; i++) dim[rank++] = w->s.dim[i];
-    return pjrt_upload(m->dev->client, at, w->s.type, dim, rank, data, PJRT_HOLD_CALL, out, NULL);
-}
-
 /* stack [n, ...] (donated), one layer [...], its index: the stack with that layer. */
 static status placer_text(const lower_weight *w, mesh on, buf *out)
 {
@@ -101,10 +100,9 @@ static status placer_text(const lower_weight *w, mesh on, buf *out)
 static status make_placer(pjrt_model *m, const lower_weight *w, pjrt_program **out)
 {
     buf text = {0};
-    pjrt_compile_options o;
-    program_options(m->c.plan->g, m->dev->target.device.kind, &o);
+    pjrt_stats stats;
     status st = placer_text(w, graph_mesh(m->c.plan->g), &text);
-    if (st == ST_OK) st = pjrt_compile(m->dev->client, &(pjrt_source){ "place a layer", text.data, text.len }, &o, out);
+    if (st == ST_OK) st = pjrt_model_compile(m, &(pjrt_source){ "place a layer", text.data, text.len }, &stats, out);
     buf_free(&text);
     return st;
 }
@@ -119,7 +117,29 @@ typedef struct loader {
     int64_t done, total;
     char *stage[PJRT_MAX_DEVICES];      /* by tensor rank */
     size_t stage_bytes;
+    pjrt_event *busy[PJRT_MAX_DEVICES]; /* uploads that read the stage */
 } loader;
+
+static status stage_wait(loader *l)
+{
+    status st = ST_OK;
+    for (int d = 0; d < l->m->n_devices; d++) {
+        status last = pjrt_event_wait(l->m->dev->client, l->busy[d]);
+        l->busy[d] = NULL;
+        if (st == ST_OK) st = last;
+    }
+    return st;
+}
+
+/* The stage to device `at`, without another copy on the host. */
+static status upload(loader *l, int at, const lower_weight *w, bool stack, pjrt_buffer **out)
+{
+    int64_t dim[GRAPH_MAX_RANK + 1];
+    size_t rank = 0;
+    if (stack) dim[rank++] = w->n;
+    for (int i = 0; i < w->s.rank; i++) dim[rank++] = w->s.dim[i];
+    return pjrt_upload(l->m->dev->client, at, w->s.type, dim, rank, l->stage[rank_of(l->m, at)], PJRT_HOLD_DONE, out, &l->busy[at]);
+}
 
 static void report(loader *l, int64_t bytes)
 {
@@ -127,12 +147,15 @@ static void report(loader *l, int64_t bytes)
     if (l->progress) l->progress(l->arg, l->done, l->total);
 }
 
+/* Room for so many bytes per rank, which nobody reads any more. */
 static status stage_reserve(loader *l, size_t bytes)
 {
     int tp = graph_mesh(l->m->c.plan->g).tp;
+    TRY(stage_wait(l));
     if (bytes <= l->stage_bytes) return ST_OK;
     for (int r = 0; r < tp; r++) {
         mem_free(l->stage[r]);
+        l->stage_bytes = 0;
         l->stage[r] = mem_aligned(64, (bytes + 63) / 64 * 64);
         if (!l->stage[r]) return err_nomem();
     }
@@ -154,7 +177,7 @@ static status load_whole(loader *l, int i, size_t layer_bytes)
         TRY(read_node(m, l->w, w->nodes[k], at));
         report(l, (int64_t)layer_bytes);
     }
-    for (int d = 0; d < m->n_devices; d++) TRY(upload(m, d, w, w->stacked, l->stage[rank_of(m, d)], slot(m, d, i)));
+    for (int d = 0; d < m->n_devices; d++) TRY(upload(l, d, w, w->stacked, slot(m, d, i)));
     return ST_OK;
 }
 
@@ -164,11 +187,12 @@ static status place_layer(loader *l, int i, int k, pjrt_program *placer, pjrt_bu
     const lower_weight *w = &m->c.plan->weights[i];
     int32_t at = k;
     memset(args, 0, (size_t)m->n_devices * 3 * sizeof *args);
+    TRY(stage_wait(l));
     TRY(read_node(m, l->w, w->nodes[k], l->stage));
     status st = ST_OK;
     for (int d = 0; d < m->n_devices && st == ST_OK; d++) {
         args[3 * d] = *slot(m, d, i);
-        st = upload(m, d, w, false, l->stage[rank_of(m, d)], &args[3 * d + 1]);
+        st = upload(l, d, w, false, &args[3 * d + 1]);
         if (st == ST_OK) st = pjrt_upload(m->dev->client, d, DT_I32, NULL, 0, &at, PJRT_HOLD_CALL, &args[3 * d + 2], NULL);
     }
     if (st == ST_OK) st = pjrt_execute(placer, args, 3, NULL, 0, outs, NULL);
@@ -196,7 +220,7 @@ static status load_layers(loader *l, int i, size_t layer_bytes)
     status st = make_placer(m, w, &placer);
     for (int k = 0; k < w->n && st == ST_OK; k++) {
         st = place_layer(l, i, k, placer, args, outs);
-        report(l, (int64_t)layer_bytes);
+        if (st == ST_OK) report(l, (int64_t)layer_bytes);
     }
     pjrt_program_free(placer);
     return st;
@@ -205,14 +229,17 @@ static status load_layers(loader *l, int i, size_t layer_bytes)
 status pjrt_weights_load(pjrt_model *m, const weight_source *w, void (*progress)(void *arg, int64_t done, int64_t total), void *arg)
 {
     loader l = { .m = m, .w = w, .progress = progress, .arg = arg, .total = program_weight_bytes(&m->c) };
-    status st = ST_OK;
+    status st = ST_OK, last;
+    size_t most = (getenv("SYSTOLIC_HOSTILE") ? HOSTILE_BYTES : STAGE_BYTES) / (size_t)graph_mesh(m->c.plan->g).tp;
     m->weight_bytes = l.total;
     for (int i = 0; i < m->c.plan->n_weights && st == ST_OK; i++) {
         const lower_weight *x = &m->c.plan->weights[i];
         size_t layer = dtype_bytes(x->s.type, (size_t)(x->s.dim[0] * (x->s.rank == 2 ? x->s.dim[1] : 1)));
-        bool whole = x->n == 1 || layer * (size_t)x->n <= STAGE_BYTES;
+        bool whole = x->n == 1 || layer * (size_t)x->n <= most;
         st = whole ? load_whole(&l, i, layer) : load_layers(&l, i, layer);
     }
+    last = stage_wait(&l);
+    if (st == ST_OK) st = last;
     for (int r = 0; r < PJRT_MAX_DEVICES; r++) mem_free(l.stage[r]);
     return st;
 }
