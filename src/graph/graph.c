@@ -143,8 +143,13 @@ tensor graph_weight(graph *g, weight_role role, const shape *s, const weight_par
 
 tensor graph_weight_cut(graph *g, weight_role role, const shape *s, const weight_part *parts, int n_parts, int64_t col_shards)
 {
+    return graph_weight_of(g, s, &(weight_attrs){ role, n_parts, parts, col_shards, QUANT_NONE });
+}
+
+tensor graph_weight_of(graph *g, const shape *s, const weight_attrs *a)
+{
     if (g->failed != ST_OK) return NO_TENSOR;
-    return append(g, &(node){ .op = OP_WEIGHT, .layer = g->layer, .s = *s, .a.weight = { role, n_parts, parts, col_shards } });
+    return append(g, &(node){ .op = OP_WEIGHT, .layer = g->layer, .s = *s, .a.weight = *a });
 }
 
 tensor graph_add(graph *g, op o, const tensor *in, int n_in, const op_attrs *a)
@@ -171,8 +176,7 @@ tensor graph_add_like(graph *g, const node *n, const tensor *in, int n_in)
 {
     graph_set_layer(g, n->layer);
     if (n->op == OP_INPUT) return graph_input(g, (input_kind)n->a.input.kind, &n->s);
-    if (n->op == OP_WEIGHT)
-        return graph_weight_cut(g, (weight_role)n->a.weight.role, &n->s, n->a.weight.parts, (int)n->a.weight.n_parts, n->a.weight.col_shards);
+    if (n->op == OP_WEIGHT) return graph_weight_of(g, &n->s, &n->a.weight);
     return graph_add(g, n->op, in, n_in, &n->a);
 }
 

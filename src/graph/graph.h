@@ -17,6 +17,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 #include "graph/dtype.h"
+#include "graph/quant.h"
 
 typedef struct tensor { int32_t id; } tensor;   /* 0 = null */
 #define NO_TENSOR ((tensor){ 0 })
@@ -92,11 +93,15 @@ static inline int64_t weight_part_rows(const weight_part *p)
     return p->shards > 1 && rows > 0 ? (rows - 1) / p->shards + 1 : rows;
 }
 
+/* col_shards: columns are cut likewise. scheme: a quant_scheme; such a weight is read by linears alone, and s.type stays the type
+ * that the model computes in. */
+typedef struct weight_attrs { int64_t role, n_parts; const weight_part *parts; int64_t col_shards, scheme; } weight_attrs;
+
 typedef struct floats { int64_t n; const float *v; } floats;
 
 typedef union op_attrs {
     struct { int64_t kind; } input;
-    struct { int64_t role; int64_t n_parts; const weight_part *parts; int64_t col_shards; } weight; /* col_shards: columns are cut likewise */
+    weight_attrs weight;
     struct { int64_t shards; } embed;                       /* > 1: of the table's rows; ids of other ranks' rows give zeros */
     struct { double eps; } rms_norm;
     struct { int64_t from, to; } slice;                     /* of the last dimension */
@@ -135,6 +140,8 @@ tensor graph_input(graph *g, input_kind kind, const shape *s);
 tensor graph_weight(graph *g, weight_role role, const shape *s, const weight_part *parts, int n_parts);
 /* The same, its columns cut into col_shards; s->dim[1] is one shard's. */
 tensor graph_weight_cut(graph *g, weight_role role, const shape *s, const weight_part *parts, int n_parts, int64_t col_shards);
+/* The same with every attribute. */
+tensor graph_weight_of(graph *g, const shape *s, const weight_attrs *a);
 /* Attributes are copied, arrays included; NULL = none. Inputs may hold NO_TENSOR where optional. */
 tensor graph_add(graph *g, op o, const tensor *in, int n_in, const op_attrs *a);
 /* A node like n of another graph (its layer too), with inputs of this one; leaves have none. */

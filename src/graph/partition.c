@@ -65,7 +65,7 @@ static tensor cut_weight(partition *p, tensor old, int shards, int col_shards)
     }
     if (col_shards > 1) s.dim[1] = (s.dim[1] - 1) / col_shards + 1;
     graph_set_layer(p->out, w->layer);
-    return graph_weight_cut(p->out, (weight_role)w->a.weight.role, &s, parts, n_parts, col_shards);
+    return graph_weight_of(p->out, &s, &(weight_attrs){ w->a.weight.role, n_parts, parts, col_shards, w->a.weight.scheme });
 }
 
 static tensor whole(partition *p, tensor old)

@@ -66,7 +66,7 @@ static bool can_join(const graph *g, const node *a, const node *b)
     if (has_input(a, LINEAR_RESIDUAL) || has_input(b, LINEAR_RESIDUAL) || has_input(a, LINEAR_BIAS) != has_input(b, LINEAR_BIAS)) return false;
     const node *wa = graph_node(g, a->in[LINEAR_W]), *wb = graph_node(g, b->in[LINEAR_W]);
     return wa->op == OP_WEIGHT && wb->op == OP_WEIGHT && wa->s.type == wb->s.type && wa->a.weight.role == wb->a.weight.role &&
-           wa->a.weight.col_shards == wb->a.weight.col_shards &&
+           wa->a.weight.col_shards == wb->a.weight.col_shards && wa->a.weight.scheme == wb->a.weight.scheme &&
            graph_n_uses(g, b->in[LINEAR_W].id) == 1 && graph_n_uses(g, a->in[LINEAR_W].id) == 1;
 }
 
@@ -84,7 +84,10 @@ static tensor join_weights(rewrite *w, const int *members, int n, int which)
         s.dim[0] += x->s.dim[0];
         if (x->s.axes[0] != s.axes[0]) s.axes[0] = AX_MIXED;
     }
-    return graph_weight_cut(w->out, (weight_role)first->a.weight.role, &s, parts, n_parts, first->a.weight.col_shards);
+    weight_attrs a = first->a.weight;
+    a.parts = parts;
+    a.n_parts = n_parts;
+    return graph_weight_of(w->out, &s, &a);
 }
 
 static void join_linears(rewrite *w, const int *members, int n)

@@ -10,6 +10,10 @@
  *   %4 = weight role=col "q"[0:64/64]heads/2 : f32[32, 64]{heads, embed} @0
  *   %5 = weight role=row "o"[0:64/64]embed cols/2 : f32[64, 32]{embed, heads} @0
  *
+ * A weight that is quantised ends in its scheme:
+ *
+ *   %6 = weight role=col "q"[0:64/64]heads scheme=int8_g32 : f32[64, 64]{heads, embed} @0
+ *
  * Names are quoted as JSON; numbers are printed so that they read back to the same bits; `_` is an absent input and `@l` the
  * layer. The parser takes what the printer makes, white space free, and blank lines and `# comments` besides. */
 #include <ctype.h>
@@ -58,6 +62,7 @@ static void print_weight(buf *out, const node *n)
         if (p->shards) buf_printf(out, "/%d", p->shards);
     }
     if (n->a.weight.col_shards) buf_printf(out, " cols/%lld", (long long)n->a.weight.col_shards);
+    if (n->a.weight.scheme) buf_printf(out, " scheme=%s", quant_name((quant_scheme)n->a.weight.scheme));
 }
 
 static void print_node(buf *out, int id, const node *n)
@@ -266,6 +271,16 @@ static void read_role(reader *r, int64_t *role)
     expected(r, "a role");
 }
 
+static void read_scheme(reader *r, int64_t *scheme)
+{
+    char word[64];
+    if (!accept(r, "scheme=")) return;
+    read_word(r, word, sizeof word);
+    for (*scheme = QUANT_NONE + 1; *scheme < QUANT_COUNT; ++*scheme)
+        if (strcmp(word, quant_name((quant_scheme)*scheme)) == 0) return;
+    expected(r, "a quantisation scheme");
+}
+
 static status read_fields(reader *r, op o, op_attrs *a)
 {
     r->n_values = 0;
@@ -324,13 +339,16 @@ static status read_node(reader *r)
     int n_in = 0, n_parts = 0;
     op_attrs a = { 0 };
     weight_part parts[GRAPH_MAX_PARTS];
-    int64_t role = 0, col_shards = 0;
+    weight_attrs w = { 0 };
     shape s = { 0 };
     if (!op_is(o, OPF_LEAF)) read_inputs(r, in, &n_in);
     if (o == OP_WEIGHT) {
-        read_role(r, &role);
+        read_role(r, &w.role);
         TRY(read_parts(r, parts, &n_parts));
-        if (accept(r, "cols/")) col_shards = read_count(r);
+        if (accept(r, "cols/")) w.col_shards = read_count(r);
+        read_scheme(r, &w.scheme);
+        w.parts = parts;
+        w.n_parts = n_parts;
     } else {
         TRY(read_fields(r, o, &a));
     }
@@ -339,7 +357,7 @@ static status read_node(reader *r)
     graph_set_layer(r->g, accept(r, "@") ? (int)read_int(r) : -1);
     if (r->bad) return ST_OK;
     if (o == OP_INPUT) t = graph_input(r->g, (input_kind)a.input.kind, &s);
-    else if (o == OP_WEIGHT) t = graph_weight_cut(r->g, (weight_role)role, &s, parts, n_parts, col_shards);
+    else if (o == OP_WEIGHT) t = graph_weight_of(r->g, &s, &w);
     else t = graph_add(r->g, o, in, n_in, &a);
     if (!t.id) return graph_finish(r->g, NO_TENSOR);
     if (t.id != id) expected(r, "the next number (or no repetition of a leaf)");

@@ -54,7 +54,9 @@ static bool floats_equal(const floats *a, const floats *b)
 
 static bool parts_equal(const node *a, const node *b)
 {
-    if (a->a.weight.n_parts != b->a.weight.n_parts || a->a.weight.col_shards != b->a.weight.col_shards) return false;
+    if (a->a.weight.n_parts != b->a.weight.n_parts || a->a.weight.col_shards != b->a.weight.col_shards ||
+        a->a.weight.scheme != b->a.weight.scheme)
+        return false;
     for (int64_t i = 0; i < a->a.weight.n_parts; i++) {
         const weight_part *p = &a->a.weight.parts[i], *q = &b->a.weight.parts[i];
         if (p->from != q->from || p->to != q->to || p->total != q->total || p->out_axis != q->out_axis || p->shards != q->shards ||

@@ -41,7 +41,20 @@ static status verify_weight(const graph *g, const node *n)
     }
     TRY(verify_shards(g, "columns", n->a.weight.col_shards));
     if (n->a.weight.col_shards > 1 && n->s.rank != 2) return err_set(ST_INTERNAL, "a vector has no columns to cut");
+    if (n->a.weight.scheme < 0 || n->a.weight.scheme >= QUANT_COUNT) return err_set(ST_INTERNAL, "unknown quantisation scheme");
+    if (n->a.weight.scheme && n->s.rank != 2) return err_set(ST_INTERNAL, "a vector is not quantised");
     if (rows != n->s.dim[0]) return err_set(ST_INTERNAL, "parts have %lld rows, the weight %lld", (long long)rows, (long long)n->s.dim[0]);
+    return ST_OK;
+}
+
+/* Only linears know quantised weights. */
+static status verify_readers(const graph *g, const node *n)
+{
+    for (int i = 0; i < n->n_in; i++) {
+        const node *w = graph_node(g, n->in[i]);
+        if (w->op == OP_WEIGHT && w->a.weight.scheme && !(n->op == OP_LINEAR && i == 1))
+            return err_set(ST_INTERNAL, "input %d is quantised (%s), which only a linear's weight may be", i, quant_name((quant_scheme)w->a.weight.scheme));
+    }
     return ST_OK;
 }
 
@@ -58,6 +71,7 @@ static status verify_node(const graph *g, int id)
     TRY(verify_shape(g, n));
     if (n->op == OP_WEIGHT) return verify_weight(g, n);
     if (n->op == OP_INPUT) return n->a.input.kind >= 0 && n->a.input.kind < IN_COUNT ? ST_OK : err_set(ST_INTERNAL, "unknown kind of input");
+    TRY(verify_readers(g, n));
     shape want;
     TRY(graph_rules_of(g)->infer[n->op](g, n, &want));
     if (shape_equal(&want, &n->s)) return ST_OK;

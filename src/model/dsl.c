@@ -11,19 +11,19 @@ static const char *full_name(const net *n, const char *name, const char *suffix,
     return dst;
 }
 
-static tensor weight(net *n, weight_ref w, const char *suffix, int rank, int64_t width, axis in)
+static tensor weight(net *n, weight_ref w, const char *suffix, int rank, int64_t width, axis in, quant_scheme quant)
 {
     char name[256];
     shape s = { n->type, rank, { w.to - w.from, width }, { w.out, in } };
     weight_part part = { full_name(n, w.name, suffix, name, sizeof name), w.from, w.to, w.total, w.out, 0 };
-    return graph_weight(n->g, w.role, &s, &part, 1);
+    return graph_weight_of(n->g, &s, &(weight_attrs){ w.role, 1, &part, 0, quant });
 }
 
 tensor linear(net *n, tensor x, weight_ref w, bool bias)
 {
     shape s = graph_node(n->g, x)->s;
-    tensor in[3] = { x, weight(n, w, "weight", 2, s.dim[1], s.axes[1]) };
-    if (bias) in[2] = weight(n, w, "bias", 1, 0, AX_NONE);
+    tensor in[3] = { x, weight(n, w, "weight", 2, s.dim[1], s.axes[1], n->quant) };
+    if (bias) in[2] = weight(n, w, "bias", 1, 0, AX_NONE, QUANT_NONE);
     return graph_add(n->g, OP_LINEAR, in, 3, NULL);
 }
 
@@ -32,7 +32,7 @@ tensor rms_norm(net *n, tensor x, const char *name)
     const shape *s = &graph_node(n->g, x)->s;
     int last = s->rank > 0 ? s->rank - 1 : 0;
     weight_ref w = { ROLE_REPL, s->axes[last], name, 0, s->dim[last], s->dim[last] };
-    tensor in[] = { x, weight(n, w, "weight", 1, 0, AX_NONE) };
+    tensor in[] = { x, weight(n, w, "weight", 1, 0, AX_NONE, QUANT_NONE) };
     return graph_add(n->g, OP_RMS_NORM, in, 2, &(op_attrs){ .rms_norm = { n->c->eps } });
 }
 
@@ -56,7 +56,7 @@ tensor silu_mul(net *n, tensor gate, tensor up) { return graph_add(n->g, OP_SILU
 
 tensor embed(net *n, tensor ids, const char *name, int rows, int width)
 {
-    tensor in[] = { ids, weight(n, W(VOCAB, VOCAB, name, rows), "weight", 2, width, AX_EMBED) };
+    tensor in[] = { ids, weight(n, W(VOCAB, VOCAB, name, rows), "weight", 2, width, AX_EMBED, QUANT_NONE) };
     return graph_add(n->g, OP_EMBED, in, 2, NULL);
 }
 

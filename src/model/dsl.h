@@ -10,6 +10,7 @@ typedef struct net {
     graph *g;
     const model_config *c;
     dtype type;         /* of the weights */
+    quant_scheme quant; /* of the linears' weights */
     int layer;          /* -1 = outside the layers */
     tensor positions;
     tensor rope_table;  /* made once, shared by the layers */

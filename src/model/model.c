@@ -45,12 +45,23 @@ static status find_family(const char *name, const model_family **out)
 
 /* ---- what others need to know ---- */
 
+/* A tied head that is quantised is a weight of its own, beside the embedding it is made from. */
+static bool seen_before(const graph *g, int id)
+{
+    const weight_part *p = graph_at(g, id)->a.weight.parts;
+    for (int i = 1; i < id; i++) {
+        const node *w = graph_at(g, i);
+        if (w->op == OP_WEIGHT && strcmp(w->a.weight.parts[0].name, p->name) == 0 && w->a.weight.parts[0].from == p->from) return true;
+    }
+    return false;
+}
+
 static int64_t count_params(const graph *g)
 {
     int64_t n = 0;
     for (int id = 1; id <= graph_n_nodes(g); id++) {
         const node *w = graph_at(g, id);
-        if (w->op == OP_WEIGHT) n += w->s.dim[0] * shape_cols(&w->s);
+        if (w->op == OP_WEIGHT && !seen_before(g, id)) n += w->s.dim[0] * shape_cols(&w->s);
     }
     return n;
 }
@@ -81,10 +92,10 @@ static status fill_info(model *m, const model_options *o)
 
 /* ---- building ---- */
 
-static status build(model *m, const model_family *f, dtype type)
+static status build(model *m, const model_family *f, const model_options *o)
 {
     TRY(graph_new(ops_rules(), &m->plain));
-    net n = { .g = m->plain, .c = &m->config, .type = type, .layer = -1 };
+    net n = { .g = m->plain, .c = &m->config, .type = o->weight_dtype, .quant = o->quant, .layer = -1 };
     TRY(graph_finish(m->plain, decoder_lm(&n, f->layer)));
     return graph_optimize(m->plain, &m->g);
 }
@@ -106,10 +117,11 @@ status model_new(const jv *config, const model_options *o, model **out)
     TRY(find_family(name, &f));
     if (o->weight_dtype != DT_F32 && o->weight_dtype != DT_BF16 && o->weight_dtype != DT_F16)
         return err_set(ST_INVALID, "weights of %s; supported: f32, bf16, f16", dtype_name(o->weight_dtype));
+    if ((unsigned)o->quant >= QUANT_COUNT) return err_set(ST_INVALID, "unknown quantisation scheme %d", (int)o->quant);
     model *m = mem_calloc(1, sizeof *m);
     if (!m) return err_nomem();
     status st = config_parse(config, &f->defaults, &m->config);
-    if (st == ST_OK) st = build(m, f, o->weight_dtype);
+    if (st == ST_OK) st = build(m, f, o);
     if (st == ST_OK) st = fill_info(m, o);
     if (st == ST_OK) *out = m;
     else model_free(m);

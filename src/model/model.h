@@ -15,6 +15,7 @@ typedef struct model_config model_config;   /* model/config.h: for model files o
 typedef struct model_options {
     dtype weight_dtype;        /* DT_F32, DT_BF16, DT_F16: what --dtype resolved to */
     int max_model_len;         /* 0 = from the configuration */
+    quant_scheme quant;        /* what linear weights, the head's included, become while they load; QUANT_NONE = they stay */
 } model_options;
 
 /* What the rest of the engine needs to know of a model. */

@@ -14,7 +14,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         bool small = c.n_layers <= 4;
         config_free(&c);
         model *m = NULL;
-        if (small && model_new(j, &(model_options){ DT_BF16, 0 }, &m) == ST_OK) model_free(m);
+        if (small && model_new(j, &(model_options){ .weight_dtype = DT_BF16 }, &m) == ST_OK) model_free(m);
     }
     jv_free(j);
     return 0;

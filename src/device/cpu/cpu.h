@@ -6,6 +6,7 @@
 #include "device/cpu/host.h"
 #include "device/cpu/pool.h"
 #include "device/device_impl.h"
+#include "ops/linear/qgemm.h"
 #include "ops/op.h"
 
 typedef struct cpu_device {
@@ -18,7 +19,10 @@ typedef struct cpu_device {
 
 /* A weight as kernels want it: packed panels for matrices, float32 for vectors. */
 typedef struct cpu_weight {
-    gemm_weight packed;      /* rank 2 */
+    union {                  /* rank 2: by packed.type */
+        gemm_weight packed;
+        qgemm_weight quantised;
+    };
     float *vector;           /* rank 1 */
     void *mem;
     size_t bytes;

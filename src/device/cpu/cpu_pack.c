@@ -1,10 +1,12 @@
 /* Weights from their source into the layout the kernels stream, once, by all threads. Values keep the type they are stored
- * in where that loses nothing (a bf16 checkpoint under float32), else they are rounded to the model's type. */
+ * in where that loses nothing (a bf16 checkpoint under float32), else they are rounded to the model's type. Weights with a
+ * quantisation scheme are quantised on the way, panel by panel, from the values as they are stored. */
 #include <string.h>
 
 #include "base/mem.h"
 #include "device/cpu/cpu.h"
 #include "device/cpu/pages.h"
+#include "ops/linear/quantise.h"
 
 typedef struct pack_job {
     const node *n;
@@ -65,7 +67,8 @@ static void pack_panels(void *arg, int thread)
                     rows[r - p * GEMM_PANEL] = (const char *)j->part[i].values + dtype_bytes(j->part[i].type, (size_t)((part->from + r - at) * k));
             at += count;
         }
-        gemm_pack_panel(j->out->packed.type, j->out->mem, k, p, rows, type);
+        if (qgemm_is(&j->out->packed)) quantise_panel(j->out->quantised.scheme, j->out->mem, k, p, rows, type);
+        else gemm_pack_panel(j->out->packed.type, j->out->mem, k, p, rows, type);
     }
 }
 
@@ -76,9 +79,13 @@ static status pack_matrix(cpu_model *m, pack_job *j)
         if (j->part[i].type != j->part[0].type)
             return err_set(ST_UNSUPPORTED, "tensors %s and %s go together but are %s and %s", n->a.weight.parts[0].name, n->a.weight.parts[i].name,
                            dtype_name(j->part[0].type), dtype_name(j->part[i].type));
-    dtype type = packed_type(n, j->part);
-    TRY(reserve(j->out, gemm_packed_bytes(type, n->s.dim[0], n->s.dim[1]), n->a.weight.parts[0].name));
-    j->out->packed = (gemm_weight){ .type = type, .n = n->s.dim[0], .k = n->s.dim[1], .data = j->out->mem };
+    quant_scheme s = (quant_scheme)n->a.weight.scheme;
+    if (s && n->s.dim[1] > QGEMM_MAX_K)
+        return err_set(ST_UNSUPPORTED, "tensor %s has %lld columns; quantised ones have %d at most", n->a.weight.parts[0].name, (long long)n->s.dim[1], QGEMM_MAX_K);
+    dtype type = s ? quant_describe(s)->type : packed_type(n, j->part);
+    size_t bytes = s ? qgemm_packed_bytes(s, n->s.dim[0], n->s.dim[1]) : gemm_packed_bytes(type, n->s.dim[0], n->s.dim[1]);
+    TRY(reserve(j->out, bytes, n->a.weight.parts[0].name));
+    j->out->quantised = (qgemm_weight){ { .type = type, .n = n->s.dim[0], .k = n->s.dim[1], .data = j->out->mem }, s };
     j->panels = gemm_n_panels(n->s.dim[0]);
     pool_run(m->dev->pool, pack_panels, j);
     return ST_OK;

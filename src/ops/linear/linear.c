@@ -1,4 +1,5 @@
 /* linear(x [M, K], w [N, K], bias [N]?, residual [M, N]?) -> x @ w^T + bias + residual. The kernels are in gemm.h. */
+#include "ops/linear/qgemm_linear.h"
 #include "ops/op.h"
 
 enum { X, W, BIAS, RESIDUAL };
@@ -106,15 +107,21 @@ static bool skip_phase(const cpu_call *c, int phase) { return (void)c, phase == 
 
 static void cpu(const cpu_call *c, const cpu_thread *t, int phase)
 {
-    if (is_dot(c)) dot(c, t, phase);
+    if (qgemm_is(c->in[W].w)) qgemm_linear(c, t, phase);
+    else if (is_dot(c)) dot(c, t, phase);
     else product(c, t, phase, kernels[c->isa], (operand){ c->in[X].f, c->in[X].ld }, row_block(c->in[X].cols));
 }
 
+static bool skips(const cpu_call *c, int phase) { return qgemm_is(c->in[W].w) ? qgemm_linear_skips(c, phase) : skip_phase(c, phase); }
+
+static quant_scheme scheme_of(const graph *g, const node *n) { return (quant_scheme)graph_node(g, n->in[W])->a.weight.scheme; }
+
 static void needs(const graph *g, const node *n, const op_limits *l, op_needs *out)
 {
-    out->scratch_bytes = GEMM_SCRATCH_BYTES;
-    if (op_in(g, n, W)->type != DT_BF16) return;
     int64_t dim = n->s.dim[0], rows = dim == DIM_T ? l->max_tokens : dim == DIM_S ? l->max_seqs : dim == DIM_R ? l->max_rows : dim;
+    out->scratch_bytes = GEMM_SCRATCH_BYTES;
+    if (scheme_of(g, n)) qgemm_linear_needs(scheme_of(g, n), op_in(g, n, W)->dim[1], rows, out);
+    if (scheme_of(g, n) || op_in(g, n, W)->type != DT_BF16) return;
     out->state_bytes = (size_t)(rows * lanes_ld(op_in(g, n, W)->dim[1])) * 4;
 }
 
@@ -122,7 +129,7 @@ static void cost(const graph *g, const node *n, const op_sizes *s, op_cost *out)
 {
     double m = op_dim(s, n->s.dim[0]), cols = (double)n->s.dim[1], k = (double)op_in(g, n, X)->dim[1];
     out->flops += 2 * m * cols * k;
-    out->weight_bytes += cols * k * (double)dtype_bits(op_in(g, n, W)->type) / 8;
+    out->weight_bytes += cols * k * (scheme_of(g, n) ? quant_bits(scheme_of(g, n), k) : (double)dtype_bits(op_in(g, n, W)->type)) / 8;
     out->activation_bytes += 4 * m * (k + cols * (op_has_in(n, RESIDUAL) ? 2 : 1));
 }
 
@@ -139,4 +146,4 @@ static tensor build_case(graph *g, int i, dtype type)
     return graph_add(g, OP_LINEAR, in, 4, NULL);
 }
 
-const op_impl op_linear = { infer, ref, OP_CPU_ALL(cpu), linear_hlo, 2, skip_phase, needs, cost, build_case };
+const op_impl op_linear = { infer, ref, OP_CPU_ALL(cpu), linear_hlo, 2, skips, needs, cost, build_case };

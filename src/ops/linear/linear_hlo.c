@@ -10,6 +10,8 @@ hlo_val linear_hlo(hlo_call *c)
 {
     hlo *h = c->h;
     hlo_val x = c->in[X], w = c->in[W];
+    quant_scheme scheme = (quant_scheme)graph_node(c->g, c->n->in[W])->a.weight.scheme;
+    if (scheme) hlo_fail(h, "quantization %s is not supported on this device, only on cpu", quant_name(scheme));
     if (x.type != w.type) {
         x = hlo_convert(h, x, DT_F32);
         w = hlo_convert(h, w, DT_F32);

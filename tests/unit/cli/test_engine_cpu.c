@@ -34,7 +34,7 @@ static status machine_open(machine *x, const char *dir, const engine_options *o,
     *x = (machine){0};
     snprintf(path, sizeof path, "%s/config.json", dir);
     TRY_OUT(jv_parse_file(path, 1 << 20, &x->config));
-    TRY_OUT(model_new(x->config, &(model_options){ DT_F32, 0 }, &x->m));
+    TRY_OUT(model_new(x->config, &(model_options){ .weight_dtype = DT_F32 }, &x->m));
     TRY_OUT(model_weights_open(x->m, dir, false, 0, &x->w));
     TRY_OUT(device_open("cpu", &(device_options){ .n_threads = n_threads }, &x->dev));
     TRY_OUT(engine_plan(o, model_describe(x->m), &planned, &l));

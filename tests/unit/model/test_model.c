@@ -16,7 +16,7 @@ static status make(const char *arch, const char *fields, dtype type, model **out
     snprintf(text, sizeof text, "{\"architectures\": [\"%s\"], \"model_type\": \"t\", %s}", arch, fields);
     jv *j = NULL;
     TRY(jv_parse(text, strlen(text), &j));
-    status st = model_new(j, &(model_options){ type, 0 }, out);
+    status st = model_new(j, &(model_options){ .weight_dtype = type }, out);
     jv_free(j);
     return st;
 }
@@ -146,7 +146,7 @@ TEST(refusals_name_the_field)
     model *m;
     jv *j = NULL;
     REQUIRE_OK(jv_parse("[1]", 3, &j));
-    CHECK_ERR(model_new(j, &(model_options){ DT_F32, 0 }, &m), ST_INVALID, "expected an object");
+    CHECK_ERR(model_new(j, &(model_options){ .weight_dtype = DT_F32 }, &m), ST_INVALID, "expected an object");
     jv_free(j);
     expect("MistralForCausalLM", BASE ", \"num_key_value_heads\": 4, \"layer_types\": [\"full_attention\"]", ST_INVALID, "layer_types");
     expect("MistralForCausalLM", BASE ", \"num_key_value_heads\": 4, \"layer_types\": [\"full_attention\", \"mamba\"]", ST_UNSUPPORTED, "layer_types[1] is 'mamba'");
@@ -159,7 +159,7 @@ static int derived(const char *rope, int wanted, status *st)
     jv *j = NULL;
     model *m = NULL;
     *st = jv_parse(text, strlen(text), &j);
-    if (*st == ST_OK) *st = model_new(j, &(model_options){ DT_F32, wanted }, &m);
+    if (*st == ST_OK) *st = model_new(j, &(model_options){ .weight_dtype = DT_F32, .max_model_len = wanted }, &m);
     int len = m ? model_describe(m)->max_model_len : 0;
     model_free(m);
     jv_free(j);
@@ -219,7 +219,7 @@ TEST(published_configurations)
         jv *j = NULL;
         model *m = NULL;
         REQUIRE_OK(jv_parse_file(path, 1 << 20, &j));
-        CHECK_OK(model_new(j, &(model_options){ DT_BF16, 0 }, &m));
+        CHECK_OK(model_new(j, &(model_options){ .weight_dtype = DT_BF16 }, &m));
         if (m) CHECK_INT(model_describe(m)->n_params, models[i].params);
         for (int tp = 2; m && tp <= 16; tp *= 2) { /* nothing but norms is held twice, and KV heads where ranks outnumber them */
             graph *g = NULL;

@@ -1,0 +1,16 @@
+/* linear with a quantised weight, as linear.c runs it: same contract as an operation's cpu, skip_phase and needs. */
+#ifndef SYSTOLIC_OPS_LINEAR_QGEMM_LINEAR_H
+#define SYSTOLIC_OPS_LINEAR_QGEMM_LINEAR_H
+
+#include "ops/linear/qgemm.h"
+#include "ops/op.h"
+
+void qgemm_linear(const cpu_call *c, const cpu_thread *t, int phase);
+bool qgemm_linear_skips(const cpu_call *c, int phase);
+void qgemm_linear_needs(quant_scheme s, int64_t k, int64_t most_rows, op_needs *out);
+
+/* The best kernels for int8 activations that this machine has, within an instruction set. */
+const qgemm_kernels *qgemm_kernels_of(isa i);
+qgemm_fn *qgemm_wide_of(isa i);
+
+#endif
