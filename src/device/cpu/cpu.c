@@ -7,6 +7,20 @@
 
 #include "base/mem.h"
 #include "device/cpu/pages.h"
+#include "ops/linear/choose.h"
+
+/* The ones asked for; else SYSTOLIC_ISA's; else the fastest. */
+static status pick_kernels(const char *name, isa *out)
+{
+    char identity[512];
+    linear_choice c;
+    if (!name) name = getenv("SYSTOLIC_ISA");
+    if (name && name[0]) return isa_parse(name, out);
+    host_identity(identity, sizeof identity);
+    TRY(linear_choose(identity, NULL, &c));
+    *out = c.set;
+    return ST_OK;
+}
 
 static status cpu_open(const char *arg, const device_options *o, device **out)
 {
@@ -17,7 +31,7 @@ static status cpu_open(const char *arg, const device_options *o, device **out)
     if (!d) return err_nomem();
     d->base.cls = &device_cpu;
     host_name(d->name, sizeof d->name);
-    status st = isa_parse(o->isa, &d->isa);
+    status st = pick_kernels(o->isa, &d->isa);
     if (st == ST_OK) st = host_pick_cpus(getenv("VLLM_CPU_OMP_THREADS_BIND"), o->n_threads, &d->cpus);
     if (st == ST_OK) st = pool_new(d->cpus.n, d->cpus.pinned ? d->cpus.cpu : NULL, &d->pool);
     if (st != ST_OK) {

@@ -162,6 +162,25 @@ void host_name(char *dst, size_t cap)
     if (f) fclose(f);
 }
 
+void host_identity(char *dst, size_t cap)
+{
+    static const char *const fields[] = { "vendor_id", "cpu family", "model", "stepping", "microcode", "CPU implementer", "CPU part" };
+    FILE *f = fopen("/proc/cpuinfo", "re");
+    char line[256];
+    size_t at = (size_t)snprintf(dst, cap, "CPU");
+    while (f && fgets(line, sizeof line, f) && line[0] != '\n') { /* the first processor */
+        char *colon = strchr(line, ':');
+        if (!colon) continue;
+        line[strcspn(line, "\n")] = 0;
+        for (size_t i = 0; i < sizeof fields / sizeof *fields && at < cap; i++)
+            if (strncmp(line, fields[i], strlen(fields[i])) == 0) {
+                at += (size_t)snprintf(dst + at, cap - at, " |%s", colon + 1);
+                break;
+            }
+    }
+    if (f) fclose(f);
+}
+
 void host_memory(int64_t *total, int64_t *available)
 {
     mem_limit m = { 0, 0 };

@@ -19,6 +19,8 @@ typedef struct host_cpus {
  * several groups "0-3|4-7" the first). `want` > 0 asks for that many threads. ST_INVALID for a bad list. */
 status host_pick_cpus(const char *bind, int want, host_cpus *out) FALLIBLE;
 void host_name(char *dst, size_t cap);
+/* What decides how fast its kernels are: name, family, model, stepping, microcode. */
+void host_identity(char *dst, size_t cap);
 void host_memory(int64_t *total, int64_t *available);
 
 #endif

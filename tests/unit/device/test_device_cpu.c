@@ -162,7 +162,7 @@ static status open_loaded(loaded *l, const char *graph_type, dtype stored, dtype
     l->s.base = (weight_source){ get, release, has, NULL };
     l->s.type = stored;
     status st = make_graph(graph_type, &l->g);
-    if (st == ST_OK) st = device_open("cpu", &(device_options){ .n_threads = 2 }, &l->d);
+    if (st == ST_OK) st = device_open("cpu", &(device_options){ .n_threads = 2, .isa = isa_name(isa_best()) }, &l->d);
     if (st == ST_OK) st = device_load(l->d, l->g, &l->s.base, &(device_limits){ 8, 2, 8, 64, 4, kv }, NULL, NULL, &l->m);
     if (st == ST_OK) st = device_kv_resize(l->m, 10);
     if (st != ST_OK) {

@@ -1,0 +1,28 @@
+/* Which kernels products with bfloat16 weights go through on this machine: widening to float32 and multiply-adds, or the dot
+ * product instruction with rounded activations. On some processors the one is twice as fast, on others the other (docs/performance.md),
+ * and no name or feature bit says which: so it is measured, in about two milliseconds, once per machine.
+ *
+ * The answer is kept in kernels.json, by what decides it: machine, program version, compiler. The file is a cache: one that is missing,
+ * damaged or not writable means measuring again. Any thread, at start-up. */
+#ifndef SYSTOLIC_OPS_LINEAR_CHOOSE_H
+#define SYSTOLIC_OPS_LINEAR_CHOOSE_H
+
+#include <stdbool.h>
+
+#include "base/err.h"
+#include "ops/isa.h"
+
+typedef struct linear_choice {
+    isa set;                      /* isa_best(), or ISA_avx512_bf16 if that exists and is clearly faster */
+    double fma_gops, dot_gops;    /* 10^9 operations per second of one thread; 0 = nothing to choose from */
+    bool cached;                  /* kernels.json had it */
+} linear_choice;
+
+/* What the dot product must be faster by: it rounds activations, so a tie goes to the multiply-adds, and noise changes nothing. */
+#define LINEAR_CHOICE_MARGIN 1.10
+
+/* machine: processor and microcode, in words. dir: where kernels.json is; NULL = $XDG_CACHE_HOME/systolic or ~/.cache/systolic, "" = nowhere.
+ * Fails only for want of memory. */
+status linear_choose(const char *machine, const char *dir, linear_choice *out) FALLIBLE;
+
+#endif
