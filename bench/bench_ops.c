@@ -1,6 +1,7 @@
 /* The CPU kernels by themselves, on all threads: linear at several row counts beside the peak of their instruction measured in
  * the same run, and attention for decode (bytes of cache per second) and prefill.
- *   bench_ops [--isa NAME] [--threads N] [--quick] [--cpu-time]
+ *   bench_ops [--isa NAME] [--threads N] [--quick] [--cpu-time] [--runs N] [--quant NAME|all]
+ * --quant measures linear with quantised weights instead, beside the rate of vpdpbusd and the streaming read of the same bytes.
  * --cpu-time counts processor time divided by threads instead of wall time: for a machine that others use at the same time.
  * Each figure is the best and the median of its runs; machines are shared, so compare within a run only. */
 #include <stdio.h>
@@ -13,12 +14,14 @@
 #include "device/cpu/host.h"
 #include "device/cpu/pages.h"
 #include "device/cpu/pool.h"
+#include "ops/linear/quantise.h"
 #include "ops/op.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
-enum { RUNS = 9, BLOCK = 16 };
+enum { RUNS = 9, MAX_RUNS = 1000, BLOCK = 16 };
+static int n_runs = RUNS;
 
 static pool *threads_pool;
 static isa set;
@@ -61,6 +64,9 @@ PEAK(peak_avx512, "avx512f", __m512, _mm512_set1_ps, _mm512_fmadd_ps)
 #define dot_bf16(a, x, y) _mm512_dpbf16_ps((a), (__m512bh)(x), (__m512bh)(y))
 PEAK(peak_dot, "avx512f,avx512bf16", __m512, _mm512_set1_ps, dot_bf16)
 PEAK(peak_avx2, "avx2,fma", __m256, _mm256_set1_ps, _mm256_fmadd_ps)
+#define DOT(a, x, y) _mm512_dpbusd_epi32(a, x, y)
+#define SET_INT(x) _mm512_set1_epi32((int)(x))
+PEAK(peak_vnni, "avx512f,avx512vnni", __m512i, SET_INT, DOT)
 #endif
 
 static void peak_run(void *arg, int thread)
@@ -68,6 +74,8 @@ static void peak_run(void *arg, int thread)
     (void)thread;
     ((void (*)(void))(uintptr_t)*(uintptr_t *)arg)();
 }
+
+static double rate_of(void (*fn)(void), double per);
 
 static double peak_gflops(void)
 {
@@ -78,9 +86,23 @@ static double peak_gflops(void)
     if (set == ISA_avx512_bf16) fn = peak_dot, per = 12 * 64;
     if (set == ISA_avx2) fn = peak_avx2, per = 12 * 16;
 #endif
+    return rate_of(fn, per);
+}
+
+/* Of int8 dot products; 0 where there is no instruction for them. */
+static double peak_int8(void)
+{
+#if defined(__x86_64__)
+    if (set != ISA_portable && set != ISA_avx2 && __builtin_cpu_supports("avx512vnni")) return rate_of(peak_vnni, 12 * 128);
+#endif
+    return 0;
+}
+
+static double rate_of(void (*fn)(void), double per)
+{
     uintptr_t arg = (uintptr_t)fn;
     double best = 0;
-    for (int i = 0; i < RUNS; i++) {
+    for (int i = 0; i < n_runs; i++) {
         double t0 = now();
         pool_run(threads_pool, peak_run, &arg);
         double rate = per * (1 << 20) * n_threads / (now() - t0) / 1e9;
@@ -107,18 +129,18 @@ static void job_run(void *arg, int thread)
 /* Seconds of a run, best and median; `before` runs untimed each time. */
 static void measure(job *j, double *best, double *median)
 {
-    double s[RUNS];
+    double s[MAX_RUNS];
     j->call.counters = j->counters;
-    for (int i = -1; i < RUNS; i++) {
+    for (int i = -1; i < n_runs; i++) {
         for (int p = 0; p < OP_MAX_PHASES; p++) j->counters[p] = 0;
         double t0 = now();
         pool_run(threads_pool, job_run, j);
         if (i >= 0) s[i] = now() - t0;
     }
-    for (int i = 1; i < RUNS; i++)
+    for (int i = 1; i < n_runs; i++)
         for (int k = i; k > 0 && s[k] < s[k - 1]; k--) { double x = s[k]; s[k] = s[k - 1]; s[k - 1] = x; }
     *best = s[0];
-    *median = s[RUNS / 2];
+    *median = s[n_runs / 2];
 }
 
 static void job_open(job *j, const graph *g, const node *n, const op_limits *l)
@@ -182,6 +204,99 @@ static void bench_linear(int64_t n, int64_t k, dtype type, double peak, const in
     graph_free(g);
 }
 
+/* ---- linear, quantised ---- */
+
+static const char *stream_at;
+static size_t stream_bytes;
+static volatile uint64_t stream_sink;
+
+static void stream_run(void *arg, int thread)
+{
+    (void)arg;
+    size_t each = stream_bytes / (size_t)n_threads / 256 * 256;
+    const uint64_t *p = (const uint64_t *)(const void *)(stream_at + each * (size_t)thread), *end = p + each / 8;
+    uint64_t s[32] = { 0 };
+    for (; p < end; p += 32)
+        for (int i = 0; i < 32; i++) s[i] += p[i];
+    for (int i = 1; i < 32; i++) s[0] ^= s[i];
+    stream_sink = s[0];
+}
+
+static double stream_rate(void)
+{
+    double best = 0;
+    for (int i = 0; i < n_runs; i++) {
+        double t0 = now();
+        pool_run(threads_pool, stream_run, NULL);
+        double rate = (double)stream_bytes / (now() - t0) / 1e9;
+        best = rate > best ? rate : best;
+    }
+    return best;
+}
+
+static void *pack_some(quant_scheme s, int64_t n, int64_t k)
+{
+    float *f = floats_new(k + 16);
+    void *packed, *panels;
+    size_t panel = qgemm_panel_bytes(s, k), all = qgemm_packed_bytes(s, n, k);
+    check(pages_alloc(all, "weight", &packed));
+    check(pages_alloc(panel, "panel", &panels));
+    const void *rows[GEMM_PANEL];
+    for (int i = 0; i < GEMM_PANEL; i++) rows[i] = f + i;
+    quantise_panel(s, panels, k, 0, rows, DT_F32);
+    for (size_t at = 0; at < all; at += panel) memcpy((char *)packed + at, panels, panel);
+    pages_free(panels, panel);
+    pages_free(f, (size_t)(k + 16) * 4);
+    return packed;
+}
+
+static void bench_quantised(quant_scheme s, int64_t n, int64_t k, const int *rows, int n_rows)
+{
+    graph *g;
+    check(graph_new(ops_rules(), &g));
+    shape ws = { DT_BF16, 2, { n, k }, { AX_EMBED, AX_EMBED } };
+    weight_part part = { "w", 0, n, n, AX_EMBED, 0 };
+    tensor x = case_input(g, DIM_T, k, AX_EMBED), wt = graph_weight_of(g, &ws, &(weight_attrs){ ROLE_REPL, 1, &part, 0, s });
+    tensor y = graph_add(g, OP_LINEAR, (tensor[]){ x, wt }, 2, NULL);
+    check(graph_finish(g, y));
+    op_limits l = { 4096, 1, 1, 4096, BLOCK, n_threads, DT_BF16 };
+    qgemm_weight w = { { quant_describe(s)->type, n, k, pack_some(s, n, k) }, s };
+    int64_t ld = k + 16, ldy = n + 16, most = rows[n_rows - 1];
+    float *in = floats_new(most * ld), *out = floats_new(most * ldy);
+    stream_at = w.base.data;
+    stream_bytes = qgemm_packed_bytes(s, n, k);
+    for (int i = 0; i < n_rows; i++) {
+        job j;
+        double best, median, peak = quant_describe(s)->int8_activations ? peak_int8() : peak_gflops(), read = stream_rate();
+        job_open(&j, g, graph_node(g, y), &l);
+        j.call.in[0] = (cpu_tensor){ .f = in, .rows = rows[i], .cols = k, .ld = ld };
+        j.call.in[1] = (cpu_tensor){ .w = &w.base };
+        j.call.out = (cpu_tensor){ .f = out, .rows = rows[i], .cols = n, .ld = ldy };
+        measure(&j, &best, &median);
+        double ops = 2.0 * (double)(n * k) * rows[i];
+        printf("%-28s %6lld x %-5lld rows %-4d %9.3f ms %7.1f Gop/s %5.1f%% of %-7.1f %6.1f GB/s %5.1f%% of %-5.1f (median %9.3f ms)\n", quant_name(s), (long long)n,
+               (long long)k, rows[i], best * 1e3, ops / best / 1e9, peak > 0 ? 100 * ops / best / 1e9 / peak : 0, peak, (double)stream_bytes / best / 1e9,
+               100 * (double)stream_bytes / best / 1e9 / read, read, median * 1e3);
+        fflush(stdout);
+        job_close(&j);
+    }
+    pages_free(in, (size_t)(most * ld) * 4);
+    pages_free(out, (size_t)(most * ldy) * 4);
+    pages_free((void *)(uintptr_t)w.base.data, stream_bytes);
+    graph_free(g);
+}
+
+static void bench_schemes(const char *name)
+{
+    static const int few[] = { 1, 2, 4, 8, 16, 32 }, many[] = { 1, 8, 32, 128, 512 };
+    for (int s = QUANT_NONE + 1; s < QUANT_COUNT; s++) {
+        if (strcmp(name, "all") != 0 && strcmp(name, quant_name((quant_scheme)s)) != 0) continue;
+        bench_quantised((quant_scheme)s, quant_describe((quant_scheme)s)->type == DT_I4 ? 65536 : 32768, 2048, few, 6);    /* larger than caches */
+        bench_quantised((quant_scheme)s, 3072, 1024, many, 5);
+        bench_quantised((quant_scheme)s, 1024, 3072, many, 5);
+    }
+}
+
 /* ---- attention ---- */
 
 typedef struct shape_of { int heads, kv_heads, dim; } shape_of;
@@ -241,7 +356,7 @@ static void bench_attention(shape_of s, dtype type, int n_seqs, int q_len, int k
 int main(int argc, char **argv)
 {
     host_cpus cpus;
-    const char *name = NULL;
+    const char *name = NULL, *quant = NULL;
     bool quick = false;
     int want = 0;
     for (int i = 1; i < argc; i++) {
@@ -249,15 +364,23 @@ int main(int argc, char **argv)
         else if (strcmp(argv[i], "--threads") == 0 && i + 1 < argc) want = (int)strtol(argv[++i], NULL, 10);
         else if (strcmp(argv[i], "--quick") == 0) quick = true;
         else if (strcmp(argv[i], "--cpu-time") == 0) cpu_time = true;
+        else if (strcmp(argv[i], "--quant") == 0 && i + 1 < argc) quant = argv[++i];
+        else if (strcmp(argv[i], "--runs") == 0 && i + 1 < argc) n_runs = (int)strtol(argv[++i], NULL, 10);
         else {
-            fprintf(stderr, "usage: bench_ops [--isa NAME] [--threads N] [--quick] [--cpu-time]\n");
+            fprintf(stderr, "usage: bench_ops [--isa NAME] [--threads N] [--quick] [--cpu-time] [--runs N] [--quant NAME|all]\n");
             return 2;
         }
     }
+    n_runs = n_runs < 1 ? 1 : n_runs > MAX_RUNS ? MAX_RUNS : n_runs;
     check(isa_parse(name, &set));
     check(host_pick_cpus(getenv("VLLM_CPU_OMP_THREADS_BIND"), want, &cpus));
     n_threads = cpus.n;
     check(pool_new(n_threads, cpus.pinned ? cpus.cpu : NULL, &threads_pool));
+    if (quant) {
+        bench_schemes(quant);
+        pool_free(threads_pool);
+        return 0;
+    }
     double peak = peak_gflops();
     printf("%s, %d threads, multiply-add peak %.1f GFLOP/s\n", isa_name(set), n_threads, peak);
     static const int rows[] = { 1, 4, 8, 32, 128, 512 };

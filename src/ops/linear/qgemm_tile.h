@@ -18,11 +18,13 @@
 
 enum { NV = GEMM_PANEL / LW, MAX_TILE_ROWS = 8, MAX_TILE_NP = 4 };
 
-/* sums += `vectors` packed vectors from w on, `stride` bytes from panel to panel; q: the first row's activations. */
+/* sums += `vectors` packed vectors from w on, `stride` bytes from panel to panel; q: the first row's activations. What is `ahead`
+ * bytes further on will be wanted next. */
 TILE_INLINE void sum_group(const int MR, const int NP, const int nibbles, const char *w, size_t stride, const int8_t *q, int64_t ldq, int vectors,
-                           I sum[MAX_TILE_ROWS][MAX_TILE_NP * NV])
+                           size_t ahead, I sum[MAX_TILE_ROWS][MAX_TILE_NP * NV])
 {
     for (int v = 0; v < vectors; v++) {
+        UNROLL for (int j = 0; j < NP; j++) __builtin_prefetch(w + (size_t)j * stride + (size_t)v * 64 + ahead, 0, 2);
         I lo[MAX_TILE_NP * NV], hi[MAX_TILE_NP * NV];
         UNROLL for (int j = 0; j < NP; j++)
             UNROLL for (int i = 0; i < NV; i++) {
@@ -68,7 +70,7 @@ TILE_INLINE void put_row(const int NP, const qgemm_call *c, int64_t row, int64_t
     }
 }
 
-TILE_INLINE void tile_channel(const int MR, const int NP, const qgemm_call *c, int64_t p, int64_t row)
+TILE_INLINE void tile_channel(const int MR, const int NP, const qgemm_call *c, int64_t p, int64_t row, size_t ahead)
 {
     quant_scheme s = c->w->scheme;
     size_t stride = qgemm_panel_bytes(s, c->w->base.k);
@@ -76,7 +78,7 @@ TILE_INLINE void tile_channel(const int MR, const int NP, const qgemm_call *c, i
     const qgemm_scale *qs = c->s + row * c->lds;
     I sum[MAX_TILE_ROWS][MAX_TILE_NP * NV];
     UNROLL for (int r = 0; r < MR; r++) UNROLL for (int j = 0; j < NP * NV; j++) sum[r][j] = i_set1(DOT8_START(qs[r * c->lds].start));
-    sum_group(MR, NP, 0, w + GEMM_PANEL * sizeof(float), stride, c->q + row * c->ldq, c->ldq, (int)(qgemm_padded_k(s, c->w->base.k) / 4), sum);
+    sum_group(MR, NP, 0, w + GEMM_PANEL * sizeof(float), stride, c->q + row * c->ldq, c->ldq, (int)(qgemm_padded_k(s, c->w->base.k) / 4), ahead, sum);
     UNROLL for (int r = 0; r < MR; r++) {
         F y[MAX_TILE_NP * NV], sa = f_set1(qs[r * c->lds].scale);
         UNROLL for (int j = 0; j < NP; j++)
@@ -88,7 +90,8 @@ TILE_INLINE void tile_channel(const int MR, const int NP, const qgemm_call *c, i
     }
 }
 
-TILE_INLINE void tile_group(const int MR, const int NP, const int nibbles, const int group, const qgemm_call *c, int64_t p, int64_t row)
+TILE_INLINE void tile_group(const int MR, const int NP, const int nibbles, const int group, const qgemm_call *c, int64_t p, int64_t row,
+                            size_t ahead)
 {
     quant_scheme s = c->w->scheme;
     const int vectors = group / (nibbles ? 8 : 4);
@@ -106,7 +109,7 @@ TILE_INLINE void tile_group(const int MR, const int NP, const int nibbles, const
             int32_t start = qs[r * c->lds + g].start;
             UNROLL for (int j = 0; j < NP * NV; j++) sum[r][j] = i_set1(nibbles ? start : DOT8_START(start));
         }
-        sum_group(MR, NP, nibbles, w + g * vectors * 64, stride, q + g * group, c->ldq, vectors, sum);
+        sum_group(MR, NP, nibbles, w + g * vectors * 64, stride, q + g * group, c->ldq, vectors, ahead, sum);
         UNROLL for (int j = 0; j < NP; j++)
             load_bf16((const uint16_t *)(const void *)(scales + (size_t)j * stride) + g * GEMM_PANEL, &sw[j * NV]);
         UNROLL for (int r = 0; r < MR; r++) {
@@ -119,17 +122,17 @@ TILE_INLINE void tile_group(const int MR, const int NP, const int nibbles, const
 
 /* Each height and width is a function of its own, unrolled. */
 #define TILE_FN(kind, mr, np, ...) \
-    static void kind##_##mr##x##np(const qgemm_call *c, int64_t p, int64_t row) { __VA_ARGS__; }
+    static void kind##_##mr##x##np(const qgemm_call *c, int64_t p, int64_t row, size_t ahead) { __VA_ARGS__; }
 #define CHANNEL_FN(mr) \
-    TILE_FN(int8, mr, 1, tile_channel(mr, 1, c, p, row)) TILE_FN(int8, mr, NP, tile_channel(mr, NP_CHANNEL, c, p, row))
+    TILE_FN(int8, mr, 1, tile_channel(mr, 1, c, p, row, ahead)) TILE_FN(int8, mr, NP, tile_channel(mr, NP_CHANNEL, c, p, row, ahead))
 #define GROUP_FN(mr)                                                                                                                    \
-    TILE_FN(int8_g32, mr, 1, tile_group(mr, 1, 0, 32, c, p, row)) TILE_FN(int8_g32, mr, NP, tile_group(mr, NP_GROUP, 0, 32, c, p, row))   \
-    TILE_FN(int4_g32, mr, 1, tile_group(mr, 1, 1, 32, c, p, row)) TILE_FN(int4_g32, mr, NP, tile_group(mr, NP_GROUP, 1, 32, c, p, row))   \
-    TILE_FN(int4_g128, mr, 1, tile_group(mr, 1, 1, 128, c, p, row)) TILE_FN(int4_g128, mr, NP, tile_group(mr, NP_GROUP, 1, 128, c, p, row))
+    TILE_FN(int8_g32, mr, 1, tile_group(mr, 1, 0, 32, c, p, row, ahead)) TILE_FN(int8_g32, mr, NP, tile_group(mr, NP_GROUP, 0, 32, c, p, row, ahead))   \
+    TILE_FN(int4_g32, mr, 1, tile_group(mr, 1, 1, 32, c, p, row, ahead)) TILE_FN(int4_g32, mr, NP, tile_group(mr, NP_GROUP, 1, 32, c, p, row, ahead))   \
+    TILE_FN(int4_g128, mr, 1, tile_group(mr, 1, 1, 128, c, p, row, ahead)) TILE_FN(int4_g128, mr, NP, tile_group(mr, NP_GROUP, 1, 128, c, p, row, ahead))
 HEIGHTS_CHANNEL(CHANNEL_FN)
 HEIGHTS_GROUP(GROUP_FN)
 
-typedef void tile_fn(const qgemm_call *c, int64_t p, int64_t row);
+typedef void tile_fn(const qgemm_call *c, int64_t p, int64_t row, size_t ahead);
 /* By height: one panel wide, and the widest. */
 typedef struct tiles { int np, most; tile_fn *fn[MAX_TILE_ROWS + 1][2]; } tiles;
 
@@ -148,16 +151,22 @@ static const tiles *tiles_of(quant_scheme s)
     return s == QUANT_INT8 ? &channel : s == QUANT_INT8_G32 ? &int8_g32 : s == QUANT_INT4_G32 ? &int4_g32 : &int4_g128;
 }
 
+enum { AHEAD_BYTES = 1024 };
+
 /* The weights stream from memory once: all rows pass over a few panels, which stay in cache. */
 static void qgemm_drive(const qgemm_call *c, int64_t p0, int64_t p1)
 {
     const tiles *t = tiles_of(c->w->scheme);
+    size_t panel = qgemm_panel_bytes(c->w->scheme, c->w->base.k);
     for (int64_t p = p0; p < p1;) {
         int np = p1 - p >= t->np ? t->np : 1;
+        /* The first rows fetch what the next panels need, over all the time that this one takes; where there is next to nothing to
+         * compute, a little ahead is better (docs/performance.md). */
+        size_t ahead = c->m <= 2 && c->w->base.type == DT_I8 ? AHEAD_BYTES : p + np < p1 ? (size_t)np * panel : 0;
         for (int64_t row = 0; row < c->m;) {
             int mr = c->m - row < t->most ? (int)(c->m - row) : t->most;
             while (!t->fn[mr][0]) mr--;
-            t->fn[mr][np > 1](c, p, row);
+            t->fn[mr][np > 1](c, p, row, row == 0 ? ahead : 0);
             row += mr;
         }
         p += np;
