@@ -173,7 +173,7 @@ TEST(weights_shared_in_a_chain_are_not_stacked)
     maker m = { .tail_layer = -1, .tail_weight = -1 };
     graph *g = NULL;
     lower_plan *p = NULL;
-    char got[64], a[8], b[8];
+    char got[64], a[16], b[16];
     REQUIRE_OK(graph_new(ops_rules(), &m.g));
     tensor x = begin(&m);
     for (int l = 0; l < 3; l++) {
