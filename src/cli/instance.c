@@ -29,6 +29,15 @@ static dtype dtype_of(const char *name, dtype automatic)
     return automatic;
 }
 
+/* --kv-cache-dtype; fp8 is e4m3, as in vLLM. */
+static dtype kv_dtype_of(const char *name, dtype automatic)
+{
+    if (strcmp(name, "fp8") == 0 || strcmp(name, "fp8_e4m3") == 0) return DT_F8E4M3;
+    if (strcmp(name, "fp8_e5m2") == 0) return DT_F8E5M2;
+    if (strcmp(name, "int8_per_token_head") == 0) return DT_I8;
+    return dtype_of(name, automatic);
+}
+
 /* The type in config.json: "torch_dtype", or "dtype" as newer files call it. */
 static dtype checkpoint_dtype(const jv *config)
 {
@@ -142,7 +151,7 @@ status instance_plan(instance *s, const jv *config, device_limits *limits)
     const flags *f = s->f;
     dtype stored = checkpoint_dtype(config);
     s->dt = dtype_of(flags_str(f, "dtype"), stored == DT_F32 ? DT_F16 : stored); /* auto, as vLLM: float32 checkpoints are served in float16 */
-    s->kv_dt = dtype_of(flags_str(f, "kv-cache-dtype"), s->dt);
+    s->kv_dt = kv_dtype_of(flags_str(f, "kv-cache-dtype"), s->dt);
     int64_t len = instance_i64(f, "max-model-len", 0);
     model_options mo = { .weight_dtype = s->dt, .max_model_len = len > 0 ? (int)len : 0 };
     if (flags_str(f, "quantization")) TRY(quant_parse(flags_str(f, "quantization"), &mo.quant));

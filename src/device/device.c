@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "device/device_impl.h"
+#include "ops/kv.h"
 
 static const device_class *const classes[] = { &device_cpu, &device_tpu, &device_cuda, &device_pjrt };
 
@@ -30,8 +31,7 @@ static status check_limits(const device_limits *l)
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         if (fields[i].v < 1 || fields[i].v > fields[i].most)
             return err_set(ST_INVALID, "%s is %lld, expected 1 to %lld", fields[i].name, (long long)fields[i].v, (long long)fields[i].most);
-    if (l->kv_dtype != DT_F32 && l->kv_dtype != DT_BF16 && l->kv_dtype != DT_F16)
-        return err_set(ST_UNSUPPORTED, "a KV cache of %s; supported: f32, bf16, f16", dtype_name(l->kv_dtype));
+    if (!kv_type_known(l->kv_dtype)) return err_set(ST_UNSUPPORTED, "a KV cache of %s; supported: f32, bf16, f16, f8e4m3, f8e5m2, i8", dtype_name(l->kv_dtype));
     return ST_OK;
 }
 

@@ -40,7 +40,7 @@ typedef struct device_limits {
     int max_rows;           /* rows of logits per step (sampled rows, or all prompt rows for prompt_logprobs in chunks) */
     int max_model_len;
     int block_size;         /* tokens per KV block */
-    dtype kv_dtype;         /* DT_F32, DT_BF16 or DT_F16 */
+    dtype kv_dtype;         /* DT_F32, DT_BF16, DT_F16; on the CPU also those of one byte (ops/kv.h) */
 } device_limits;
 
 /* spec: "cpu", "tpu", "cuda", "pjrt:PATH[?NAME=VALUE,...]". An unknown one is ST_INVALID and lists what exists. */

@@ -65,8 +65,10 @@ status engine_plan(const engine_options *in, const model_info *mi, engine_option
     TRY(plan_batch(&o));
     if (o.block_size == 0) o.block_size = DEFAULT_BLOCK;
     if (o.step_target_s == 0) o.step_target_s = DEFAULT_STEP_S; /* NaN counts as off */
-    if (o.kv_dtype != DT_F32 && o.kv_dtype != DT_BF16 && o.kv_dtype != DT_F16)
-        return err_set(ST_UNSUPPORTED, "a KV cache of %s is not supported; expected f32, bf16 or f16", dtype_name(o.kv_dtype));
+    static const dtype kv_types[] = { DT_F32, DT_BF16, DT_F16, DT_F8E4M3, DT_F8E5M2, DT_I8 };
+    bool known = false;
+    for (size_t i = 0; i < sizeof kv_types / sizeof *kv_types; i++) known |= o.kv_dtype == kv_types[i];
+    if (!known) return err_set(ST_UNSUPPORTED, "a KV cache of %s is not supported; expected f32, bf16, f16, f8e4m3, f8e5m2 or i8", dtype_name(o.kv_dtype));
     if (limits)
         *limits = (device_limits){ .max_tokens = o.max_num_batched_tokens, .max_seqs = o.max_num_seqs, .max_rows = o.max_num_seqs,
                                    .max_model_len = o.max_model_len, .block_size = o.block_size, .kv_dtype = o.kv_dtype };

@@ -3,7 +3,8 @@
  * Exactness: keys are taken in parts of ATTN_PART by absolute position. In a part, a score is one chain of fused
  * multiply-adds over the head, the sum of weights has 16 lanes by key position, a value one chain over the keys in order;
  * parts are merged in order. Nothing of this depends on which queries are computed together, on who computes a part, on
- * the block size of the cache or on the instruction set, so a row has the same bits however a batch is cut. */
+ * the block size of the cache or on the instruction set, so a row has the same bits however a batch is cut. Numbers of the
+ * cache become float32 on the way into registers, which is exact; scales of DT_I8 multiply scores and weights, not numbers. */
 #ifndef SYSTOLIC_OPS_ATTENTION_H
 #define SYSTOLIC_OPS_ATTENTION_H
 
@@ -25,12 +26,15 @@ typedef struct attn_state { float *m, *l, *acc; int64_t acc_ld; } attn_state;   
 typedef struct attn_tile {
     int rows;                        /* at most ATTN_ROWS */
     int64_t d, dp;                   /* head size, and rounded up to 16 */
-    float scale;
+    float scale;                     /* of scores, ATTN_RAW included */
+    float v_scale;                   /* of values: ATTN_RAW, or 1 */
     const float *q;                  /* [rows][d] */
     dtype type;                      /* of k and v */
     const void *k[ATTN_GROUPS + ATTN_AHEAD]; /* per 16 keys: element (i of head, key) at i * k_ld + key; then the next part's first
                                       * ones or NULL, for prefetching */
     const void *v[ATTN_GROUPS];      /* per 16 keys: element (key, i of head) at key * v_ld + i */
+    bool scaled;                     /* numbers of a key are to be multiplied by a factor of its own, */
+    const float *ks[ATTN_GROUPS], *vs[ATTN_GROUPS]; /* per 16 keys */
     int64_t k_ld, v_ld;
     bool prefetch;                   /* few rows: waiting for memory is what takes the time */
     const int *lo, *hi;              /* [rows] keys of the part that a row sees: [lo, hi); none if hi <= lo */
@@ -39,6 +43,10 @@ typedef struct attn_tile {
     const bool *empty;               /* [rows] no part has been merged into the row's state yet */
 } attn_tile;
 
+/* What kernels read of the cache's type: DT_F8E4M3 as float16 with the same bits, which is 2^-8 of the number. It is a power of
+ * two, so it may be made up for anywhere. */
+static inline float attn_raw(dtype type) { return type == DT_F8E4M3 ? 256 : 1; }
+
 /* Attends to the part and merges the result into the state. */
 typedef void attn_part_fn(const attn_tile *t);
 /* Merges a row's partial state (m, l, acc[dp]) into another that is not empty. */
@@ -46,7 +54,10 @@ typedef void attn_merge_fn(float *m, float *l, float *acc, float pm, float pl, c
 /* out[i] = acc[i] / l, i < d */
 typedef void attn_finish_fn(const float *acc, float l, float *out, int64_t d);
 
-typedef struct attn_kernels { attn_part_fn *part; attn_merge_fn *merge; attn_finish_fn *finish; } attn_kernels;
+/* dst[r * dst_ld + c] = element r * src_ld + c of src, raw, as float32; cols is a multiple of 16 */
+typedef void attn_widen_fn(dtype type, const void *src, int64_t src_ld, int64_t rows, int64_t cols, float *dst, int64_t dst_ld);
+
+typedef struct attn_kernels { attn_part_fn *part; attn_merge_fn *merge; attn_finish_fn *finish; attn_widen_fn *widen; } attn_kernels;
 #define ATTN_DECLARE(isa) extern const attn_kernels attn_##isa;
 ISA_VECTORS(ATTN_DECLARE)
 #undef ATTN_DECLARE

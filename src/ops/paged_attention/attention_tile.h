@@ -1,10 +1,14 @@
 /* The kernels' body, compiled per instruction set: see ops/vec.h. The file that includes this defines the tile sizes:
  *   QK_ROWS, QK_GROUPS(rows)   query rows x groups of 16 keys whose scores are in registers at once
- *   PV_ROWS, PV_CHUNKS(rows)   query rows x 16-float pieces of the head */
+ *   PV_ROWS, PV_CHUNKS(rows)   query rows x 16-float pieces of the head
+ * with the cases that these give, for float32. Other types are for few rows (many find float32, see attn_widen_fn), and each case
+ * is code for each of them: FEW_ROWS at most, FEW_QK_CASES and FEW_PV_CASES have 1 .. FEW_ROWS, each with one group and the most;
+ * and how its vectors are loaded from types of one byte: v_load_e4m3 (raw: attention.h), v_load_e5m2, v_load_i8. */
 #include <math.h>
 #include <string.h>
 
 #define TILE VEC_INLINE
+#define ATTN_TYPES(X) X(DT_F32) X(DT_BF16) X(DT_F16) X(DT_F8E4M3) X(DT_F8E5M2) X(DT_I8)
 #ifdef ATTN_SMALL_TILES
 #define QK_ROWS 2
 #define QK_GROUPS(rows) 1
@@ -12,25 +16,34 @@
 #define PV_ROWS 2
 #define PV_CHUNKS(rows) 1
 #define PV_CASES PV_CASE(1, 1) PV_CASE(2, 1)
+#define FEW_ROWS 2
+#define FEW_QK_CASES QK_CASES
+#define FEW_PV_CASES PV_CASES
 #endif
 
 TILE void load16(dtype type, const void *p, int64_t at, V *out)
 {
     VEC_UNROLL for (int i = 0; i < NV; i++)
         out[i] = type == DT_F32 ? v_load((const float *)p + at + i * VW)
-               : type == DT_BF16 ? v_load_bf16((const uint16_t *)p + at + i * VW) : v_load_f16((const uint16_t *)p + at + i * VW);
+               : type == DT_BF16 ? v_load_bf16((const uint16_t *)p + at + i * VW)
+               : type == DT_F16 ? v_load_f16((const uint16_t *)p + at + i * VW)
+               : type == DT_F8E4M3 ? v_load_e4m3((const uint8_t *)p + at + i * VW)
+               : type == DT_F8E5M2 ? v_load_e5m2((const uint8_t *)p + at + i * VW) : v_load_i8((const int8_t *)p + at + i * VW);
 }
+
+/* Rows of 16 elements that lie in a cache line. */
+TILE int line_rows(dtype type) { return type == DT_F32 ? 1 : type == DT_BF16 || type == DT_F16 ? 2 : 4; }
 
 /* ---- scores ---- */
 
-TILE void qk_tile(const int R, const int G, const int ahead, dtype type, const attn_tile *t, int row, int group)
+TILE void qk_tile(const int R, const int G, dtype type, const attn_tile *t, int row, int group)
 {
     V acc[8][4 * NV], k[4 * NV];
     VEC_UNROLL for (int r = 0; r < R; r++) VEC_UNROLL for (int j = 0; j < G * NV; j++) acc[r][j] = v_zero();
     const float *q = t->q + row * t->d;
-    const int64_t d = t->d, es = type == DT_F32 ? 4 : 2;
+    const int64_t d = t->d, es = 4 / line_rows(type);
     for (int64_t i = 0; i < d; i++) {
-        if (ahead && (type == DT_F32 || !(i & 1))) { /* keys of the next tile, values of this one */
+        if (t->prefetch && i % line_rows(type) == 0) { /* keys of the next tile, values of this one */
             VEC_UNROLL for (int g = 0; g < G; g++) {
                 __builtin_prefetch((const char *)t->k[group + G + g] + i * t->k_ld * es);
                 __builtin_prefetch((const char *)t->v[group + g] + i * VEC_LANES * es);
@@ -42,31 +55,40 @@ TILE void qk_tile(const int R, const int G, const int ahead, dtype type, const a
             VEC_UNROLL for (int j = 0; j < G * NV; j++) acc[r][j] = v_fma(x, k[j], acc[r][j]);
         }
     }
+    if (t->scaled)
+        VEC_UNROLL for (int j = 0; j < G * NV; j++) {
+            V by_key = v_load(t->ks[group + j / NV] + j % NV * VW);
+            VEC_UNROLL for (int r = 0; r < R; r++) acc[r][j] = v_mul(acc[r][j], by_key);
+        }
     V scale = v_set1(t->scale);
     VEC_UNROLL for (int r = 0; r < R; r++)
         VEC_UNROLL for (int j = 0; j < G * NV; j++)
             v_store(t->s + (row + r) * ATTN_PART + group * VEC_LANES + j * VW, v_mul(acc[r][j], scale));
 }
 
-#define QK_CASE(r, g) case (r) * 8 + (g): qk_tile(r, g, ahead, type, t, row, group); break;
-TILE void qk_rows(const int ahead, dtype type, const attn_tile *t, int row, int rows, int group, int groups)
+#define QK_CASE(r, g) case (r) * 8 + (g): qk_tile(r, g, type, t, row, group); break;
+TILE void qk_rows(dtype type, const attn_tile *t, int row, int rows, int group, int groups)
 {
-    switch (rows * 8 + groups) { QK_CASES }
+    if (type == DT_F32) switch (rows * 8 + groups) { QK_CASES }
+    else switch (rows * 8 + groups) { FEW_QK_CASES }
 }
 
+/* How many of `left` rows come next: a last short tile is avoided by halving the last two. */
+TILE int next_rows(int left, int most) { return left >= 2 * most || left == most ? most : left > most ? (left + 1) / 2 : left; }
+/* How many groups or chunks of `left` come next. */
+TILE int next_width(dtype type, int64_t left, int most) { return left >= most ? most : type == DT_F32 && left >= 2 && most >= 2 ? 2 : 1; }
+
+/* Tiles of some groups by all rows, so that the groups stay in the nearest cache. */
 TILE void qk_type(dtype type, const attn_tile *t, int g0, int g1)
 {
+    const int most = type == DT_F32 ? QK_ROWS : FEW_ROWS;
     for (int group = g0; group < g1;) {
-        int step = 0;
+        int step = next_width(type, g1 - group, QK_GROUPS(next_rows(t->rows, most)));
         for (int row = 0; row < t->rows;) {
-            /* a last short tile is avoided by halving the last two */
-            int left = t->rows - row, rows = left >= 2 * QK_ROWS || left == QK_ROWS ? QK_ROWS : left > QK_ROWS ? (left + 1) / 2 : left;
-            if (!step) step = QK_GROUPS(rows) < g1 - group ? QK_GROUPS(rows) : (g1 - group >= 2 && QK_GROUPS(rows) >= 2 ? 2 : 1);
+            int rows = next_rows(t->rows - row, most);
             for (int g = 0; g < step;) {
-                int n = QK_GROUPS(rows) < step - g ? QK_GROUPS(rows) : step - g;
-                if (n == 3) n = 2;
-                if (t->prefetch) qk_rows(1, type, t, row, rows, group + g, n);
-                else qk_rows(0, type, t, row, rows, group + g, n);
+                int n = next_width(type, step - g, QK_GROUPS(rows));
+                qk_rows(type, t, row, rows, group + g, n);
                 g += n;
             }
             row += rows;
@@ -102,6 +124,15 @@ TILE void softmax_row(float *s, int lo, int hi, float *max_out, float *sum_out)
         for (int i = 0; i < w; i++) lane[i] += lane[i + w];
     *max_out = max;
     *sum_out = lane[0];
+}
+
+/* Weights of a row times the factors of what they will weigh. */
+TILE void weigh_row(const attn_tile *t, float *s, int lo, int hi)
+{
+    if (!t->scaled && t->v_scale == 1) return;
+    V all = v_set1(t->v_scale);
+    for (int j = lo / VEC_LANES * VEC_LANES; j < hi; j += VW)
+        v_store(s + j, v_mul(v_load(s + j), t->scaled ? v_load(t->vs[j / VEC_LANES] + j % VEC_LANES) : all));
 }
 
 /* exp of one number with the vectors' bits. */
@@ -177,16 +208,16 @@ TILE void pv_tile(const int R, const int C, dtype type, const attn_tile *t, int 
 #define PV_CASE(r, c) case (r) * 8 + (c): pv_tile(r, c, type, t, row, col, f); break;
 TILE void pv_rows(dtype type, const attn_tile *t, int row, int rows, int64_t col, int chunks, const pv_factors *f)
 {
-    switch (rows * 8 + chunks) { PV_CASES }
+    if (type == DT_F32) switch (rows * 8 + chunks) { PV_CASES }
+    else switch (rows * 8 + chunks) { FEW_PV_CASES }
 }
 
 TILE void pv_type(dtype type, const attn_tile *t, const pv_factors *f)
 {
     for (int row = 0; row < t->rows;) {
-        int left = t->rows - row, rows = left >= 2 * PV_ROWS || left == PV_ROWS ? PV_ROWS : left > PV_ROWS ? (left + 1) / 2 : left;
+        int rows = next_rows(t->rows - row, type == DT_F32 ? PV_ROWS : FEW_ROWS);
         for (int64_t col = 0; col < t->dp;) {
-            int64_t chunks = (t->dp - col) / VEC_LANES;
-            int n = chunks >= PV_CHUNKS(rows) ? PV_CHUNKS(rows) : chunks >= 2 && PV_CHUNKS(rows) >= 2 ? 2 : 1;
+            int n = next_width(type, (t->dp - col) / VEC_LANES, PV_CHUNKS(rows));
             pv_rows(type, t, row, rows, col, n, f);
             col += n * VEC_LANES;
         }
@@ -207,15 +238,16 @@ TILE void part_body(const attn_tile *t)
     if (hi <= lo) return;
     int g0 = lo / VEC_LANES, g1 = (hi + VEC_LANES - 1) / VEC_LANES;
     switch (t->type) {
-    case DT_F32: qk_type(DT_F32, t, g0, g1); break;
-    case DT_BF16: qk_type(DT_BF16, t, g0, g1); break;
-    default: qk_type(DT_F16, t, g0, g1); break;
+#define QK_TYPE(type) case type: qk_type(type, t, g0, g1); break;
+    ATTN_TYPES(QK_TYPE)
+    default: break;
     }
     pv_factors f;
     for (int r = 0; r < t->rows; r++) {
         if (t->hi[r] <= t->lo[r]) continue;
         float m, l;
         softmax_row(t->s + r * ATTN_PART, t->lo[r], t->hi[r], &m, &l);
+        weigh_row(t, t->s + r * ATTN_PART, t->lo[r], t->hi[r]);
         f.old_f[r] = f.part_f[r] = 1;
         if (t->empty[r]) {
             t->state.m[r] = m;
@@ -225,9 +257,9 @@ TILE void part_body(const attn_tile *t)
         }
     }
     switch (t->type) {
-    case DT_F32: pv_type(DT_F32, t, &f); break;
-    case DT_BF16: pv_type(DT_BF16, t, &f); break;
-    default: pv_type(DT_F16, t, &f); break;
+#define PV_TYPE(type) case type: pv_type(type, t, &f); break;
+    ATTN_TYPES(PV_TYPE)
+    default: break;
     }
 }
 
@@ -245,4 +277,23 @@ static void attn_finish(const float *acc, float l, float *out, int64_t d)
 {
     float inv = 1.0f / l;
     for (int64_t i = 0; i < d; i++) out[i] = acc[i] * inv;
+}
+
+TILE void widen_type(dtype type, const void *src, int64_t src_ld, int64_t rows, int64_t cols, float *dst, int64_t dst_ld)
+{
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < cols; c += VEC_LANES) {
+            V v[NV];
+            load16(type, src, r * src_ld + c, v);
+            VEC_UNROLL for (int i = 0; i < NV; i++) v_store(dst + r * dst_ld + c + i * VW, v[i]);
+        }
+}
+
+static void attn_widen(dtype type, const void *src, int64_t src_ld, int64_t rows, int64_t cols, float *dst, int64_t dst_ld)
+{
+    switch (type) {
+#define WIDEN_TYPE(type) case type: widen_type(type, src, src_ld, rows, cols, dst, dst_ld); break;
+    ATTN_TYPES(WIDEN_TYPE)
+    default: break;
+    }
 }

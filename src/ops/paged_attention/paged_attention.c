@@ -39,14 +39,10 @@ static int64_t first_key(const node *n, int64_t pos)
 
 static void ref_write(const ref_call *c, int which, float *cache)
 {
-    int64_t width = c->in[which].dim[1] * c->in[which].dim[2];
+    int64_t heads = c->in[which].dim[1], d = c->in[which].dim[2];
     dtype type = c->caches[c->n->a.paged_attention.cache].type;
     for (int64_t t = 0; t < c->b->n_tokens; t++)
-        for (int64_t i = 0; i < width; i++) {
-            uint32_t bits = 0;
-            dtype_from_f32(type, &c->in[which].f[t * width + i], &bits, 1);
-            dtype_to_f32(type, &bits, &cache[c->b->slots[t] * width + i], 1);
-        }
+        for (int64_t h = 0; h < heads; h++) kv_rounded(type, c->in[which].f + (t * heads + h) * d, d, &cache[(c->b->slots[t] * heads + h) * d]);
 }
 
 static int64_t slot_of(const batch *b, int s, int64_t pos, int block_size)
@@ -196,28 +192,10 @@ static void make_plan(const cpu_call *c, const heads *h)
     for (int s = 0; s < c->b->n_seqs; s++) plan_seq(p, c, h, s, share, NULL);
 }
 
-/* ---- cache ---- */
-
-static void store_element(dtype type, void *p, int64_t at, float x)
-{
-    if (type == DT_F32) ((float *)p)[at] = x;
-    else ((uint16_t *)p)[at] = type == DT_BF16 ? f32_to_bf16(x) : f32_to_f16(x);
-}
-
 static void write_token(const cpu_call *c, int64_t t, int64_t head)
 {
-    const kv_layer *kv = c->kv;
-    int32_t slot = c->b->slots[t];
-    int64_t off = slot % kv->block_size;
-    char *block = kv_block(kv, slot / kv->block_size);
-    const float *k = c->in[K].f + t * c->in[K].ld + head * kv->dim, *v = c->in[VAL].f + t * c->in[VAL].ld + head * kv->dim;
-    int64_t k_at = head * kv->dim * kv->block_size + off, v_at = (head * kv->block_size + off) * kv->dim_pad;
-    char *vals = block + kv_k_bytes(kv);
-    for (int64_t i = 0; i < kv->dim; i++) {
-        store_element(kv->type, block, k_at + i * kv->block_size, k[i]);
-        store_element(kv->type, vals, v_at + i, v[i]);
-    }
-    for (int64_t i = kv->dim; i < kv->dim_pad; i++) store_element(kv->type, vals, v_at + i, 0);
+    int64_t at = head * c->kv->dim;
+    kv_store(c->kv, c->b->slots[t], head, c->in[K].f + t * c->in[K].ld + at, c->in[VAL].f + t * c->in[VAL].ld + at);
 }
 
 /* ---- one unit ---- */
@@ -226,32 +204,99 @@ typedef struct work {
     alignas(64) float m[ATTN_ROWS], l[ATTN_ROWS];
     int lo[ATTN_ROWS], hi[ATTN_ROWS];
     bool empty[ATTN_ROWS];
-    float *q, *s, *acc, *k_copy, *v_copy;
+    float *q, *s, *acc, *k_copy, *v_copy, *ks_copy, *vs_copy;
 } work;
 
 static size_t work_layout(work *w, const heads *h, char *base)
 {
     size_t at = (sizeof(work) + 63) / 64 * 64, pad = (size_t)h->dp * sizeof(float);
-    float **fields[] = { &w->q, &w->s, &w->acc, &w->k_copy, &w->v_copy };
-    size_t sizes[] = { ATTN_ROWS * pad, ATTN_ROWS * ATTN_PART * sizeof(float), ATTN_ROWS * pad, ATTN_PART * pad, ATTN_PART * pad };
-    for (int i = 0; i < 5; i++) {
+    float **fields[] = { &w->q, &w->s, &w->acc, &w->k_copy, &w->v_copy, &w->ks_copy, &w->vs_copy };
+    size_t sizes[] = { ATTN_ROWS * pad, ATTN_ROWS * ATTN_PART * sizeof(float), ATTN_ROWS * pad, ATTN_PART * pad, ATTN_PART * pad,
+                       ATTN_PART * sizeof(float), ATTN_PART * sizeof(float) };
+    for (int i = 0; i < 7; i++) {
         if (base) *fields[i] = (float *)(void *)(base + at);
         at += sizes[i];
     }
     return at;
 }
 
-/* Points the tile at 16-key groups of part p, keys below `end`: straight into the cache where a block holds whole groups,
- * else at a copy in float32. */
-static void point_at_keys(const cpu_call *c, attn_tile *t, work *w, int seq, int64_t kh, int part, int64_t end)
+static const attn_kernels *kernels_of(isa i)
+{
+    static const attn_kernels *const table[ISA_COUNT] = OP_CPU_EACH(&attn);
+    return table[i];
+}
+
+/* A number as kernels read it (attn_raw). */
+static float raw_number(dtype type, const void *p)
+{
+    float x;
+    if (type == DT_F8E4M3) {
+        unsigned b = *(const uint8_t *)p;
+        return f16_to_f32((uint16_t)((b & 0x80) << 8 | (b & 0x7F) << 7));
+    }
+    dtype_to_f32(type, p, &x, 1);
+    return x;
+}
+
+/* Many rows use a number of the cache often enough for it to become float32 once, in memory. */
+enum { WIDE_ROWS = 24 };
+
+/* 16 keys from `pos` on, where a block holds whole groups of 16. */
+static void point_at_block(const kv_layer *kv, attn_tile *t, int g, const int32_t *pages, int64_t kh, int64_t pos)
+{
+    size_t size = dtype_bytes(kv->type, 1);
+    int64_t bs = kv->block_size, off = pos % bs;
+    char *block = kv_block(kv, pages[pos / bs]);
+    t->k[g] = block + (size_t)(kh * kv->dim * bs + off) * size;
+    if (g >= ATTN_GROUPS) return;
+    t->v[g] = block + kv_k_bytes(kv) + (size_t)((kh * bs + off) * kv->dim_pad) * size;
+    if (!t->scaled) return;
+    t->ks[g] = kv_k_scales(kv, block) + kh * bs + off;
+    t->vs[g] = kv_v_scales(kv, block) + kh * bs + off;
+}
+
+/* The same keys as float32, which has the same bits in the end. */
+static void widen_group(const attn_kernels *kern, const kv_layer *kv, attn_tile *t, work *w, int g)
+{
+    float *k = w->k_copy + g * 16 * kv->dim, *v = w->v_copy + g * 16 * kv->dim_pad;
+    kern->widen(kv->type, t->k[g], kv->block_size, kv->dim, 16, k, 16);
+    kern->widen(kv->type, t->v[g], kv->dim_pad, 16, kv->dim_pad, v, kv->dim_pad);
+    t->k[g] = k;
+    t->v[g] = v;
+}
+
+/* n keys of any place, one by one. */
+static void gather_group(const attn_kernels *kern, const kv_layer *kv, attn_tile *t, work *w, int g, const int32_t *pages, int64_t kh, int64_t pos, int64_t n)
+{
+    size_t size = dtype_bytes(kv->type, 1);
+    int64_t bs = kv->block_size;
+    t->k[g] = w->k_copy + g * 16 * kv->dim;
+    t->v[g] = w->v_copy + g * 16 * kv->dim_pad;
+    t->ks[g] = w->ks_copy + g * 16;
+    t->vs[g] = w->vs_copy + g * 16;
+    for (int64_t j = 0; j < n; j++) {
+        char *block = kv_block(kv, pages[(pos + j) / bs]);
+        int64_t off = (pos + j) % bs;
+        kern->widen(kv->type, block + kv_k_bytes(kv) + (size_t)((kh * bs + off) * kv->dim_pad) * size, 0, 1, kv->dim_pad, w->v_copy + (g * 16 + j) * kv->dim_pad, 0);
+        for (int64_t i = 0; i < kv->dim; i++)
+            w->k_copy[(g * kv->dim + i) * 16 + j] = raw_number(kv->type, block + (size_t)((kh * kv->dim + i) * bs + off) * size);
+        if (!t->scaled) continue;
+        w->ks_copy[g * 16 + j] = kv_k_scales(kv, block)[kh * bs + off];
+        w->vs_copy[g * 16 + j] = kv_v_scales(kv, block)[kh * bs + off];
+    }
+}
+
+/* Points the tile at 16-key groups of part p, keys below `end`: straight into the cache where a block holds whole groups and
+ * rows are few, else at a copy in float32. */
+static void point_at_keys(const cpu_call *c, const attn_kernels *kern, attn_tile *t, work *w, int seq, int64_t kh, int part, int64_t end)
 {
     const kv_layer *kv = c->kv;
     const int32_t *pages = c->b->page_table + (int64_t)seq * c->b->max_pages;
-    size_t size = dtype_bytes(kv->type, 1);
-    int64_t bs = kv->block_size, key0 = (int64_t)part * ATTN_PART;
-    bool direct = bs % 16 == 0;
+    int64_t key0 = (int64_t)part * ATTN_PART;
+    bool groups = kv->block_size % 16 == 0, direct = groups && (t->rows < WIDE_ROWS || kv->type == DT_F32);
     t->type = direct ? kv->type : DT_F32;
-    t->k_ld = direct ? bs : ATTN_PART;
+    t->scaled = kv_type_scaled(kv->type);
+    t->k_ld = direct ? kv->block_size : 16;
     t->prefetch = direct && t->rows <= 16;
     t->v_ld = kv->dim_pad;
     for (int g = 0; g < ATTN_GROUPS + ATTN_AHEAD; g++) {
@@ -260,29 +305,13 @@ static void point_at_keys(const cpu_call *c, attn_tile *t, work *w, int seq, int
             t->k[g] = NULL;
             continue;
         }
-        if (direct) {
-            const char *block = kv_block(kv, pages[pos / bs]);
-            t->k[g] = block + (size_t)(kh * kv->dim * bs + pos % bs) * size;
-            if (g >= ATTN_GROUPS) continue;
-            t->v[g] = block + kv_k_bytes(kv) + (size_t)((kh * bs + pos % bs) * kv->dim_pad) * size;
+        if (!groups) {
+            gather_group(kern, kv, t, w, g, pages, kh, pos, end - pos < 16 ? end - pos : 16);
             continue;
         }
-        t->k[g] = w->k_copy + g * 16;
-        t->v[g] = w->v_copy + g * 16 * kv->dim_pad;
-        for (int64_t j = 0; j < 16 && pos + j < end; j++) {
-            const char *block = kv_block(kv, pages[(pos + j) / bs]);
-            int64_t off = (pos + j) % bs;
-            dtype_to_f32(kv->type, block + kv_k_bytes(kv) + (size_t)((kh * bs + off) * kv->dim_pad) * size, w->v_copy + (g * 16 + j) * kv->dim_pad, (size_t)kv->dim_pad);
-            for (int64_t i = 0; i < kv->dim; i++)
-                dtype_to_f32(kv->type, block + (size_t)((kh * kv->dim + i) * bs + off) * size, w->k_copy + i * ATTN_PART + g * 16 + j, 1);
-        }
+        point_at_block(kv, t, g, pages, kh, pos);
+        if (!direct) widen_group(kern, kv, t, w, g);
     }
-}
-
-static const attn_kernels *kernels_of(isa i)
-{
-    static const attn_kernels *const table[ISA_COUNT] = OP_CPU_EACH(&attn);
-    return table[i];
 }
 
 /* Where row r of item `item` of part p keeps its partial result: acc[dp], m, l. */
@@ -318,12 +347,12 @@ static void run_unit(const cpu_call *c, const heads *h, const unit *u, int64_t i
         memcpy(w->q + r * h->d, c->in[Q].f + (u->t0 + r / n_heads) * c->in[Q].ld + (h0 + r % n_heads) * h->d, (size_t)h->d * sizeof(float));
         w->empty[r] = true;
     }
-    attn_tile t = { .rows = (int)rows, .d = h->d, .dp = h->dp, .scale = (float)c->n->a.paged_attention.scale, .q = w->q, .lo = w->lo,
-                    .hi = w->hi, .s = w->s, .state = { w->m, w->l, w->acc, h->dp }, .empty = w->empty };
+    attn_tile t = { .rows = (int)rows, .d = h->d, .dp = h->dp, .scale = (float)c->n->a.paged_attention.scale * attn_raw(c->kv->type),
+                    .v_scale = attn_raw(c->kv->type), .q = w->q, .lo = w->lo, .hi = w->hi, .s = w->s, .state = { w->m, w->l, w->acc, h->dp }, .empty = w->empty };
     int64_t end = (int64_t)c->b->kv_lens[u->seq] - c->b->cu_q_lens[u->seq + 1] + u->t0 + u->n;
     for (int part = u->p0; part < u->p1; part++) {
         set_ranges(c, u, n_heads, part, w);
-        point_at_keys(c, &t, w, u->seq, kh, part, end);
+        point_at_keys(c, kern, &t, w, u->seq, kh, part, end);
         kern->part(&t);
         for (int64_t r = 0; r < rows; r++) {
             if (w->hi[r] <= w->lo[r]) continue;

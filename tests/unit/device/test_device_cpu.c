@@ -222,8 +222,8 @@ TEST(bad_weights_and_limits)
     bad.block_size = 0;
     CHECK_ERR(device_load(l.d, l.g, &l.s.base, &bad, NULL, NULL, &l.m), ST_INVALID, "block_size is 0");
     bad = good;
-    bad.kv_dtype = DT_I8;
-    CHECK_ERR(device_load(l.d, l.g, &l.s.base, &bad, NULL, NULL, &l.m), ST_UNSUPPORTED, "KV cache of i8");
+    bad.kv_dtype = DT_I16;
+    CHECK_ERR(device_load(l.d, l.g, &l.s.base, &bad, NULL, NULL, &l.m), ST_UNSUPPORTED, "KV cache of i16");
     graph_free(l.g);
     static const char two[] = "mesh dp=1 tp=2 sp=0\n%1 = input kind=0 : i32[T]{tokens}\n%2 = weight role=vocab \"embed\"[0:20/20]vocab/2 : f32[10, 16]{vocab, embed}\n"
                               "%3 = embed(%1, %2) shards=2 : f32[T, 16]{tokens, embed}\n%4 = all_reduce(%3) : f32[T, 16]{tokens, embed}\noutput %4\n";

@@ -100,6 +100,10 @@ static inline ref_cache case_cache(const graph *g, dtype type, int n_slots, int6
         c.k[i] = case_value(11, (uint32_t)i);
         c.v[i] = case_value(12, (uint32_t)i);
     }
+    for (size_t i = 0; i < n && dtype_bits(type) == 8; i += (size_t)*dim) {
+        kv_rounded(type, c.k + i, *dim, c.k + i);
+        kv_rounded(type, c.v + i, *dim, c.v + i);
+    }
     return c;
 }
 

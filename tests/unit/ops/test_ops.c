@@ -97,20 +97,16 @@ static void make_cache(runner *r, const ref_cache *ref, int64_t heads, int64_t d
     kv_layer *kv = &r->kv;
     *kv = (kv_layer){ .type = ref->type, .block_size = bs, .heads = heads, .dim = dim, .dim_pad = (dim + 15) / 16 * 16 };
     kv->block_bytes = kv_layer_bytes(kv);
-    size_t bytes = kv->block_bytes * (size_t)(SLOTS / bs), es = dtype_bytes(kv->type, 1);
+    size_t bytes = kv->block_bytes * (size_t)(SLOTS / bs);
     r->cache = mem_aligned(64, bytes);
     kv->base = r->cache;
     memset(r->cache, 0xFF, bytes); /* NaN wherever no token is */
     for (int s = 0; s < b->n_seqs; s++)
         for (int pos = 0; pos < b->kv_lens[s] - (b->cu_q_lens[s + 1] - b->cu_q_lens[s]); pos++)
-            for (int64_t h = 0; h < heads; h++)
-                for (int64_t i = 0; i < kv->dim_pad; i++) {
-                    int32_t slot = case_slot(r->step, s, pos);
-                    char *block = kv_block(kv, slot / bs);
-                    float zero = 0, *from = i < dim ? &ref->k[((int64_t)slot * heads + h) * dim + i] : &zero, *v = i < dim ? &ref->v[((int64_t)slot * heads + h) * dim + i] : &zero;
-                    if (i < dim) dtype_from_f32(kv->type, from, block + (size_t)((h * dim + i) * bs + slot % bs) * es, 1);
-                    dtype_from_f32(kv->type, v, block + kv_k_bytes(kv) + (size_t)((h * bs + slot % bs) * kv->dim_pad + i) * es, 1);
-                }
+            for (int64_t h = 0; h < heads; h++) {
+                int64_t slot = case_slot(r->step, s, pos), at = (slot * heads + h) * dim;
+                kv_store(kv, (int32_t)slot, h, ref->k + at, ref->v + at);
+            }
 }
 
 /* Runs the case by kernels; out gets dense rows. */
@@ -164,14 +160,14 @@ static void check_case(const graph *g, const char *name, int number, dtype type,
 
 static void check_op(op o)
 {
-    static const dtype types[] = { DT_F32, DT_BF16, DT_F16 };
+    static const dtype types[] = { DT_F32, DT_BF16, DT_F16, DT_F8E4M3, DT_F8E5M2, DT_I8 };
     static const int sizes[] = { 16, 2, 7, 128 };
     const op_impl *impl = op_impl_of(o);
     for (int i = 0; impl->build_case; i++)
-        for (int t = 0; t < 3; t++) {
+        for (int t = 0; t < (o == OP_PAGED_ATTENTION ? 6 : 3); t++) {
             graph *g;
             REQUIRE_OK(graph_new(ops_rules(), &g));
-            tensor out = impl->build_case(g, i, types[t]);
+            tensor out = impl->build_case(g, i, o == OP_PAGED_ATTENTION ? DT_F32 : types[t]);
             if (out.id == 0 && t == 0) {
                 CHECK(i > 0);
                 graph_free(g);

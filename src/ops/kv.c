@@ -1,0 +1,118 @@
+#include "ops/kv.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Nearest, ties to even, 448 at most. */
+static uint8_t to_f8e4m3(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    uint32_t sign = u >> 24 & 0x80;
+    u &= 0x7FFFFFFFu;
+    float a;
+    memcpy(&a, &u, 4);
+    if (isnan(f)) return (uint8_t)(sign | 0x7F);
+    if (a >= 448) return (uint8_t)(sign | 0x7E);
+    if (a < 0x1p-6f) return (uint8_t)(sign | (uint32_t)lrintf(a * 0x1p9f));
+    u += 0x7FFFFu + (u >> 20 & 1);
+    return (uint8_t)(sign | (u - (120u << 23)) >> 20);
+}
+
+/* Nearest, ties to even, 57344 at most: the upper half of a float16, but rounded once. */
+static uint8_t to_f8e5m2(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    uint32_t sign = u >> 24 & 0x80;
+    u &= 0x7FFFFFFFu;
+    float a;
+    memcpy(&a, &u, 4);
+    if (isnan(f)) return (uint8_t)(sign | 0x7E);
+    if (a >= 57344) return (uint8_t)(sign | 0x7B);
+    if (a < 0x1p-14f) return (uint8_t)(sign | (uint32_t)lrintf(a * 0x1p16f));
+    u += 0xFFFFFu + (u >> 21 & 1);
+    return (uint8_t)(sign | (u - (112u << 23)) >> 21);
+}
+
+/* The factor that takes x[n] to numbers of DT_I8, and through *scale the one that takes them back. */
+static float int8_factor(const float *x, int64_t n, float *scale)
+{
+    float most = 0;
+    bool finite = true;
+    for (int64_t i = 0; i < n; i++) {
+        float a = fabsf(x[i]);
+        finite &= isfinite(a) != 0;
+        most = a > most ? a : most;
+    }
+    float factor = 127.0f / most;
+    if (!finite) factor = 0, *scale = NAN;
+    else if (!isfinite(factor)) factor = 0, *scale = 0; /* zeros, and what is next to them */
+    else *scale = most / 127.0f;
+    return factor;
+}
+
+static int8_t to_int8(float x, float factor) { return factor == 0 ? 0 : (int8_t)lrintf(x * factor); }
+
+#define STORE(ctype, expr) \
+    for (int64_t i = 0; i < n; i++) { ctype *p = (ctype *)to + i * step; *p = (expr); } break
+
+/* x[n] to every step-th element; *scale is set for types that have one. */
+static void store(dtype type, const float *x, int64_t n, void *to, int64_t step, float *scale)
+{
+    float factor = type == DT_I8 ? int8_factor(x, n, scale) : 1;
+    switch (type) {
+    case DT_BF16: STORE(uint16_t, f32_to_bf16(x[i]));
+    case DT_F16: STORE(uint16_t, f32_to_f16(x[i]));
+    case DT_F8E4M3: STORE(uint8_t, to_f8e4m3(x[i]));
+    case DT_F8E5M2: STORE(uint8_t, to_f8e5m2(x[i]));
+    case DT_I8: STORE(int8_t, to_int8(x[i], factor));
+    default: STORE(float, x[i]);
+    }
+}
+
+typedef struct token { char *k, *v; float *ks, *vs; } token;
+
+static token find(const kv_layer *kv, int32_t slot, int64_t head)
+{
+    int64_t bs = kv->block_size, off = slot % bs;
+    char *block = kv_block(kv, (int32_t)(slot / bs));
+    size_t size = dtype_bytes(kv->type, 1);
+    bool scaled = kv_type_scaled(kv->type);
+    return (token){ block + (size_t)(head * kv->dim * bs + off) * size, block + kv_k_bytes(kv) + (size_t)((head * bs + off) * kv->dim_pad) * size,
+                    scaled ? kv_k_scales(kv, block) + head * bs + off : NULL, scaled ? kv_v_scales(kv, block) + head * bs + off : NULL };
+}
+
+void kv_store(const kv_layer *kv, int32_t slot, int64_t head, const float *k, const float *v)
+{
+    token t = find(kv, slot, head);
+    size_t size = dtype_bytes(kv->type, 1);
+    store(kv->type, k, kv->dim, t.k, kv->block_size, t.ks);
+    store(kv->type, v, kv->dim, t.v, 1, t.vs);
+    memset(t.v + (size_t)kv->dim * size, 0, (size_t)(kv->dim_pad - kv->dim) * size);
+}
+
+void kv_fetch(const kv_layer *kv, int32_t slot, int64_t head, float *k, float *v)
+{
+    token t = find(kv, slot, head);
+    size_t size = dtype_bytes(kv->type, 1);
+    for (int64_t i = 0; i < kv->dim; i++) {
+        dtype_to_f32(kv->type, t.k + (size_t)(i * kv->block_size) * size, &k[i], 1);
+        dtype_to_f32(kv->type, t.v + (size_t)i * size, &v[i], 1);
+        if (t.ks) k[i] *= *t.ks, v[i] *= *t.vs;
+    }
+}
+
+void kv_rounded(dtype type, const float *x, int64_t dim, float *out)
+{
+    float scale = 1, factor = type == DT_I8 ? int8_factor(x, dim, &scale) : 1;
+    for (int64_t i = 0; i < dim; i++) {
+        uint32_t bits = 0;
+        if (type == DT_I8) {
+            out[i] = (float)to_int8(x[i], factor) * scale;
+            continue;
+        }
+        store(type, &x[i], 1, &bits, 1, NULL);
+        dtype_to_f32(type, &bits, &out[i], 1);
+    }
+}
