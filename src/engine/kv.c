@@ -84,6 +84,16 @@ static void append_free(kv *k, int32_t b)
     k->n_free++;
 }
 
+static void prepend_free(kv *k, int32_t b)
+{
+    kv_block *x = &k->blocks[b], *head = &k->blocks[0];
+    x->prev = 0;
+    x->next = head->next;
+    k->blocks[head->next].prev = b;
+    head->next = b;
+    k->n_free++;
+}
+
 static void forget(kv *k, int32_t b)
 {
     kv_block *x = &k->blocks[b];
@@ -119,7 +129,9 @@ void kv_release(kv *k, const int32_t *blocks, int32_t n)
     for (int32_t i = n - 1; i >= 0; i--) {
         int32_t b = blocks[i];
         assert(b > 0 && b < k->n_blocks && k->blocks[b].refs > 0);
-        if (--k->blocks[b].refs == 0) append_free(k, b);
+        if (--k->blocks[b].refs > 0) continue;
+        if (k->blocks[b].hashed) append_free(k, b);
+        else prepend_free(k, b);
     }
 }
 

@@ -20,12 +20,13 @@ void kv_free(kv *k);
 int32_t kv_n_blocks(const kv *k);   /* usable ones */
 int32_t kv_n_free(const kv *k);     /* with count 0, cached or not */
 
-/* Hands out n blocks with count 1, oldest free ones first, forgetting what they cached. All or nothing; false = too few. */
+/* Hands out n blocks with count 1, from the queue's front, forgetting what they cached. All or nothing; false = too few. */
 bool kv_take(kv *k, int32_t n, int32_t *out);
 /* One more user of a block (a prefix hit). */
 void kv_ref(kv *k, int32_t block);
 int32_t kv_refs(const kv *k, int32_t block);
-/* One user less of each; those left without go to the queue's end in reverse order, so that a sequence's tail is evicted first. */
+/* One user less of each; those left without go to the queue's end in reverse order, so that a sequence's tail is evicted first.
+ * Blocks that cache nothing go to its front: they are taken again before memory that was never touched is. */
 void kv_release(kv *k, const int32_t *blocks, int32_t n);
 
 /* The block with this content, or 0. */

@@ -62,6 +62,30 @@ TEST(tails_are_evicted_first)
     kv_free(k);
 }
 
+/* Memory grows with what is in use at a time, not with what has been used in all. */
+TEST(blocks_without_contents_are_taken_again_first)
+{
+    kv *k;
+    int32_t b[4];
+    block_hash h = hash_of(1);
+    REQUIRE_OK(kv_new(100, &k));
+    for (int round = 0; round < 50; round++) {
+        CHECK(kv_take(k, 4, b));
+        for (int i = 0; i < 4; i++) CHECK_INT(b[i], i + 1);
+        kv_release(k, b, 4);
+        CHECK_OK(kv_check(k, true));
+    }
+    CHECK(kv_take(k, 4, b));
+    kv_register(k, b[0], &h); /* cached: the others and new ones go first */
+    kv_release(k, b, 4);
+    CHECK(kv_take(k, 4, b));
+    CHECK(b[0] == 2 && b[1] == 3 && b[2] == 4 && b[3] == 5);
+    CHECK_INT(kv_find(k, &h), 1);
+    kv_release(k, b, 4);
+    CHECK_OK(kv_check(k, true));
+    kv_free(k);
+}
+
 TEST(the_first_block_with_a_content_stays)
 {
     kv *k;
