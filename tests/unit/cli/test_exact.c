@@ -28,7 +28,9 @@ static status get_big(const weight_source *s, const char *name, weight_data *out
     int64_t n = out->shape[0] * (out->rank == 2 ? out->shape[1] : 1);
     float *f = out->owned;
     bool norm = strstr(name, "norm") != NULL;
+    uint16_t *h = out->owned;
     for (int64_t i = 0; i < n && out->type == DT_F32; i++) f[i] = norm ? 1 + 100 * f[i] : 150 * f[i];
+    for (int64_t i = 0; i < n && out->type == DT_BF16; i++) h[i] = f32_to_bf16(norm ? 1 + 100 * bf16_to_f32(h[i]) : 150 * bf16_to_f32(h[i]));
     return ST_OK;
 }
 
@@ -39,7 +41,7 @@ static status open_rig(rig *r, const char *arch, int head_dim, const char *windo
     *r = (rig){ 0 };
     TRY(jv_parse(text, strlen(text), &r->config));
     status st;
-    TRY_OUT(model_new(r->config, &(model_options){ o.weights, 0 }, &r->m));
+    TRY_OUT(model_new(r->config, &(model_options){ .weight_dtype = o.weights, .quant = o.quant }, &r->m));
     TRY_OUT(model_weights_open(r->m, NULL, true, 5, &r->w));
     TRY_OUT(device_open("cpu", &(device_options){ o.threads, o.isa }, &r->dev));
     r->limits = (device_limits){ 700, RIG_MAX_SEQS, 700, RIG_MAX_LEN, o.block_size, o.kv };
@@ -91,12 +93,13 @@ static void run_in_company(rig *r, int chunk)
     }
 }
 
-static void check_model(const char *arch, int head_dim, const char *window, bool tied, dtype weights, dtype kv)
+/* By instruction sets first..last, which compute the same. */
+static void check_sets(isa first, isa last, const char *arch, int head_dim, const char *window, bool tied, dtype weights, dtype kv)
 {
     static const int chunks[] = { 1, 3, 7, 100, LEN }, blocks[] = { 16, 2, 48 };
     make_prompts();
     bool have = false;
-    for (isa set = 0; set < ISA_COUNT; set++) {
+    for (isa set = first; set <= last; set++) {
         if (!isa_available(set)) continue;
         for (int threads = set == ISA_portable ? 2 : 1; threads <= 2; threads++) {
             rig r;
@@ -123,9 +126,29 @@ static void check_model(const char *arch, int head_dim, const char *window, bool
     CHECK(spread / VOCAB > 0.01 && isfinite(spread));
 }
 
+static void check_model(const char *arch, int head_dim, const char *window, bool tied, dtype weights, dtype kv)
+{
+    check_sets(0, ISA_COUNT - 1, arch, head_dim, window, tied, weights, kv); /* a float32 model has float32 activations everywhere */
+}
+
 TEST(exact_full_attention_f32) { check_model("LlamaForCausalLM", 16, "null", false, DT_F32, DT_F32); }
 TEST(exact_window_bf16_cache) { check_model("MistralForCausalLM", 24, "300", true, DT_F32, DT_BF16); }
 TEST(exact_qk_norm_f16_cache) { check_model("Qwen3ForCausalLM", 40, "null", true, DT_F32, DT_F16); }
+
+#if defined(__x86_64__)
+/* Rounded activations and the dot product instruction: other bits than elsewhere, but the same ones in every company. */
+TEST(exact_bf16_dot)
+{
+    if (!isa_available(ISA_avx512_bf16)) SKIP("no avx512_bf16");
+    check_sets(ISA_avx512_bf16, ISA_avx512_bf16, "LlamaForCausalLM", 16, "null", false, DT_BF16, DT_BF16);
+    check_sets(ISA_avx512_bf16, ISA_avx512_bf16, "Qwen3ForCausalLM", 40, "300", true, DT_BF16, DT_F32);
+}
+
+TEST(exact_bf16_model)
+{
+    check_sets(0, isa_best(), "MistralForCausalLM", 24, "300", true, DT_BF16, DT_BF16);
+}
+#endif
 
 /* Without a spin at idle, pinned or not, with more threads than cores: still the same bits. */
 TEST(exact_with_many_threads)
