@@ -282,6 +282,7 @@ static const flag_def defs[] = {
 #undef G
 #define G "Systolic"
     { "device", NULL, G, FLAG_STR, FLAG_YES, "auto", NULL, NULL, "Where the model runs: auto (cpu), cpu, tpu, cuda, pjrt:PATH[?NAME=VALUE,...]." },
+    { "weight-cache", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "Folder of packed weights, so that a model's second start maps them (cpu); off = none; default ~/.cache/systolic/weights." },
     { "program-cache", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "Folder of compiled programs, read and written (tpu, cuda, pjrt); default ~/.cache/systolic/programs." },
     { "lazy-compile", NULL, G, FLAG_BOOL, FLAG_YES, "off", NULL, NULL, "Compiles a program when a step first needs it, not before the server is ready (tpu, cuda, pjrt)." },
     { "threads", NULL, G, FLAG_INT, FLAG_YES, "0", NULL, NULL, "Compute threads; 0 = one per available core." },

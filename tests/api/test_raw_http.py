@@ -220,4 +220,28 @@ def answers_do_not_depend_on_the_batch():
         together = [c["token_ids"] for c in s.post("/v1/completions", dict(body, prompt=prompts))[1]["choices"]]
         assert alone == together
 
+@test
+def packed_weights_are_kept():
+    """The second start maps what the first one packed, with the same answers; a damaged file is made anew."""
+    body = {"prompt": "The capital of France", "max_tokens": 20, "temperature": 0}
+    def answer(d):
+        with Server(BUNDLED, "--weight-cache", d, env={"SYSTOLIC_WEIGHT_CACHE_LEAST": "1"}) as s:
+            text = s.post("/v1/completions", body)[1]["choices"][0]["text"]
+            for _ in range(200):
+                if any(f.endswith(".pack") for f in os.listdir(d)): break
+                time.sleep(0.05)
+            return text, s.log_text()
+    with tempfile.TemporaryDirectory() as d:
+        first, log = answer(d)
+        assert "Packed weights:" not in log
+        again, log = answer(d)
+        assert again == first and "Packed weights:" in log, log
+        (name,) = os.listdir(d)
+        with open(os.path.join(d, name), "r+b") as f: f.truncate(100)
+        again, log = answer(d)
+        assert again == first and "it is made anew" in log, log
+        assert answer(d)[0] == first
+    with tempfile.TemporaryDirectory() as d:
+        with Server(BUNDLED, "--weight-cache", "off", env={"SYSTOLIC_WEIGHT_CACHE_LEAST": "1", "XDG_CACHE_HOME": d}): assert os.listdir(d) == [] or not os.path.exists(d + "/systolic/weights")
+
 main(TESTS)

@@ -22,6 +22,15 @@ static status pick_kernels(const char *name, isa *out)
     return ST_OK;
 }
 
+/* A folder that cannot be had is no reason not to serve. */
+static status choose_folder(const char *wanted, char **out)
+{
+    char folder[4096];
+    if (pack_cache_folder(wanted, folder, sizeof folder) != ST_OK) return ST_OK;
+    *out = mem_strdup(folder);
+    return *out ? ST_OK : err_nomem();
+}
+
 static status cpu_open(const char *arg, const device_options *o, device **out)
 {
     static const device_options none;
@@ -32,9 +41,11 @@ static status cpu_open(const char *arg, const device_options *o, device **out)
     d->base.cls = &device_cpu;
     host_name(d->name, sizeof d->name);
     status st = pick_kernels(o->isa, &d->isa);
+    if (st == ST_OK && o->weight_cache) st = choose_folder(o->weight_cache, &d->weight_cache);
     if (st == ST_OK) st = host_pick_cpus(getenv("VLLM_CPU_OMP_THREADS_BIND"), o->n_threads, &d->cpus);
     if (st == ST_OK) st = pool_new(d->cpus.n, d->cpus.pinned ? d->cpus.cpu : NULL, &d->pool);
     if (st != ST_OK) {
+        mem_free(d->weight_cache);
         mem_free(d);
         return st;
     }
@@ -46,6 +57,7 @@ static void cpu_close(device *dev)
 {
     cpu_device *d = (cpu_device *)(void *)dev;
     pool_free(d->pool);
+    mem_free(d->weight_cache);
     mem_free(d);
 }
 

@@ -4,6 +4,7 @@
 #define SYSTOLIC_DEVICE_CPU_CPU_H
 
 #include "device/cpu/host.h"
+#include "device/cpu/pack_cache.h"
 #include "device/cpu/pool.h"
 #include "device/device_impl.h"
 #include "ops/linear/qgemm.h"
@@ -15,6 +16,7 @@ typedef struct cpu_device {
     pool *pool;
     host_cpus cpus;
     char name[128];
+    char *weight_cache;      /* folder of packed weights, NULL = none */
 } cpu_device;
 
 /* A weight as kernels want it: packed panels for matrices, float32 for vectors. */
@@ -26,7 +28,7 @@ typedef struct cpu_weight {
     float *vector;           /* rank 1 */
     void *mem;
     size_t bytes;
-    bool mapped;             /* mem came from pages_alloc, else from mem_aligned */
+    enum { WEIGHT_ALLOCATED, WEIGHT_PAGES, WEIGHT_FILE } held;   /* mem is mem_aligned's, pages_alloc's, the weight cache's */
 } cpu_weight;
 
 /* Where a tensor's rows are. */
@@ -55,6 +57,7 @@ typedef struct cpu_model {
     place *places;           /* [n_nodes + 1] */
     cpu_weight *weights;     /* [n_nodes + 1], by node id */
     int64_t weight_bytes;
+    pack_cache *packed;      /* the file that weights are mapped from, or that is being written; NULL = none */
     step *steps;
     int n_steps;
     _Atomic int64_t *counters;   /* [n_steps][COUNTERS] */

@@ -1,12 +1,19 @@
 /* Weights from their source into the layout the kernels stream, once, by all threads. Values keep the type they are stored
  * in where that loses nothing (a bf16 checkpoint under float32), else they are rounded to the model's type. Weights with a
  * quantisation scheme are quantised on the way, panel by panel, from the values as they are stored. */
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/hash.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "device/cpu/cpu.h"
 #include "device/cpu/pages.h"
 #include "ops/linear/quantise.h"
+
+enum { LEAST_PAGES = 1 << 20, LEAST_KEPT = 64 << 20 };    /* smaller models are packed as fast as they are mapped */
+static const int64_t MOST_KEPT = (int64_t)64 << 30;
 
 typedef struct pack_job {
     const node *n;
@@ -43,8 +50,8 @@ static dtype packed_type(const node *n, const weight_data *parts)
 static status reserve(cpu_weight *w, size_t bytes, const char *name)
 {
     w->bytes = (bytes + 63) / 64 * 64;
-    w->mapped = w->bytes >= (size_t)1 << 20;
-    if (w->mapped) return pages_alloc(w->bytes, name, &w->mem);
+    w->held = w->bytes >= LEAST_PAGES ? WEIGHT_PAGES : WEIGHT_ALLOCATED;
+    if (w->held == WEIGHT_PAGES) return pages_alloc(w->bytes, name, &w->mem);
     w->mem = mem_aligned(64, w->bytes);
     return w->mem ? ST_OK : err_nomem();
 }
@@ -111,9 +118,92 @@ static status pack_vector(pack_job *j)
     return ST_OK;
 }
 
+/* ---- the cache on disk ---- */
+
+/* "model.layers.0.mlp.gate_proj.weight 2 bf16": parts begin with it, packed as that. */
+static void kept_name(const node *n, const char *packing, char *dst, size_t cap)
+{
+    snprintf(dst, cap, "%s %lld %s", n->a.weight.parts[0].name, (long long)n->a.weight.n_parts, packing);
+}
+
+static bool find_kept(cpu_model *m, int id, const char *packing, dtype type, quant_scheme s, size_t bytes)
+{
+    const node *n = graph_at(m->g, id);
+    cpu_weight *w = &m->weights[id];
+    const void *data;
+    char name[512];
+    kept_name(n, packing, name, sizeof name);
+    bytes = (bytes + 63) / 64 * 64;
+    if (!pack_cache_get(m->packed, name, bytes, &data)) return false;
+    w->held = WEIGHT_FILE;
+    w->mem = (void *)(uintptr_t)data;
+    w->bytes = bytes;
+    w->quantised = (qgemm_weight){ { .type = type, .n = n->s.dim[0], .k = n->s.dim[1], .data = data }, s };
+    m->weight_bytes += (int64_t)bytes;
+    return true;
+}
+
+/* The key is of these values, so whatever type they were packed as is the right one. */
+static bool take_kept(cpu_model *m, int id)
+{
+    static const dtype types[] = { DT_F32, DT_BF16, DT_F16 };
+    const node *n = graph_at(m->g, id);
+    quant_scheme s = (quant_scheme)n->a.weight.scheme;
+    if (n->s.rank != 2) return false;
+    if (s) return find_kept(m, id, quant_describe(s)->name, quant_describe(s)->type, s, qgemm_packed_bytes(s, n->s.dim[0], n->s.dim[1]));
+    for (int i = 0; i < 3; i++)
+        if (find_kept(m, id, dtype_name(types[i]), types[i], s, gemm_packed_bytes(types[i], n->s.dim[0], n->s.dim[1]))) return true;
+    return false;
+}
+
+/* Of the values, the graph (names, shapes, types, schemes) and the layout's version. */
+static status make_key(const cpu_model *m, const weight_source *w, char key[PACK_KEY_LEN])
+{
+    uint8_t hash[SHA256_BYTES];
+    buf all = {0};
+    buf_str(&all, "packed weights 1\n");
+    status st = graph_print(m->g, &all);
+    if (st == ST_OK) st = w->identity(w, &all);
+    if (st == ST_OK) st = buf_status(&all);
+    if (st == ST_OK) {
+        sha256(all.data, all.len, hash);
+        hash_hex(hash, sizeof hash, key);
+    }
+    buf_free(&all);
+    return st;
+}
+
+/* SYSTOLIC_WEIGHT_CACHE_LEAST: bytes, for tests. */
+static size_t least_kept(void)
+{
+    const char *s = getenv("SYSTOLIC_WEIGHT_CACHE_LEAST");
+    return s && *s ? (size_t)strtoull(s, NULL, 10) : LEAST_KEPT;
+}
+
+static status keep(cpu_model *m, const char *key)
+{
+    size_t n = (size_t)graph_n_nodes(m->g) + 1, count = 0, bytes = 0;
+    char(*names)[512] = mem_array(n, sizeof *names);
+    pack_entry *entries = mem_array(n, sizeof *entries);
+    for (int id = 1; names && entries && id < (int)n; id++) {
+        const cpu_weight *w = &m->weights[id];
+        if (!w->mem || graph_at(m->g, id)->s.rank != 2) continue;
+        kept_name(graph_at(m->g, id), w->quantised.scheme && qgemm_is(&w->packed) ? quant_describe(w->quantised.scheme)->name : dtype_name(w->packed.type),
+                  names[count], sizeof names[count]);
+        entries[count] = (pack_entry){ names[count], w->mem, w->bytes };
+        bytes += w->bytes;
+        count++;
+    }
+    status st = !names || !entries ? err_nomem() : bytes < least_kept() ? ST_OK : pack_cache_write(m->dev->weight_cache, key, entries, count, MOST_KEPT, &m->packed);
+    mem_free(names);
+    mem_free(entries);
+    return st;
+}
+
 static status pack_one(cpu_model *m, const weight_source *w, int id)
 {
     const node *n = graph_at(m->g, id);
+    if (m->packed && take_kept(m, id)) return ST_OK;
     pack_job j = { .n = n, .out = &m->weights[id] };
     int64_t got = 0;
     status st = ST_OK;
@@ -134,6 +224,11 @@ static int64_t elements(const node *n) { return n->s.dim[0] * shape_cols(&n->s);
 status cpu_pack(cpu_model *m, const weight_source *w, void (*progress)(void *arg, int64_t done, int64_t total), void *arg)
 {
     int64_t total = 0, done = 0;
+    char key[PACK_KEY_LEN] = "";
+    if (m->dev->weight_cache && w->identity) {
+        TRY(make_key(m, w, key));
+        if (pack_cache_open(m->dev->weight_cache, key, &m->packed) == ST_OK) log_info("Packed weights: %.2f GiB from %s", (double)pack_cache_bytes(m->packed) / 1073741824, m->dev->weight_cache);
+    }
     for (int id = 1; id <= graph_n_nodes(m->g); id++) {
         const node *n = graph_at(m->g, id);
         if (n->op == OP_WEIGHT) total += (int64_t)dtype_bytes(n->s.type, (size_t)elements(n));
@@ -151,13 +246,16 @@ status cpu_pack(cpu_model *m, const weight_source *w, void (*progress)(void *arg
             int id = m->steps[s].call.n->in[i].id;
             if (id && m->places[id].kind == PLACE_WEIGHT) m->steps[s].call.in[i].f = m->weights[id].vector;
         }
+    if (key[0] && !m->packed && keep(m, key) != ST_OK) log_warn("%s", err_msg());
     return ST_OK;
 }
 
 void cpu_unpack(cpu_model *m)
 {
+    pack_cache_close(m->packed); /* it may still be writing what is freed here */
     for (int id = 1; m->weights && id <= graph_n_nodes(m->g); id++) {
-        if (m->weights[id].mapped) pages_free(m->weights[id].mem, m->weights[id].bytes);
-        else mem_free(m->weights[id].mem);
+        cpu_weight *w = &m->weights[id];
+        if (w->held == WEIGHT_PAGES) pages_free(w->mem, w->bytes);
+        else if (w->held == WEIGHT_ALLOCATED) mem_free(w->mem);
     }
 }
