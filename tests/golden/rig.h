@@ -41,7 +41,7 @@ static inline status rig_open_config(rig *r, const jv *config, const char *dir, 
     status st;
     TRY_OUT(model_new(config, &(model_options){ .weight_dtype = o.weights, .quant = o.quant }, &r->m));
     TRY_OUT(model_weights_open(r->m, dir, dir == NULL, 1, &r->w));
-    TRY_OUT(device_open("cpu", &(device_options){ o.threads, o.isa }, &r->dev));
+    TRY_OUT(device_open("cpu", &(device_options){ .n_threads = o.threads, .isa = o.isa }, &r->dev));
     int len = o.max_model_len ? o.max_model_len : RIG_MAX_LEN, tokens = o.max_tokens ? o.max_tokens : 256;
     r->limits = (device_limits){ tokens, RIG_MAX_SEQS, tokens, len, o.block_size ? o.block_size : 16, o.kv };
     r->vocab = model_describe(r->m)->vocab_size;
@@ -91,7 +91,7 @@ static inline status rig_step(rig *r, const rig_work *work, int n_work)
     }
     float *logits = mem_array((size_t)n_rows + 1, (size_t)r->vocab * sizeof(float));
     if (!logits) return err_nomem();
-    batch b = { t, n_work, n_rows, ids, pos, cu, kv, pages[0], RIG_MAX_LEN, slots, variant, rows, logits };
+    batch b = { t, n_work, n_rows, ids, pos, cu, kv, pages[0], RIG_MAX_LEN, slots, variant, rows, logits, NULL, NULL };
     status st = device_run(r->dm, &b);
     const float *from = logits;
     for (int s = 0; s < n_work && st == ST_OK; s++) {

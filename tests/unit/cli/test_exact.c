@@ -43,10 +43,10 @@ static status open_rig(rig *r, const char *arch, int head_dim, const char *windo
     status st;
     TRY_OUT(model_new(r->config, &(model_options){ .weight_dtype = o.weights, .quant = o.quant }, &r->m));
     TRY_OUT(model_weights_open(r->m, NULL, true, 5, &r->w));
-    TRY_OUT(device_open("cpu", &(device_options){ o.threads, o.isa }, &r->dev));
+    TRY_OUT(device_open("cpu", &(device_options){ .n_threads = o.threads, .isa = o.isa }, &r->dev));
     r->limits = (device_limits){ 700, RIG_MAX_SEQS, 700, RIG_MAX_LEN, o.block_size, o.kv };
     r->vocab = VOCAB;
-    big_source big = { { get_big, release_big, r->w->has }, r->w };
+    big_source big = { { get_big, release_big, r->w->has, NULL }, r->w };
     TRY_OUT(device_load(r->dev, model_graph(r->m), &big.base, &r->limits, NULL, NULL, &r->dm));
     r->n_blocks = (RIG_MAX_SEQS * RIG_MAX_LEN) / o.block_size + RIG_MAX_SEQS;
     TRY_OUT(device_kv_resize(r->dm, r->n_blocks));
@@ -134,6 +134,9 @@ static void check_model(const char *arch, int head_dim, const char *window, bool
 TEST(exact_full_attention_f32) { check_model("LlamaForCausalLM", 16, "null", false, DT_F32, DT_F32); }
 TEST(exact_window_bf16_cache) { check_model("MistralForCausalLM", 24, "300", true, DT_F32, DT_BF16); }
 TEST(exact_qk_norm_f16_cache) { check_model("Qwen3ForCausalLM", 40, "null", true, DT_F32, DT_F16); }
+TEST(exact_e4m3_cache) { check_model("LlamaForCausalLM", 16, "null", false, DT_F32, DT_F8E4M3); }
+TEST(exact_e5m2_cache) { check_model("MistralForCausalLM", 24, "300", true, DT_F32, DT_F8E5M2); }
+TEST(exact_int8_cache) { check_model("Qwen3ForCausalLM", 40, "null", true, DT_F32, DT_I8); }
 
 #if defined(__x86_64__)
 /* Rounded activations and the dot product instruction: other bits than elsewhere, but the same ones in every company. */
