@@ -17,6 +17,12 @@ static const struct { const char *name; quant_scheme scheme; } short_names[] = {
 
 const quant_info *quant_describe(quant_scheme s) { return &schemes[(unsigned)s < QUANT_COUNT ? s : QUANT_NONE]; }
 
+quant_scheme quant_of_head(quant_scheme s)
+{
+    const quant_info *q = quant_describe(s);
+    return q->type != DT_I4 ? s : q->int8_activations ? QUANT_INT8 : QUANT_INT8_WO;
+}
+
 double quant_bits(quant_scheme s, double k)
 {
     const quant_info *q = quant_describe(s);

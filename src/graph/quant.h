@@ -33,6 +33,8 @@ typedef struct quant_info { const char *name; dtype type; int group; bool int8_a
 /* Of QUANT_NONE for what is no scheme. */
 const quant_info *quant_describe(quant_scheme s);
 static inline const char *quant_name(quant_scheme s) { return quant_describe(s)->name; }
+/* What the head (the weight that makes logits) becomes: int4 is too coarse for it (docs/quantization.md). */
+quant_scheme quant_of_head(quant_scheme s);
 /* Bits a weight takes with its share of the scales, for rows of k. */
 double quant_bits(quant_scheme s, double k);
 /* A name of the list above but `none`, or a short one: int4, fp8, int8_weight_only, int4_weight_only. ST_INVALID lists the names. */

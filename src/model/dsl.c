@@ -95,6 +95,7 @@ tensor decoder_lm(net *n, layer_fn *layer)
     x = rms_norm(n, x, "model.norm");
     rows = input(n, IN_ROWS);
     x = graph_add(n->g, OP_GATHER_ROWS, (tensor[]){ x, rows }, 2, NULL);
+    n->quant = quant_of_head(n->quant);
     return linear(n, x, W(VOCAB, VOCAB, c->tied ? "model.embed_tokens" : "lm_head", c->vocab), false);
 }
 

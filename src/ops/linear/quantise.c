@@ -38,122 +38,197 @@ uint8_t f32_to_f8e4m3(float f)
     return (uint8_t)(sign | (u - 0x3C000000u) >> 20);
 }
 
-/* ---- one group ---- */
+/* ---- sixteen groups at a time: one of each of a panel's columns, so that loops over columns become vectors ---- */
 
-typedef struct range { float amax, signed_max; bool finite; } range;
+enum { CHUNK = 128, CUTS = 12 };   /* k's at a time: a group, or a piece of a channel; a multiple of every layout's step */
+typedef float chunk[CHUNK][GEMM_PANEL];
 
-static range range_of(const float *w, int64_t n, range r)
+/* Per column: the least and the largest value; zero, or NaN if a value is not finite. */
+typedef struct range { float low[GEMM_PANEL], high[GEMM_PANEL], probe[GEMM_PANEL]; } range;
+
+#define EACH_COLUMN for (int c = 0; c < GEMM_PANEL; c++)
+#if defined(__x86_64__)
+/* The compiler's vectors, wider where the processor has them; the operations and so the results are the same. */
+#define BOTH(name, params, args)                                                                  \
+    __attribute__((target("avx2"), optimize("O3"))) static void name##_avx2 params { name##_body args; }                    \
+    static void name##_plain params { name##_body args; }                                         \
+    static void name params { if (__builtin_cpu_supports("avx2")) name##_avx2 args; else name##_plain args; }
+#else
+#define BOTH(name, params, args) static void name params { name##_body args; }
+#endif
+#define BODY static inline __attribute__((always_inline)) void
+
+BODY add_range_body(chunk f, int64_t n, range *r)
 {
-    for (int64_t i = 0; i < n; i++) {
-        float a = fabsf(w[i]);
-        if (!(a <= FLT_MAX)) r.finite = false;
-        else if (a > r.amax) r.amax = a, r.signed_max = w[i];
-    }
-    return r;
+    for (int64_t i = 0; i < n; i++)
+        EACH_COLUMN {
+            float w = f[i][c];
+            r->low[c] = w < r->low[c] ? w : r->low[c];
+            r->high[c] = w > r->high[c] ? w : r->high[c];
+            r->probe[c] += w * 0;
+        }
 }
+BOTH(add_range, (chunk f, int64_t n, range *r), (f, n, r))
+
+/* w / scale to the nearest integer, ties to even, within [low, high]. A scale of zero or NaN gives zeros. */
+BODY round_columns_body(chunk f, int64_t n, const float *scale, float low, float high, int8_t q[CHUNK][GEMM_PANEL])
+{
+    float by[GEMM_PANEL];
+    EACH_COLUMN by[c] = scale[c] != 0 && scale[c] == scale[c] ? scale[c] : INFINITY;
+    for (int64_t i = 0; i < n; i++)
+        EACH_COLUMN {
+            float v = f[i][c] / by[c];
+            v = v > low ? v : low;                    /* NaN, of infinite by infinite, becomes low and then zero below */
+            v = v < high ? v : high;
+            q[i][c] = (int8_t)(int32_t)(v + 0x1.8p23f - 0x1.8p23f);
+        }
+    EACH_COLUMN
+        if (by[c] == INFINITY) for (int64_t i = 0; i < n; i++) q[i][c] = 0;
+}
+BOTH(round_columns, (chunk f, int64_t n, const float *scale, float low, float high, int8_t q[CHUNK][GEMM_PANEL]), (f, n, scale, low, high, q))
+
+/* What is off when int4 values are rounded with these scales: squares summed in float32, in ascending order. */
+BODY add_errors_body(chunk f, int64_t n, const float *scale, float *sum)
+{
+    float s[GEMM_PANEL], by[GEMM_PANEL], e[GEMM_PANEL] = { 0 };
+    EACH_COLUMN s[c] = scale[c], by[c] = 1 / scale[c];
+    for (int64_t i = 0; i < n; i++)
+        EACH_COLUMN {
+            float v = f[i][c] * by[c];
+            v = v > -8 ? v : -8;
+            v = v < 7 ? v : 7;
+            float d = (v + 0x1.8p23f - 0x1.8p23f) * s[c] - f[i][c];
+            e[c] += d * d;
+        }
+    EACH_COLUMN sum[c] = e[c];
+}
+BOTH(add_errors, (chunk f, int64_t n, const float *scale, float *sum), (f, n, scale, sum))
+
+static const range no_range;
 
 /* NaN for values that are not finite: what comes out then shows it. */
-static float scale_of(quant_scheme s, range r)
+static void scales_of(quant_scheme s, const range *r, float *scale)
 {
     const quant_info *q = quant_describe(s);
-    if (!r.finite) return NAN;
-    if (r.amax < TINY) return 0;
-    float f = q->type == DT_I4 ? r.signed_max / -8 : r.amax / (q->type == DT_I8 ? 127.0f : 448.0f);
-    return q->group ? bf16_to_f32(f32_to_bf16(f)) : f;
-}
-
-static void round_values(quant_scheme s, const float *w, int64_t n, float scale, int8_t *q)
-{
-    dtype t = quant_describe(s)->type;
-    if (!(scale != 0 && scale == scale)) memset(q, 0, (size_t)n);
-    else if (t == DT_F8E4M3)
-        for (int64_t i = 0; i < n; i++) q[i] = (int8_t)f32_to_f8e4m3(w[i] / scale);
-    else {
-        float low = t == DT_I4 ? -8 : -127, high = t == DT_I4 ? 7 : 127;
-        for (int64_t i = 0; i < n; i++) {
-            float v = w[i] / scale;
-            v = v < low ? low : v > high ? high : v;
-            q[i] = (int8_t)lrintf(v);
-        }
+    EACH_COLUMN {
+        float top = r->high[c] >= -r->low[c] ? r->high[c] : r->low[c];
+        float f = q->type == DT_I4 ? top / -8 : fabsf(top) / (q->type == DT_I8 ? 127.0f : 448.0f);
+        f = q->group ? bf16_to_f32(f32_to_bf16(f)) : f;
+        scale[c] = r->probe[c] != 0 ? NAN : fabsf(top) < TINY ? 0 : f;
     }
 }
 
-static const range no_range = { 0, 0, true };
+/* int4: cutting the largest values off makes all others finer. The best of some cuts; of equals the least cut. */
+static void best_cuts(chunk f, int64_t n, float *scale)
+{
+    float whole[GEMM_PANEL], least[GEMM_PANEL], tried[GEMM_PANEL], e[GEMM_PANEL];
+    memcpy(whole, scale, sizeof whole);
+    add_errors(f, n, whole, least);
+    for (int i = 1; i < CUTS; i++) {
+        EACH_COLUMN tried[c] = bf16_to_f32(f32_to_bf16(whole[c] * (1 - (float)i / 32)));
+        add_errors(f, n, tried, e);
+        EACH_COLUMN if (e[c] < least[c]) least[c] = e[c], scale[c] = tried[c];
+    }
+}
+
+static void group_scales(quant_scheme s, chunk f, int64_t n, float *scale)
+{
+    range r = no_range;
+    add_range(f, n, &r);
+    scales_of(s, &r, scale);
+    if (quant_describe(s)->type == DT_I4) best_cuts(f, n, scale);
+}
+
+static void round_chunk(quant_scheme s, chunk f, int64_t n, const float *scale, int8_t q[CHUNK][GEMM_PANEL])
+{
+    dtype t = quant_describe(s)->type;
+    if (t != DT_F8E4M3) {
+        round_columns(f, n, scale, t == DT_I4 ? -8 : -127, t == DT_I4 ? 7 : 127, q);
+        return;
+    }
+    for (int64_t i = 0; i < n; i++)
+        EACH_COLUMN q[i][c] = scale[c] != 0 && scale[c] == scale[c] ? (int8_t)f32_to_f8e4m3(f[i][c] / scale[c]) : 0;
+}
 
 float quantise_group(quant_scheme s, const float *w, int64_t n, int8_t *q)
 {
-    float scale = scale_of(s, range_of(w, n, no_range));
-    round_values(s, w, n, scale, q);
-    return scale;
+    chunk f = { { 0 } };
+    int8_t all[CHUNK][GEMM_PANEL];
+    float scale[GEMM_PANEL];
+    for (int64_t i = 0; i < n; i++) f[i][0] = w[i];
+    group_scales(s, f, n, scale);
+    round_chunk(s, f, n, scale, all);
+    for (int64_t i = 0; i < n; i++) q[i] = all[i][0];
+    return scale[0];
 }
 
 /* ---- panels ---- */
 
-enum { CHUNK = 128 };   /* k's at a time: a group, or a piece of a channel; a multiple of every layout's step */
-
-/* CHUNK k's of all columns, as values, into the layout. k0 is a multiple of what the layout keeps together. */
-static void store_chunk(quant_scheme s, uint8_t *data, int64_t k0, int64_t n, int8_t q[GEMM_PANEL][CHUNK])
+/* n k's of all columns into the layout. k0 is a multiple of what the layout keeps together. */
+static void store_chunk(quant_scheme s, uint8_t *data, int64_t k0, int64_t n, int8_t q[CHUNK][GEMM_PANEL])
 {
     const quant_info *info = quant_describe(s);
     int offset = qgemm_offset(s);
     bool quads = info->int8_activations, nibbles = info->type == DT_I4;
     for (int64_t i = 0; i < n; i++) {
         int64_t k = k0 + i;
-        uint8_t *dst;
-        int shift = 0, step = quads ? 4 : 1;
-        if (quads && nibbles) dst = data + k / 8 * 64 + k % 4, shift = k % 8 >= 4 ? 4 : 0;
-        else if (quads) dst = data + k / 4 * 64 + k % 4;
-        else if (nibbles) dst = data + k / 2 * 16, shift = k % 2 ? 4 : 0;
-        else dst = data + k * 16;
-        for (int c = 0; c < GEMM_PANEL; c++) {
-            int v = q[c][i] + offset;
-            if (nibbles) dst[c * step] = (uint8_t)(dst[c * step] | v << shift);
-            else dst[c * step] = (uint8_t)v;
+        if (quads && nibbles) {
+            uint8_t *dst = data + k / 8 * 64 + k % 4;
+            int shift = k % 8 >= 4 ? 4 : 0;
+            EACH_COLUMN dst[c * 4] = (uint8_t)(dst[c * 4] | (q[i][c] + offset) << shift);
+        } else if (quads) {
+            uint8_t *dst = data + k / 4 * 64 + k % 4;
+            EACH_COLUMN dst[c * 4] = (uint8_t)(q[i][c] + offset);
+        } else if (nibbles) {
+            uint8_t *dst = data + k / 2 * 16;
+            int shift = k % 2 ? 4 : 0;
+            EACH_COLUMN dst[c] = (uint8_t)(dst[c] | (q[i][c] + offset) << shift);
+        } else {
+            memcpy(data + k * 16, q[i], GEMM_PANEL);
         }
     }
 }
 
-static void load_row(const void *row, dtype type, int64_t k0, int64_t n, float *dst)
+static void load_chunk(const void *const *rows, dtype type, int64_t k0, int64_t n, chunk f)
 {
-    dtype_to_f32(type, (const char *)row + dtype_bytes(type, (size_t)k0), dst, (size_t)n);
-}
-
-static void channel_scales(quant_scheme s, int64_t k, const void *const *rows, dtype type, float *scales)
-{
-    float f[CHUNK];
     for (int c = 0; c < GEMM_PANEL; c++) {
-        range r = no_range;
-        for (int64_t k0 = 0; rows[c] && k0 < k; k0 += CHUNK) {
-            int64_t n = k - k0 < CHUNK ? k - k0 : CHUNK;
-            load_row(rows[c], type, k0, n, f);
-            r = range_of(f, n, r);
-        }
-        scales[c] = scale_of(s, r);
+        float row[CHUNK] = { 0 };
+        if (rows[c]) dtype_to_f32(type, (const char *)rows[c] + dtype_bytes(type, (size_t)k0), row, (size_t)n);
+        for (int64_t i = 0; i < n; i++) f[i][c] = row[i];
     }
 }
+
+static int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
 
 void quantise_panel(quant_scheme s, void *packed, int64_t k, int64_t p, const void *const *rows, dtype type)
 {
     size_t bytes = qgemm_panel_bytes(s, k);
     char *panel = (char *)packed + (size_t)p * bytes;
     uint8_t *data = (uint8_t *)panel + qgemm_scale_bytes(s, k);
-    float *channel = (float *)(void *)panel;
-    uint16_t *grouped = (uint16_t *)(void *)panel;
     int64_t padded = qgemm_padded_k(s, k);
     int group = quant_describe(s)->group;
+    chunk f;
+    float scale[GEMM_PANEL];
     memset(panel, 0, bytes);
-    if (!group) channel_scales(s, k, rows, type, channel);
-    for (int64_t k0 = 0, step = group ? group : CHUNK; k0 < padded; k0 += step) {
-        int8_t q[GEMM_PANEL][CHUNK] = { { 0 } };
-        int64_t n = k - k0 < step ? k - k0 : step, all = padded - k0 < step ? padded - k0 : step;
-        for (int c = 0; c < GEMM_PANEL; c++) {
-            float f[CHUNK];
-            if (!rows[c]) continue;
-            load_row(rows[c], type, k0, n, f);
-            if (group) grouped[k0 / group * GEMM_PANEL + c] = f32_to_bf16(quantise_group(s, f, n, q[c]));
-            else round_values(s, f, n, channel[c], q[c]);
+    if (!group) {
+        range r = no_range;
+        for (int64_t k0 = 0; k0 < k; k0 += CHUNK) {
+            load_chunk(rows, type, k0, at_most(k - k0, CHUNK), f);
+            add_range(f, at_most(k - k0, CHUNK), &r);
         }
-        store_chunk(s, data, k0, all, q);
+        scales_of(s, &r, scale);
+        memcpy(panel, scale, sizeof scale);
+    }
+    for (int64_t k0 = 0, step = group ? group : CHUNK; k0 < padded; k0 += step) {
+        int8_t q[CHUNK][GEMM_PANEL] = { { 0 } };
+        int64_t n = at_most(k - k0, step);
+        load_chunk(rows, type, k0, n, f);
+        if (group) {
+            group_scales(s, f, n, scale);
+            EACH_COLUMN ((uint16_t *)(void *)panel)[k0 / group * GEMM_PANEL + c] = f32_to_bf16(scale[c]);
+        }
+        round_chunk(s, f, n, scale, q);
+        store_chunk(s, data, k0, at_most(padded - k0, step), q);
     }
 }
 

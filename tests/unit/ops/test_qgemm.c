@@ -65,9 +65,20 @@ static double documented_weights(quant_scheme s, const float *w, int64_t n, doub
     const quant_info *info = quant_describe(s);
     float amax = 0, top = 0, scale;
     for (int64_t i = 0; i < n; i++)
-        if (fabsf(w[i]) > amax) amax = fabsf(w[i]), top = w[i];
+        if (fabsf(w[i]) > amax || (fabsf(w[i]) == amax && w[i] > 0)) amax = fabsf(w[i]), top = w[i];
     scale = info->type == DT_I4 ? top / -8 : info->type == DT_I8 ? amax / 127 : amax / 448;
     if (info->group) scale = bf16_to_f32(f32_to_bf16(scale));
+    if (info->type == DT_I4 && amax > 0) {
+        float whole = scale, least = INFINITY;
+        for (int cut = 0; cut < 12; cut++) {
+            float s_cut = bf16_to_f32(f32_to_bf16(whole * (1 - (float)cut / 32))), sum = 0;
+            for (int64_t i = 0; i < n; i++) {
+                float r = rintf(fminf(fmaxf(w[i] * (1 / s_cut), -8), 7)), d = r * s_cut - w[i];
+                sum += d * d;
+            }
+            if (sum < least) least = sum, scale = s_cut;
+        }
+    }
     for (int64_t i = 0; i < n; i++) {
         float v = amax > 0 ? w[i] / scale : 0;
         if (info->type == DT_I8) q[i] = rint(fmin(fmax((double)v, -127), 127));
@@ -221,13 +232,20 @@ TEST(rounding_is_half_to_even)
     static const int8_t want[] = { 127, 0, 2, 2, 0, -2, -2, -127 };
     CHECK(quantise_group(QUANT_INT8, w, 8, q) == 1);
     CHECK(memcmp(q, want, 8) == 0);
-    /* int4: the largest magnitude becomes -8, whatever its sign; its opposite is cut to 7 */
-    float v[] = { 8, -8, 0.5f, 1.5f, -3.5f, 4, -4, 1 };
-    static const int8_t want4[] = { -8, 7, 0, -2, 4, -4, 4, -1 };
+    /* int4: the largest magnitude becomes -8, whatever its sign */
+    float v[] = { 8, -7, 2, 4, -3, 4, -4, 1 };
+    static const int8_t want4[] = { -8, 7, -2, -4, 3, -4, 4, -1 };
     CHECK(quantise_group(QUANT_INT4_G32, v, 8, q) == -1);
     CHECK(memcmp(q, want4, 8) == 0);
     v[0] = -8;
-    CHECK(quantise_group(QUANT_INT4_G32, v, 8, q) == 1 && q[0] == -8 && q[1] == -8 && q[3] == 2);
+    CHECK(quantise_group(QUANT_INT4_G32, v, 8, q) == 1 && q[0] == -8 && q[1] == -7 && q[3] == 4);
+    /* one far out is cut off where that makes the others finer */
+    float u[32];
+    for (int i = 0; i < 32; i++) u[i] = (float)(i % 8) - 3.6f;
+    u[5] = 10;
+    int8_t many[32];
+    float cut = quantise_group(QUANT_INT4_G32, u, 32, many);
+    CHECK(cut < 0 && cut > -10.0f / 8 && many[5] == -8);
     /* a grouped scale is bfloat16 */
     float g[] = { 1.003f * 127, 127 };
     CHECK(quantise_group(QUANT_INT8_G32, g, 2, q) == bf16_to_f32(f32_to_bf16(1.003f)));
