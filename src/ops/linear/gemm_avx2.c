@@ -27,10 +27,8 @@ static inline __attribute__((always_inline)) void load_bf16(const uint16_t *p, V
     }
 }
 
-#include "ops/linear/gemm_tile.h"
-
-enum { MANY_NP = 1 };
 #define GEMM_SMALL_REGISTERS 1
+#include "ops/linear/gemm_tile.h"
 #include "ops/linear/gemm_drive.h"
 
 void gemm_avx2(const gemm_call *c, int64_t p0, int64_t p1) { drive(c, p0, p1); }

@@ -25,8 +25,6 @@ static inline __attribute__((always_inline)) void load_bf16(const uint16_t *p, V
 }
 
 #include "ops/linear/gemm_tile.h"
-
-enum { MANY_NP = 3 };
 #include "ops/linear/gemm_drive.h"
 
 void gemm_avx512(const gemm_call *c, int64_t p0, int64_t p1) { drive(c, p0, p1); }

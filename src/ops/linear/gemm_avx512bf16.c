@@ -15,8 +15,6 @@ enum { VW = 16, NV = 1 };
 #define GEMM_ONLY_F32 1
 
 #include "ops/linear/gemm_tile.h"
-
-enum { MANY_NP = 3 };
 #include "ops/linear/gemm_drive.h"
 
 void gemm_dot_avx512bf16(const gemm_call *c, int64_t p0, int64_t p1)

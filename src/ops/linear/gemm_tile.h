@@ -86,25 +86,7 @@ TILE_INLINE void tile_store(const int MR, const int NP, const gemm_call *c, int6
     }
 }
 
-TILE_INLINE void tile_load(const int MR, const int NP, const gemm_call *c, int64_t row, int64_t col, V acc[8][GEMM_MAX_NP * NV])
-{
-    int64_t n = c->w->n;
-    UNROLL for (int r = 0; r < MR; r++) {
-        const float *y = c->y + (row + r) * c->ldy;
-        UNROLL for (int j = 0; j < NP * NV; j++) {
-            int64_t at = col + j * VW;
-            if (at + VW <= n) {
-                acc[r][j] = v_load(y + at);
-            } else {
-                float part[VW] = {0};
-                for (int64_t i = 0; at + i < n; i++) part[i] = y[at + i];
-                acc[r][j] = v_load(part);
-            }
-        }
-    }
-}
-
-/* Few rows: the weights stream past once, straight from their packed form, over all of k. */
+/* The weights stream past straight from their packed form, over all of k. */
 TILE_INLINE void rows_direct(const int MR, const int NP, const gemm_call *c, int64_t p, int64_t row)
 {
     V acc[8][GEMM_MAX_NP * NV];
@@ -124,6 +106,24 @@ TILE_INLINE void rows_direct(const int MR, const int NP, const gemm_call *c, int
     tile_store(MR, NP, c, row, p * GEMM_PANEL, 1, acc);
 }
 
+TILE_INLINE void tile_load(const int MR, const int NP, const gemm_call *c, int64_t row, int64_t col, V acc[8][GEMM_MAX_NP * NV])
+{
+    int64_t n = c->w->n;
+    UNROLL for (int r = 0; r < MR; r++) {
+        const float *y = c->y + (row + r) * c->ldy;
+        UNROLL for (int j = 0; j < NP * NV; j++) {
+            int64_t at = col + j * VW;
+            if (at + VW <= n) {
+                acc[r][j] = v_load(y + at);
+            } else {
+                float part[VW] = {0};
+                for (int64_t i = 0; at + i < n; i++) part[i] = y[at + i];
+                acc[r][j] = v_load(part);
+            }
+        }
+    }
+}
+
 /* Many rows, one k block of float32 weights at w, `stride` bytes from panel to panel. Partial sums rest in y between blocks. */
 TILE_INLINE void rows_block(const int MR, const int NP, const gemm_call *c, const char *w, size_t stride, int64_t p, int64_t row, int64_t k0, int64_t k1)
 {
@@ -137,7 +137,7 @@ TILE_INLINE void rows_block(const int MR, const int NP, const gemm_call *c, cons
     tile_store(MR, NP, c, row, p * GEMM_PANEL, k1 == c->w->k, acc);
 }
 
-#ifndef GEMM_ONLY_F32
+#ifdef GEMM_SMALL_REGISTERS
 /* Packed 16-bit panels p..p+np, k0..k1 (k0 even) -> float32 [np][k1-k0][16]. */
 static void convert_block(const gemm_weight *w, int64_t p, int np, int64_t k0, int64_t k1, float *dst)
 {
