@@ -43,7 +43,7 @@ def small_and_soon_healthy():
 @test
 def usage_errors():
     fails("unrecognized arguments: --frobnicate", BUNDLED, "--frobnicate", code=2)
-    fails("--tensor-parallel-size 2 is not supported yet", BUNDLED, "--tensor-parallel-size", "2", code=2)
+    fails("--pipeline-parallel-size 2 is not supported yet", BUNDLED, "--pipeline-parallel-size", "2", code=2)
     fails("invalid choice", BUNDLED, "--dtype", "int9", code=2)
 
 @test
