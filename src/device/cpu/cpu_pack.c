@@ -161,7 +161,7 @@ static status make_key(const cpu_model *m, const weight_source *w, char key[PACK
 {
     uint8_t hash[SHA256_BYTES];
     buf all = {0};
-    buf_str(&all, "packed weights 1\n");
+    buf_str(&all, "packed weights 2\n");
     status st = graph_print(m->g, &all);
     if (st == ST_OK) st = w->identity(w, &all);
     if (st == ST_OK) st = buf_status(&all);

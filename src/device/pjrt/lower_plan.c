@@ -227,8 +227,20 @@ static void find_order(finder *f)
     }
 }
 
+static status refuse_quantised(const graph *g)
+{
+    for (int id = 1; id <= graph_n_nodes(g); id++) {
+        const node *w = graph_at(g, id);
+        if (w->op == OP_WEIGHT && w->a.weight.scheme)
+            return err_set(ST_UNSUPPORTED, "quantization %s is not supported on this device yet, only on cpu (weight %s)",
+                           quant_name((quant_scheme)w->a.weight.scheme), w->a.weight.parts[0].name);
+    }
+    return ST_OK;
+}
+
 status lower_plan_new(const graph *g, dtype kv_dtype, lower_plan **out)
 {
+    TRY(refuse_quantised(g));
     size_t n = (size_t)graph_n_nodes(g) + 1, n_caches = (size_t)graph_n_caches(g) + 1;
     lower_plan *p = mem_calloc(1, sizeof *p);
     if (!p) return err_nomem();

@@ -3,6 +3,7 @@
  *   wide8, wide_f8   16 values of int8 or e4m3 to NV vectors; e4m3 by WIDE_F8_BY less, which the scale makes good
  *   wide4            16 bytes of nibbles to NV vectors of the low ones and NV of the high ones, as value + 8
  *   wide_bf16        16 bfloat16 scales
+ *   WIDE_MANY_REGISTERS if tiles of 4 rows x 4 panels fit
  *   v_mul, MANY_NP (panels per tile), next_rows(left), ROW_TILES(X): the heights that it gives */
 
 /* k's per block: it stays in the first-level cache between its making and its use. Whole groups. */
@@ -50,6 +51,101 @@ static void widen(quant_scheme s, const char *panel, size_t scale_bytes, int64_t
     }
 }
 
+/* ---- few rows: weights go from memory through registers, no block in between ---- */
+
+enum { DIRECT_MAX_ROWS = 8, DIRECT_MAX_NP = GEMM_MAX_NP };
+
+/* acc += the products of 16 bytes of each panel at w: one k, or two of int4 (of which the second may be missing). */
+TILE_INLINE void direct_step(const int MR, const int NP, const dtype T, const int both, const uint8_t *w, size_t stride, const float *x, int64_t ldx,
+                             const V *scale, const V *less, V acc[8][GEMM_MAX_NP * NV])
+{
+    V v[DIRECT_MAX_NP * NV], hi[DIRECT_MAX_NP * NV];
+    UNROLL for (int j = 0; j < NP; j++) {
+        const uint8_t *at = w + (size_t)j * stride;
+        if (T == DT_I4) wide4(at, v + j * NV, hi + j * NV);
+        else if (T == DT_I8) wide8(at, v + j * NV);
+        else wide_f8(at, v + j * NV);
+    }
+    UNROLL for (int j = 0; j < NP * NV; j++) {
+        v[j] = T == DT_I4 ? v_fma(v[j], scale[j], less[j]) : v_mul(v[j], scale[j]);
+        if (T == DT_I4 && both) hi[j] = v_fma(hi[j], scale[j], less[j]);
+    }
+    UNROLL for (int r = 0; r < MR; r++) {
+        V xv = v_set1(x[r * ldx]);
+        UNROLL for (int j = 0; j < NP * NV; j++) acc[r][j] = v_fma(xv, v[j], acc[r][j]);
+        if (T != DT_I4 || !both) continue;
+        V xo = v_set1(x[r * ldx + 1]);
+        UNROLL for (int j = 0; j < NP * NV; j++) acc[r][j] = v_fma(xo, hi[j], acc[r][j]);
+    }
+}
+
+TILE_INLINE void direct_tile(const int MR, const int NP, const dtype T, const qgemm_call *c, const gemm_call *g, int64_t p, int64_t row, size_t ahead)
+{
+    enum { LINE = 4 };    /* pieces of 16 bytes that come from memory together */
+    quant_scheme s = c->w->scheme;
+    const int per = T == DT_I4 ? 2 : 1;
+    int64_t k = c->w->base.k, group = qgemm_group(s, k);
+    size_t stride = qgemm_panel_bytes(s, k);
+    const char *panel = (const char *)c->w->base.data + (size_t)p * stride;
+    const uint8_t *w = (const uint8_t *)panel + qgemm_scale_bytes(s, k);
+    const float *x = c->x + row * c->ldx;
+    V acc[8][GEMM_MAX_NP * NV];   /* as large as tile_store has it */
+    UNROLL for (int r = 0; r < MR; r++) UNROLL for (int j = 0; j < NP * NV; j++) acc[r][j] = v_zero();
+    for (int64_t g0 = 0; g0 < k; g0 += group) {
+        int64_t end = g0 + group < k ? g0 + group : k, i = g0;
+        V scale[DIRECT_MAX_NP * NV], less[DIRECT_MAX_NP * NV];
+        UNROLL for (int j = 0; j < NP; j++) scale_vectors(s, panel + (size_t)j * stride, g0, scale + j * NV);
+        UNROLL for (int j = 0; j < NP * NV; j++) less[j] = v_mul(scale[j], v_set1(-8));
+        for (; i + LINE * per <= end; i += LINE * per) {
+            const uint8_t *at = w + i / per * 16;
+            UNROLL for (int j = 0; j < NP; j++) __builtin_prefetch(at + (size_t)j * stride + ahead, 0, 2);
+            UNROLL for (int u = 0; u < LINE; u++) direct_step(MR, NP, T, 1, at + u * 16, stride, x + i + u * per, c->ldx, scale, less, acc);
+        }
+        for (; i + per <= end; i += per) direct_step(MR, NP, T, 1, w + i / per * 16, stride, x + i, c->ldx, scale, less, acc);
+        if (i < end) direct_step(MR, NP, T, 0, w + i / per * 16, stride, x + i, c->ldx, scale, less, acc);
+    }
+    tile_store(MR, NP, g, row, p * GEMM_PANEL, 1, acc);
+}
+
+#define DIRECT_FN(mr, np, name, T) \
+    static void name##_##mr##x##np(const qgemm_call *c, const gemm_call *g, int64_t p, int64_t row, size_t ahead) \
+    { direct_tile(mr, np, T, c, g, p, row, ahead); }
+#define DIRECT_FNS(mr, np) \
+    DIRECT_FN(mr, np, int8, DT_I8) DIRECT_FN(mr, np, int4, DT_I4) DIRECT_FN(mr, np, f8, DT_F8E4M3)
+DIRECT_FNS(1, 1)
+DIRECT_FNS(2, 1)
+DIRECT_FNS(4, 1)
+#ifdef WIDE_MANY_REGISTERS
+DIRECT_FNS(1, 4)
+DIRECT_FNS(2, 4)
+DIRECT_FNS(4, 4)
+enum { DIRECT_NP = 4 };
+#define DIRECT_ROW(name) { name##_1x1, name##_2x1, name##_4x1 }, { name##_1x4, name##_2x4, name##_4x4 }
+#else
+enum { DIRECT_NP = 1 };
+#define DIRECT_ROW(name) { name##_1x1, name##_2x1, name##_4x1 }, { name##_1x1, name##_2x1, name##_4x1 }
+#endif
+
+static void direct_drive(const qgemm_call *c, const gemm_call *g, int64_t p0, int64_t p1)
+{
+    typedef void direct_fn(const qgemm_call *, const gemm_call *, int64_t, int64_t, size_t);
+    static direct_fn *const fns[3][2][3] = { { DIRECT_ROW(int8) }, { DIRECT_ROW(int4) }, { DIRECT_ROW(f8) } };
+    dtype t = c->w->base.type;
+    size_t panel = qgemm_panel_bytes(c->w->scheme, c->w->base.k);
+    for (int64_t p = p0; p < p1;) {
+        int np = p1 - p >= DIRECT_NP ? DIRECT_NP : 1;
+        size_t next = p + np < p1 ? (size_t)np * panel : 0;
+        for (int64_t row = 0, left = c->m; left > 0; left = c->m - row) {
+            int size = left >= 4 ? 2 : left >= 2 ? 1 : 0;
+            fns[t == DT_I8 ? 0 : t == DT_I4 ? 1 : 2][np > 1][size](c, g, p, row, row == 0 ? next : 0);
+            row += 1 << size;
+        }
+        p += np;
+    }
+}
+
+/* ---- many rows ---- */
+
 #define WIDE_CASE(mr) \
     case (mr) * 2: rows_block(mr, 1, &g, block, stride, p, row, k0, k1); break; \
     case (mr) * 2 + 1: rows_block(mr, MANY_NP, &g, block, stride, p, row, k0, k1); break;
@@ -62,6 +158,10 @@ static void wide_drive(const qgemm_call *c, int64_t p0, int64_t p1)
     gemm_weight w = { .type = DT_F32, .n = c->w->base.n, .k = k };
     gemm_call g = { .w = &w, .x = c->x, .m = c->m, .ldx = c->ldx, .y = c->y, .ldy = c->ldy, .bias = c->bias, .residual = c->residual, .ldr = c->ldr };
     const char *block = (const char *)c->scratch;
+    if (c->m <= DIRECT_MAX_ROWS) {
+        direct_drive(c, &g, p0, p1);
+        return;
+    }
     for (int64_t p = p0; p < p1;) {
         int np = p1 - p >= MANY_NP ? MANY_NP : 1;
         for (int64_t k0 = 0; k0 < k; k0 += WIDE_KB) {

@@ -40,6 +40,7 @@ static inline void wide_bf16(const uint16_t *p, V *out)
 }
 
 enum { MANY_NP = 3 };
+#define WIDE_MANY_REGISTERS 1
 #define ROW_TILES(X) X(1) X(2) X(4) X(6) X(8)
 static int next_rows(int64_t left) { return left >= 8 ? 8 : left >= 6 ? 6 : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
 #include "ops/linear/qgemm_wide.h"
