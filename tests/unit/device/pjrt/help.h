@@ -52,9 +52,11 @@ static inline const char *tpu_plugin(void)
     return path;
 }
 
-/* XLA is not built with ThreadSanitizer, which takes its synchronisation for races. */
+/* XLA is not built with ThreadSanitizer, which takes its synchronisation for races, and under AddressSanitizer it takes minutes. */
 #ifdef __SANITIZE_THREAD__
 #define NO_PLUGIN "plugins are not built for ThreadSanitizer"
+#elif defined(__SANITIZE_ADDRESS__)
+#define NO_PLUGIN (getenv("SYSTOLIC_TEST_FULL") ? NULL : "plugins are slow under AddressSanitizer (SYSTOLIC_TEST_FULL=1 tries them)")
 #else
 #define NO_PLUGIN NULL
 #endif
