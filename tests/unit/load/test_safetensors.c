@@ -50,6 +50,36 @@ TEST(reads_a_file)
     st_close(s);
 }
 
+static void identity_of(const char *path, buf *out)
+{
+    st_set *s = NULL;
+    buf_clear(out);
+    REQUIRE_OK(st_open_file(path, &s));
+    CHECK_OK(st_identity(s, out));
+    st_close(s);
+}
+
+TEST(identity_follows_the_contents)
+{
+    const char *header = "{\"a\":{\"dtype\":\"U8\",\"shape\":[100000],\"data_offsets\":[0,100000]}}";
+    char path[256];
+    buf first = {0}, again = {0}, other = {0};
+    snprintf(path, sizeof path, "%s", file_of(header, 100000));
+    identity_of(path, &first);
+    identity_of(path, &again);
+    CHECK(first.len > 0 && first.len == again.len && memcmp(first.data, again.data, first.len) == 0);
+    FILE *f = fopen(path, "r+b");
+    REQUIRE(f);
+    fseek(f, -50000, SEEK_END);
+    fputc(77, f);
+    fclose(f);
+    identity_of(path, &other);
+    CHECK(first.len != other.len || memcmp(first.data, other.data, first.len) != 0);
+    buf_free(&first);
+    buf_free(&again);
+    buf_free(&other);
+}
+
 TEST(all_dtypes)
 {
     static const struct { const char *name; dtype type; size_t bytes; } all[] = {
