@@ -1,0 +1,137 @@
+/* What computing in bfloat16 costs: logits of a golden and the perplexity of a trained model, with float32 activations (multiply-adds)
+ * and with rounded ones (the dot product instruction), beside the float32 model. docs/performance.md has the figures. */
+#include "load/safetensors.h"
+#include "ops/isa.h"
+#include "tests/golden/rig.h"
+
+/* A way to compute: the model's type, the instruction set. */
+typedef struct way { const char *name; dtype weights; const char *isa; } way;
+static const way ways[] = { { "float32", DT_F32, NULL }, { "bfloat16, float32 activations", DT_BF16, NULL }, { "bfloat16, bfloat16 activations", DT_BF16, "avx512_bf16" } };
+enum { N_WAYS = 3, DOT_WAY = 2 };
+
+static bool can_dot(void)
+{
+    isa set;
+    bool can = isa_parse(ways[DOT_WAY].isa, &set) == ST_OK;
+    err_clear();
+    return can;
+}
+
+static status open_way(rig *r, const char *file, int w)
+{
+    char dir[4096];
+    snprintf(dir, sizeof dir, "%s", file);
+    *strrchr(dir, '/') = 0;
+    return rig_open(r, dir, (rig_options){ .weights = ways[w].weights, .kv = DT_F32, .threads = 2, .block_size = 16, .max_model_len = 512,
+                                           .isa = w == 1 ? isa_name(isa_best()) : ways[w].isa });
+}
+
+/* ---- logits ---- */
+
+/* Root mean square of what is off, relative to the root mean square of the logits. */
+static double relative_error(const float *got, const float *want, int64_t n)
+{
+    double off = 0, size = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double d = (double)got[i] - (double)want[i];
+        off += d * d;
+        size += (double)want[i] * (double)want[i];
+    }
+    return sqrt(off / size);
+}
+
+static void check_golden(const char *name, const double most[N_WAYS])
+{
+    char rel[256], path[4096];
+    snprintf(rel, sizeof rel, "goldens/%s/golden.safetensors", name);
+    const char *found = test_shared(rel);
+    if (!found) SKIP("no goldens");
+    snprintf(path, sizeof path, "%s", found);
+    st_set *set = NULL;
+    REQUIRE_OK(st_open_file(path, &set));
+    const st_tensor *ids = st_find(set, "long.input_ids"), *logits = st_find(set, "long.logits");
+    REQUIRE(ids && logits);
+    int n = (int)ids->shape[0];
+    for (int w = 0; w < N_WAYS - !can_dot(); w++) {
+        rig r;
+        REQUIRE_OK(open_way(&r, path, w));
+        float *got = mem_array((size_t)n * (size_t)r.vocab, sizeof *got);
+        rig_seq seq = { 0 };
+        CHECK_OK(rig_prompt(&r, &seq, ids->data, n, 64, got));
+        double e = relative_error(got, logits->data, (int64_t)n * r.vocab);
+        printf("  %-12s %-32s %.2e\n", name, ways[w].name, e);
+        if (!(e <= most[w])) FAIL("%s, %s: logits are off by %.2e, allowed %.2e", name, ways[w].name, e, most[w]);
+        mem_free(got);
+        rig_close(&r);
+    }
+    st_close(set);
+}
+
+/* The checkpoint of llama_bf16 is bfloat16, so that weights lose nothing; llama's is float32. */
+TEST(golden_llama_bf16) { check_golden("llama_bf16", (double[]){ 1e-5, 1e-5, 1.2e-2 }); }
+TEST(golden_llama) { check_golden("llama", (double[]){ 1e-5, 2e-2, 2.4e-2 }); }
+
+/* ---- perplexity ---- */
+
+enum { TEXTS = 8, TEXT_LEN = 300, VOCAB = 512 };
+static int32_t text[TEXTS][TEXT_LEN];
+static float rows[TEXT_LEN][VOCAB];
+
+static double log_sum(const float *row)
+{
+    double most = -INFINITY, all = 0;
+    for (int v = 0; v < VOCAB; v++) most = fmax(most, (double)row[v]);
+    for (int v = 0; v < VOCAB; v++) all += exp((double)row[v] - most);
+    return most + log(all);
+}
+
+/* Stories that the float32 model tells at temperature 1. */
+static void tell_stories(rig *r)
+{
+    uint64_t state = 1;
+    for (int t = 0; t < TEXTS; t++) {
+        rig_seq seq = { 0 };
+        text[t][0] = 1;
+        for (int i = 0; i + 1 < TEXT_LEN; i++) {
+            REQUIRE_OK(rig_step(r, &(rig_work){ &seq, &text[t][i], 1, rows[0] }, 1));
+            state = state * 6364136223846793005u + 1442695040888963407u;
+            double u = (double)(state >> 11) * 0x1p-53, sum = 0, all = log_sum(rows[0]);
+            int pick = 0;
+            while (pick + 1 < VOCAB && (sum += exp((double)rows[0][pick] - all)) < u) pick++;
+            text[t][i + 1] = pick;
+        }
+    }
+}
+
+static double perplexity(rig *r)
+{
+    double sum = 0;
+    for (int t = 0; t < TEXTS; t++) {
+        rig_seq seq = { 0 };
+        CHECK_OK(rig_prompt(r, &seq, text[t], TEXT_LEN, 64, rows[0]));
+        for (int i = 0; i + 1 < TEXT_LEN; i++) sum += log_sum(rows[i]) - (double)rows[i][text[t][i + 1]];
+    }
+    return exp(sum / (TEXTS * (TEXT_LEN - 1)));
+}
+
+TEST(perplexity_of_stories)
+{
+    const char *found = test_shared("realdata/models/stories260k-hf-f32/config.json");
+    if (!found) SKIP("no stories260k");
+    char path[4096];
+    snprintf(path, sizeof path, "%s", found);
+    double plain = 0;
+    for (int w = 0; w < N_WAYS - !can_dot(); w++) {
+        rig r;
+        REQUIRE_OK(open_way(&r, path, w));
+        REQUIRE(r.vocab == VOCAB);
+        if (w == 0) tell_stories(&r);
+        double p = perplexity(&r);
+        if (w == 0) plain = p;
+        printf("  %-32s perplexity %.4f (%+.3f%%)\n", ways[w].name, p, 100 * (p / plain - 1));
+        CHECK(fabs(p / plain - 1) <= 0.003);
+        rig_close(&r);
+    }
+}
+
+TEST_MAIN
