@@ -1,12 +1,14 @@
 /* The machine's limits, on all cores: streaming read bandwidth and the peak rates of the multiply-add instructions that kernels can use.
  * Prints one line per limit: name, min, median, max over the runs, unit. `--json` for programs. Figures are only
- * comparable with others of the same run: machines are shared. */
+ * comparable with others of the same run: machines are shared. `--cpu-time` counts the threads' processor time instead of wall time, for a
+ * machine that others use at the same time (bench_ops has it too). */
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "base/clock.h"
 #if defined(__x86_64__)
@@ -17,7 +19,15 @@ enum { RUNS = 7, MAX_THREADS = 256 };
 static int n_threads;
 static size_t bytes_per_thread = (size_t)256 << 20;
 
-typedef struct job { double (*fn)(void *buf); void *buf; double units; pthread_barrier_t *gate; } job;
+typedef struct job { double (*fn)(void *buf); void *buf; double units, cpu_s; pthread_barrier_t *gate; } job;
+static int cpu_time;
+
+static double thread_time(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
+}
 
 static double sink;
 
@@ -73,7 +83,9 @@ static void *worker(void *arg)
 {
     job *j = arg;
     pthread_barrier_wait(j->gate);
+    double t0 = thread_time();
     j->units = j->fn(j->buf);
+    j->cpu_s = thread_time() - t0;
     return NULL;
 }
 
@@ -84,14 +96,15 @@ static double once(double (*fn)(void *), void **bufs, int threads)
     pthread_barrier_t gate;
     pthread_barrier_init(&gate, NULL, (unsigned)threads + 1);
     for (int i = 0; i < threads; i++) {
-        jobs[i] = (job){ fn, bufs ? bufs[i] : NULL, 0, &gate };
+        jobs[i] = (job){ fn, bufs ? bufs[i] : NULL, 0, 0, &gate };
         if (pthread_create(&th[i], NULL, worker, &jobs[i]) != 0) return 0;
     }
     double t0 = clock_now(), units = 0;
     pthread_barrier_wait(&gate);
     for (int i = 0; i < threads; i++) pthread_join(th[i], NULL);
-    double dt = clock_now() - t0;
-    for (int i = 0; i < threads; i++) units += jobs[i].units;
+    double dt = clock_now() - t0, spent = 0;
+    for (int i = 0; i < threads; i++) units += jobs[i].units, spent += jobs[i].cpu_s / threads;
+    if (cpu_time) dt = spent;
     pthread_barrier_destroy(&gate);
     return units / dt;
 }
@@ -110,7 +123,15 @@ static void measure(const char *name, const char *unit, double (*fn)(void *), vo
 
 int main(int argc, char **argv)
 {
-    int json = argc > 1 && strcmp(argv[1], "--json") == 0;
+    int json = 0;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--json") == 0) json = 1;
+        else if (strcmp(argv[i], "--cpu-time") == 0) cpu_time = 1;
+        else {
+            fprintf(stderr, "usage: limits [--json] [--cpu-time]\n");
+            return 2;
+        }
+    }
     cpu_set_t set;
     n_threads = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
     if (n_threads > MAX_THREADS) n_threads = MAX_THREADS;
