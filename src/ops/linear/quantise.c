@@ -47,11 +47,25 @@ typedef float chunk[CHUNK][GEMM_PANEL];
 typedef struct range { float low[GEMM_PANEL], high[GEMM_PANEL], probe[GEMM_PANEL]; } range;
 
 #define EACH_COLUMN for (int c = 0; c < GEMM_PANEL; c++)
+
+/* A row of the chunk as vectors of the compiler's: it does not make them of the loops by itself. Every operation is one IEEE
+ * rounding, so that results are the same however wide the processor's vectors are. */
+enum { LANES = 8, NVEC = GEMM_PANEL / LANES };
+typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef int32_t bits __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+#define EACH_VEC for (int j = 0; j < NVEC; j++)
+#define AT(p) (*(vec *)(void *)((p) + j * LANES))
+#define LARGER(a, b) CHOOSE((a) > (b), a, b)      /* b if either is NaN, as the instruction has it */
+#define SMALLER(a, b) CHOOSE((a) < (b), a, b)
+#define CHOOSE(mask, a, b) ((vec)(((bits)(a) & (mask)) | ((bits)(b) & ~(mask))))
+/* To the nearest integer, ties to even, of what is far below 2^22. */
+#define NEAREST(v) ((v) + 0x1.8p23f - 0x1.8p23f)
+
+/* Twice: as the whole program is compiled, and for processors with wider vectors. */
 #if defined(__x86_64__)
-/* The compiler's vectors, wider where the processor has them; the operations and so the results are the same. */
-#define BOTH(name, params, args)                                                                  \
-    __attribute__((target("avx2"), optimize("O3"))) static void name##_avx2 params { name##_body args; }                    \
-    static void name##_plain params { name##_body args; }                                         \
+#define BOTH(name, params, args)                                                                                       \
+    __attribute__((target("avx2"))) static void name##_avx2 params { name##_body args; }                              \
+    static void name##_plain params { name##_body args; }                                                              \
     static void name params { if (__builtin_cpu_supports("avx2")) name##_avx2 args; else name##_plain args; }
 #else
 #define BOTH(name, params, args) static void name params { name##_body args; }
@@ -60,47 +74,57 @@ typedef struct range { float low[GEMM_PANEL], high[GEMM_PANEL], probe[GEMM_PANEL
 
 BODY add_range_body(chunk f, int64_t n, range *r)
 {
+    vec low[NVEC], high[NVEC], probe[NVEC];
+    EACH_VEC low[j] = AT(r->low), high[j] = AT(r->high), probe[j] = AT(r->probe);
     for (int64_t i = 0; i < n; i++)
-        EACH_COLUMN {
-            float w = f[i][c];
-            r->low[c] = w < r->low[c] ? w : r->low[c];
-            r->high[c] = w > r->high[c] ? w : r->high[c];
-            r->probe[c] += w * 0;
+        EACH_VEC {
+            vec w = AT(f[i]);
+            low[j] = SMALLER(w, low[j]);
+            high[j] = LARGER(w, high[j]);
+            probe[j] += w * 0.0f;
         }
+    EACH_VEC AT(r->low) = low[j], AT(r->high) = high[j], AT(r->probe) = probe[j];
 }
 BOTH(add_range, (chunk f, int64_t n, range *r), (f, n, r))
 
-/* w / scale to the nearest integer, ties to even, within [low, high]. A scale of zero or NaN gives zeros. */
-BODY round_columns_body(chunk f, int64_t n, const float *scale, float low, float high, int8_t q[CHUNK][GEMM_PANEL])
+/* w / scale to the nearest integer, ties to even, within [least, most]. A scale of zero or NaN gives zeros. */
+BODY round_columns_body(chunk f, int64_t n, const float *scale, float least, float most, int8_t q[CHUNK][GEMM_PANEL])
 {
-    float by[GEMM_PANEL];
-    EACH_COLUMN by[c] = scale[c] != 0 && scale[c] == scale[c] ? scale[c] : INFINITY;
-    for (int64_t i = 0; i < n; i++)
-        EACH_COLUMN {
-            float v = f[i][c] / by[c];
-            v = v > low ? v : low;                    /* NaN, of infinite by infinite, becomes low and then zero below */
-            v = v < high ? v : high;
-            q[i][c] = (int8_t)(int32_t)(v + 0x1.8p23f - 0x1.8p23f);
+    float by[GEMM_PANEL], keep[GEMM_PANEL];
+    EACH_COLUMN {
+        bool some = scale[c] != 0 && scale[c] == scale[c];
+        by[c] = some ? scale[c] : 1;
+        keep[c] = some ? 1 : 0;
+    }
+    vec none = { 0 }, lo = none + least, hi = none + most;
+    for (int64_t i = 0; i < n; i++) {
+        int32_t r[GEMM_PANEL];
+        EACH_VEC {
+            vec v = AT(f[i]) / AT(by);
+            v = LARGER(v, lo);
+            v = SMALLER(v, hi);
+            bits whole = __builtin_convertvector(NEAREST(v) * AT(keep), bits);
+            memcpy(r + j * LANES, &whole, sizeof whole);
         }
-    EACH_COLUMN
-        if (by[c] == INFINITY) for (int64_t i = 0; i < n; i++) q[i][c] = 0;
+        EACH_COLUMN q[i][c] = (int8_t)r[c];
+    }
 }
-BOTH(round_columns, (chunk f, int64_t n, const float *scale, float low, float high, int8_t q[CHUNK][GEMM_PANEL]), (f, n, scale, low, high, q))
+BOTH(round_columns, (chunk f, int64_t n, const float *scale, float least, float most, int8_t q[CHUNK][GEMM_PANEL]), (f, n, scale, least, most, q))
 
 /* What is off when int4 values are rounded with these scales: squares summed in float32, in ascending order. */
 BODY add_errors_body(chunk f, int64_t n, const float *scale, float *sum)
 {
-    float s[GEMM_PANEL], by[GEMM_PANEL], e[GEMM_PANEL] = { 0 };
-    EACH_COLUMN s[c] = scale[c], by[c] = 1 / scale[c];
+    vec s[NVEC], by[NVEC], e[NVEC], none = { 0 }, lo = none - 8, hi = none + 7;
+    EACH_VEC s[j] = AT(scale), by[j] = 1 / s[j], e[j] = none;
     for (int64_t i = 0; i < n; i++)
-        EACH_COLUMN {
-            float v = f[i][c] * by[c];
-            v = v > -8 ? v : -8;
-            v = v < 7 ? v : 7;
-            float d = (v + 0x1.8p23f - 0x1.8p23f) * s[c] - f[i][c];
-            e[c] += d * d;
+        EACH_VEC {
+            vec w = AT(f[i]), v = w * by[j];
+            v = LARGER(v, lo);
+            v = SMALLER(v, hi);
+            vec d = NEAREST(v) * s[j] - w;
+            e[j] += d * d;
         }
-    EACH_COLUMN sum[c] = e[c];
+    EACH_VEC AT(sum) = e[j];
 }
 BOTH(add_errors, (chunk f, int64_t n, const float *scale, float *sum), (f, n, scale, sum))
 
