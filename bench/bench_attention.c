@@ -1,5 +1,6 @@
 /* Attention on the CPU by itself: decode beside the read bandwidth, prefill beside the multiply-add peak, for every type of KV cache.
- *   bench_attention [--isa NAME] [--threads N] [--rounds N] [--heads 32/8x128] [--only decode|prefill]
+ *   bench_attention [--isa NAME] [--threads N] [--rounds N] [--heads 32/8x128] [--queries N] [--only decode|prefill]
+ * --queries: in a run of prefill. Few heads and queries make runs short, which a busy machine interrupts less.
  * Limits are measured in turn with the kernels, run by run, and each figure is the best of its runs: machines are shared. The cache
  * has as many layers as make it larger than the processor's own caches, and runs take them in turn, as steps of a model do. */
 #include <stdio.h>
@@ -268,14 +269,14 @@ static void run(shape_of s, dtype type, int n_seqs, int q_len, int kv_len)
     make_job(&e);
     double best = 1e9, limit = 0, pairs = (double)n_seqs * ((double)q_len * (kv_len - q_len) + (double)q_len * (q_len + 1) / 2);
     double flops = 4 * pairs * s.heads * s.dim, bytes = (double)e.cache_bytes / e.n_layers;
-    int turns = q_len > 1 ? rounds / 2 + 1 : rounds * e.n_layers > 1000 ? 1000 : rounds * e.n_layers < 60 ? 60 : rounds * e.n_layers;
+    int turns = q_len > 1 ? rounds * 4 : rounds * e.n_layers > 1000 ? 1000 : rounds * e.n_layers < 60 ? 60 : rounds * e.n_layers;
     size_t window = e.cache_bytes / 256 * 256 < (size_t)16 << 20 ? e.cache_bytes / 256 * 256 : (size_t)16 << 20;
     for (int i = 0; i < turns; i++) {
         e.j.call.kv = &e.kv[i % e.n_layers];
         double t = job_time(&e.j), r = 0;
         best = t < best ? t : best;
         if (q_len > 1) for (int k = 0; k < 8; k++) limit = (r = fma_rate()) > limit ? r : limit;
-        else if (i % 4 == 0) r = read_rate(e.cache + (size_t)i * window % (e.cache_bytes - window + 1) / 256 * 256, window);
+        else if (i % 4 == 0) r = read_rate(e.cache + (size_t)(i / 4) * window % (e.cache_bytes - window + 1) / 256 * 256, window);
         limit = r > limit ? r : limit;
     }
     printf("%-7s %-7s %2d/%-2d x %-3d %3d seqs %5d queries %6d keys %9.3f ms", q_len > 1 ? "prefill" : "decode", dtype_name(type), s.heads, s.kv_heads, s.dim, n_seqs, q_len,
@@ -293,17 +294,22 @@ int main(int argc, char **argv)
     host_cpus cpus;
     const char *name = NULL, *only = "";
     shape_of s = { 32, 8, 128 };
-    int want = 0;
+    int want = 0, queries = 128;
     for (int i = 1; i < argc; i += 2) {
         if (i + 1 < argc && strcmp(argv[i], "--isa") == 0) name = argv[i + 1];
         else if (i + 1 < argc && strcmp(argv[i], "--threads") == 0) want = (int)strtol(argv[i + 1], NULL, 10);
         else if (i + 1 < argc && strcmp(argv[i], "--rounds") == 0) rounds = (int)strtol(argv[i + 1], NULL, 10);
+        else if (i + 1 < argc && strcmp(argv[i], "--queries") == 0) queries = (int)strtol(argv[i + 1], NULL, 10);
         else if (i + 1 < argc && strcmp(argv[i], "--only") == 0) only = argv[i + 1];
         else if (i + 1 < argc && strcmp(argv[i], "--heads") == 0 && sscanf(argv[i + 1], "%d/%dx%d", &s.heads, &s.kv_heads, &s.dim) == 3) continue;
         else {
-            fprintf(stderr, "usage: bench_attention [--isa NAME] [--threads N] [--rounds N] [--heads Q/KVxDIM] [--only decode|prefill]\n");
+            fprintf(stderr, "usage: bench_attention [--isa NAME] [--threads N] [--rounds N] [--heads Q/KVxDIM] [--queries N] [--only decode|prefill]\n");
             return 2;
         }
+    }
+    if (queries < 2 || rounds < 1) {
+        fprintf(stderr, "bench_attention: --queries must be at least 2, --rounds at least 1\n");
+        return 2;
     }
     if (s.heads < 1 || s.kv_heads < 1 || s.heads % s.kv_heads || s.dim < 1 || s.dim > 256) {
         fprintf(stderr, "bench_attention: --heads must be Q/KVxDIM with Q a multiple of KV and DIM at most 256\n");
@@ -317,7 +323,7 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < sizeof decode / sizeof *decode && strcmp(only, "prefill") != 0; i++)
         for (int t = 1; t < 6; t++) run(s, types[t], decode[i][0], 1, decode[i][1]);
     for (size_t i = 0; i < sizeof prefill / sizeof *prefill && strcmp(only, "decode") != 0; i++)
-        for (int t = 0; t < 6; t++) run(s, types[t], 1, prefill[i] < 2048 ? prefill[i] : 512, prefill[i]);
+        for (int t = 0; t < 6; t++) run(s, types[t], 1, queries < prefill[i] ? queries : prefill[i], prefill[i]);
     pool_free(threads_pool);
     return 0;
 }

@@ -18,7 +18,7 @@
 /* The operation in StableHLO (paged_attention_hlo.c). */
 hlo_val paged_attention_hlo(hlo_call *c);
 
-enum { ATTN_PART = 256, ATTN_GROUPS = ATTN_PART / 16, ATTN_ROWS = 64, ATTN_AHEAD = 4 };
+enum { ATTN_PART = 256, ATTN_GROUPS = ATTN_PART / 16, ATTN_ROWS = 64 };
 
 /* Running softmax of a row: greatest score, sum of weights, weighted sum of values. */
 typedef struct attn_state { float *m, *l, *acc; int64_t acc_ld; } attn_state;   /* [rows], [rows], [rows][acc_ld] */
@@ -30,13 +30,14 @@ typedef struct attn_tile {
     float v_scale;                   /* of values: ATTN_RAW, or 1 */
     const float *q;                  /* [rows][d] */
     dtype type;                      /* of k and v */
-    const void *k[ATTN_GROUPS + ATTN_AHEAD]; /* per 16 keys: element (i of head, key) at i * k_ld + key; then the next part's first
-                                      * ones or NULL, for prefetching */
+    const void *k[2 * ATTN_GROUPS];  /* per 16 keys: element (i of head, key) at i * k_ld + key; then the next part's, or NULL */
     const void *v[ATTN_GROUPS];      /* per 16 keys: element (key, i of head) at key * v_ld + i */
     bool scaled;                     /* numbers of a key are to be multiplied by a factor of its own, */
     const float *ks[ATTN_GROUPS], *vs[ATTN_GROUPS]; /* per 16 keys */
     int64_t k_ld, v_ld;
-    bool prefetch;                   /* few rows: waiting for memory is what takes the time */
+    bool prefetch;                   /* few rows: waiting for memory is what takes the time. Scores fetch the part's values, and
+                                      * values the next part's keys, so that memory is as busy in both */
+    bool cold;                       /* nobody has fetched this part's keys */
     const int *lo, *hi;              /* [rows] keys of the part that a row sees: [lo, hi); none if hi <= lo */
     float *s;                        /* scratch [rows][ATTN_PART] */
     attn_state state;

@@ -34,6 +34,9 @@ TILE void load16(dtype type, const void *p, int64_t at, V *out)
 /* Rows of 16 elements that lie in a cache line. */
 TILE int line_rows(dtype type) { return type == DT_F32 ? 1 : type == DT_BF16 || type == DT_F16 ? 2 : 4; }
 
+/* Fetches into the second level: the first can wait for a few lines at once only, which would limit what is read. */
+#define FETCH(p) __builtin_prefetch((p), 0, 2)
+
 /* ---- scores ---- */
 
 TILE void qk_tile(const int R, const int G, dtype type, const attn_tile *t, int row, int group)
@@ -43,11 +46,11 @@ TILE void qk_tile(const int R, const int G, dtype type, const attn_tile *t, int 
     const float *q = t->q + row * t->d;
     const int64_t d = t->d, es = 4 / line_rows(type);
     for (int64_t i = 0; i < d; i++) {
-        if (t->prefetch && i % line_rows(type) == 0) { /* keys of the next tile, values of this one */
-            VEC_UNROLL for (int g = 0; g < G; g++) {
-                __builtin_prefetch((const char *)t->k[group + G + g] + i * t->k_ld * es);
-                __builtin_prefetch((const char *)t->v[group + g] + i * VEC_LANES * es);
-            }
+        if (t->prefetch && i % line_rows(type) == 0) {
+            /* line after line, which the processor's own prefetchers follow */
+            const char *values = (const char *)t->v[group + i * G / d] + i * G % d * VEC_LANES * es;
+            VEC_UNROLL for (int g = 0; g < G; g++) FETCH(values + g * 64);
+            if (t->cold) VEC_UNROLL for (int g = 0; g < G; g++) FETCH((const char *)t->k[group + G + g] + i * t->k_ld * es);
         }
         VEC_UNROLL for (int g = 0; g < G; g++) load16(type, t->k[group + g], i * t->k_ld, &k[g * NV]);
         VEC_UNROLL for (int r = 0; r < R; r++) {
@@ -163,8 +166,13 @@ typedef struct pv_factors { float old_f[ATTN_ROWS], part_f[ATTN_ROWS]; } pv_fact
 TILE void pv_range(const int R, const int C, dtype type, const attn_tile *t, int row, int64_t col, int from, int to, int every, V acc[8][4 * NV])
 {
     const float *p = t->s + row * ATTN_PART;
+    const int64_t es = 4 / line_rows(type), share = t->d / VEC_LANES, i0 = share * col / t->dp, i1 = share * (col + C * VEC_LANES) / t->dp;
+    const bool fetch = t->prefetch && row == 0;
     V v[4 * NV];
     for (int j = from; j < to; j++) {
+        const char *next = fetch ? t->k[ATTN_GROUPS + j / VEC_LANES] : NULL;
+        if (next) /* this key's and these columns' share of the same 16 keys of the next part */
+            for (int64_t i = i0; i < i1; i += line_rows(type)) FETCH(next + (j % VEC_LANES * share + i) * t->k_ld * es);
         int64_t at = (j % VEC_LANES) * t->v_ld + col;
         VEC_UNROLL for (int c = 0; c < C; c++) load16(type, t->v[j / VEC_LANES], at + c * VEC_LANES, &v[c * NV]);
         if (every) {

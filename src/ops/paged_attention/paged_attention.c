@@ -288,7 +288,7 @@ static void gather_group(const attn_kernels *kern, const kv_layer *kv, attn_tile
 
 /* Points the tile at 16-key groups of part p, keys below `end`: straight into the cache where a block holds whole groups and
  * rows are few, else at a copy in float32. */
-static void point_at_keys(const cpu_call *c, const attn_kernels *kern, attn_tile *t, work *w, int seq, int64_t kh, int part, int64_t end)
+static void point_at_keys(const cpu_call *c, const attn_kernels *kern, attn_tile *t, work *w, int seq, int64_t kh, int part, int64_t end, bool cold)
 {
     const kv_layer *kv = c->kv;
     const int32_t *pages = c->b->page_table + (int64_t)seq * c->b->max_pages;
@@ -298,10 +298,11 @@ static void point_at_keys(const cpu_call *c, const attn_kernels *kern, attn_tile
     t->scaled = kv_type_scaled(kv->type);
     t->k_ld = direct ? kv->block_size : 16;
     t->prefetch = direct && t->rows <= 16;
+    t->cold = t->prefetch && cold;
     t->v_ld = kv->dim_pad;
-    for (int g = 0; g < ATTN_GROUPS + ATTN_AHEAD; g++) {
+    for (int g = 0; g < 2 * ATTN_GROUPS; g++) {
         int64_t pos = key0 + g * 16;
-        if (pos >= end || (g >= ATTN_GROUPS && !direct)) {
+        if (pos >= end || (g >= ATTN_GROUPS && !t->prefetch)) {
             t->k[g] = NULL;
             continue;
         }
@@ -351,8 +352,9 @@ static void run_unit(const cpu_call *c, const heads *h, const unit *u, int64_t i
                     .v_scale = attn_raw(c->kv->type), .q = w->q, .lo = w->lo, .hi = w->hi, .s = w->s, .state = { w->m, w->l, w->acc, h->dp }, .empty = w->empty };
     int64_t end = (int64_t)c->b->kv_lens[u->seq] - c->b->cu_q_lens[u->seq + 1] + u->t0 + u->n;
     for (int part = u->p0; part < u->p1; part++) {
+        int64_t next = (int64_t)(part + 1) * ATTN_PART;   /* the last part does not fetch what another unit reads */
         set_ranges(c, u, n_heads, part, w);
-        point_at_keys(c, kern, &t, w, u->seq, kh, part, end);
+        point_at_keys(c, kern, &t, w, u->seq, kh, part, part + 1 < u->p1 || end < next ? end : next, part == u->p0);
         kern->part(&t);
         for (int64_t r = 0; r < rows; r++) {
             if (w->hi[r] <= w->lo[r]) continue;
