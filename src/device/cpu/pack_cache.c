@@ -68,7 +68,7 @@ static status make_folders(const char *dir)
 {
     char path[4096];
     if (strlen(dir) >= sizeof path) return err_set(ST_INVALID, "the folder of packed weights has too long a name");
-    strcpy(path, dir);
+    memcpy(path, dir, strlen(dir) + 1);
     for (char *p = path + 1;; p++) {
         char c = *p;
         if (c && c != '/') continue;
@@ -232,7 +232,7 @@ static void make_room(const char *dir, int64_t limit, int64_t room)
             total += s.st_size;
             bool older = !oldest[0] || s.st_mtim.tv_sec < when.tv_sec || (s.st_mtim.tv_sec == when.tv_sec && s.st_mtim.tv_nsec < when.tv_nsec);
             if (!older) continue;
-            strcpy(oldest, path);
+            memcpy(oldest, path, (size_t)n + 1);
             when = s.st_mtim;
         }
         closedir(d);
