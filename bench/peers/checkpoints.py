@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""One random model in the formats of all engines: a Hugging Face checkpoint (bfloat16) and GGUF (BF16 or F16). Both are made from the
+"""One random model in the formats of all engines: a Hugging Face checkpoint (bfloat16) and GGUF (BF16, F16 or Q8_0). Both are made from the
 same numbers, so neither has to be on the disk for the other to be made. Runs in the OpenVINO environment, which has numpy.
 
     checkpoints.py hf   CONFIG_DIR TOKENIZER_DIR OUT_DIR
-    checkpoints.py gguf CONFIG_DIR TOKENIZER_DIR OUT_FILE bf16|f16 GGUF_PY
+    checkpoints.py gguf CONFIG_DIR TOKENIZER_DIR OUT_FILE bf16|f16|q8_0 GGUF_PY
 
 Weights are normal with a deviation of 0.02, norms are 1. Numbers come from one block of 2^24 that repeats with another start for each
 tensor: engines only see other addresses, and a billion random numbers are not worth a minute. GGUF follows llama.cpp's conversion: q and k of
@@ -69,8 +69,7 @@ class Source:
 
 
 def progress(done, total, what):
-    if sys.stderr.isatty():
-        print(f"\r{what} {100 * done // total}%", end="" if done < total else "\n", file=sys.stderr, flush=True)
+    print(f"{what}: {100 * done // total}%", file=sys.stderr, flush=True)
 
 
 def copy_tokenizer(src, out):
@@ -184,7 +183,7 @@ def write_gguf(config, tok_dir, out, kind, gguf_py):
     w = gguf.GGUFWriter(out + ".part", {"llama": "llama", "qwen3": "qwen3", "qwen3_moe": "qwen3moe"}[config["model_type"]])
     w.add_type("model")
     w.add_name("random " + config["model_type"])
-    w.add_file_type(gguf.LlamaFileType.MOSTLY_BF16 if kind == "bf16" else gguf.LlamaFileType.MOSTLY_F16)
+    w.add_file_type(gguf.LlamaFileType["MOSTLY_" + kind.upper()])
     write_hparams(w, config)
     write_vocab(w, gguf, config, tok_dir)
     src = Source(config)
@@ -196,12 +195,15 @@ def write_gguf(config, tok_dir, out, kind, gguf_py):
             w.add_tensor(name, np.ascontiguousarray(x, np.float32))
         elif kind == "f16":
             w.add_tensor(name, x.astype(np.float16))
+        elif kind == "q8_0":
+            w.add_tensor(name, gguf.quants.quantize(x, gguf.GGMLQuantizationType.Q8_0), raw_dtype=gguf.GGMLQuantizationType.Q8_0)
         else:
             w.add_tensor(name, to_bf16(x).view(np.uint8), raw_dtype=gguf.GGMLQuantizationType.BF16)
 
     if (config.get("rope_scaling") or {}).get("rope_type") == "llama3":
         add("rope_freqs.weight", llama3_factors(config))
-    for name, shape in shapes.items():
+    for n, (name, shape) in enumerate(shapes.items()):
+        progress(n, len(shapes), "GGUF " + kind)
         to = gguf_name(name)
         if to:
             x = src.tensor(name, shape)

@@ -60,7 +60,12 @@ class Child:
 
 def finish(cmd, timeout, env=None):
     c = Child(cmd, env)
-    if c.wait(timeout):
+    try:
+        rc = c.wait(timeout)
+    except BaseException:
+        c.stop(signal.SIGKILL)
+        raise
+    if rc:
         raise Failed(f"{c.what()} ended with {c.rc}: {c.words()}")
     return c
 
@@ -272,6 +277,8 @@ class LlamaCpp(Engine):
         return {**out, "rss_bytes": rss}
 
     def server_cmd(self, port, load):
+        if not self.ctx.setup.llama("llama-server"):
+            return None
         n, n_in, prefix, n_out, conc = LOADS[load or "c8"]
         return [self.ctx.setup.llama("llama-server"), "-m", self.path(), "-t", str(self.ctx.threads), "--host", "127.0.0.1", "--port", str(port), "--parallel", str(conc),
                 "-c", str(conc * (-(-(n_in + prefix + n_out) // 256) * 256)), "-b", "2048", "-ub", "512", "--no-webui"]

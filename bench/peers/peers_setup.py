@@ -164,6 +164,11 @@ class Setup:
         make_tokenizer(d, vocab)
         return d
 
+    def model_gb(self, shape, what):
+        """What an artefact takes, with what it is made from where that is not kept."""
+        extra = 2.0 if what == "ov-16" or (what == "gguf-4" and not self.artefact(shape, "gguf-16")) else 0
+        return SHAPES[shape][1] * (BYTES[what] + extra)
+
     def make_model(self, shape, what):
         tok_name, _, _ = SHAPES[shape]
         config_dir, out = os.path.join(ROOT, "bench", "shapes", shape), self.at("models", shape, FILES[what])
@@ -175,13 +180,13 @@ class Setup:
             raise Skip("needs the openvino environment")
         if what == "hf":
             self.sh(log, [*make, "hf", config_dir, tok, os.path.dirname(out)])
-        elif what == "gguf-16":
-            self.sh(log, [*make, "gguf", config_dir, tok, out, "bf16", gguf_py])
+        elif what in ("gguf-16", "gguf-8"):
+            self.sh(log, [*make, "gguf", config_dir, tok, out, "bf16" if what == "gguf-16" else "q8_0", gguf_py])
         elif what.startswith("gguf"):
             src = self.artefact(shape, "gguf-16") or out + ".bf16"
             if not os.path.exists(src):
                 self.sh(log, [*make, "gguf", config_dir, tok, src, "bf16", gguf_py])
-            self.sh(log, [self.llama("llama-quantize") or "", src, out + ".part", "Q8_0" if what == "gguf-8" else "Q4_0", str(self.jobs)])
+            self.sh(log, [self.llama("llama-quantize") or "", src, out + ".part", "Q4_0", str(self.jobs)])
             os.rename(out + ".part", out)
         elif what == "ov-16":
             src = self.at("models", shape, "f16.gguf")
@@ -215,7 +220,7 @@ class Setup:
                 kind, _, b = what.partition("-")
                 wanted = {"hf": True, "gguf": llama and b in bits, "ov": "openvino" in peers and (b in bits or b == "16")}[kind]
                 if wanted and env:
-                    self.step(f"{shape} {what}", lambda: self.artefact(shape, what), SHAPES[shape][1] * BYTES[what], lambda: self.make_model(shape, what))
+                    self.step(f"{shape} {what}", lambda: self.artefact(shape, what), self.model_gb(shape, what), lambda: self.make_model(shape, what))
             for scrap in glob.glob(self.at("models", shape, "*.bf16")):
                 os.unlink(scrap)
         if "transformers" in peers:

@@ -150,5 +150,5 @@ def show(result):
     show_ratios(result)
     for what, why in result["skipped"].items():
         print(f"SKIPPED {what}: {why}")
-    for what in result["out_of_time"]:
-        print(f"fewer rounds for lack of time: {what}")
+    if result["out_of_time"]:
+        print("fewer rounds for lack of time (--minutes): " + "; ".join(result["out_of_time"]))

@@ -10,7 +10,7 @@ Engines take turns, several rounds, so that a slow minute of the machine does no
 machine's limits are measured at the start of each round. Figures: prefill of 512 tokens; decode of 1, 8 and 32 sequences; seconds from exec to
 ready; peak memory; a server load. Threads: all cores, the same for all. --json writes every single value. Rounds that the time (--minutes)
 does not allow are left out, and the table says how many each figure has."""
-import argparse, json, os, subprocess, sys, time
+import argparse, json, os, signal, subprocess, sys, time
 
 HERE = os.path.dirname(os.path.realpath(__file__))
 sys.path.insert(0, HERE)
@@ -102,8 +102,8 @@ class Run:
         if d is None and (e.shape, e.label) not in self.late:
             self.late.add(("failed", e))
             return
-        loads = [x for x in self.args.loads if e.shape == self.args.shapes[0] and e.bits in self.args.server_bits and round_no % 2 == 0]
-        for load in loads or [None]:
+        loads = [x for x in self.args.loads if e.server_cmd(0, x) and e.shape == self.args.shapes[0] and e.bits in self.args.server_bits and round_no % 2 == 0]
+        for load in loads or ([None] if e.server_cmd(0, None) else []):
             s = self.turn((e.shape, e.label, load and f"server {load}" or "start"), lambda load=load: e.serve(load))
             if s and load:
                 self.keep(e, {f"{load}:{k}" if k != "start_s" else k: v for k, v in s.items()})
@@ -172,10 +172,11 @@ def main():
         args.server_bits.append("16")
     todo = [e for shape in args.shapes for e in engines.all_engines(ctx, shape, args.bits, args.peers)]
     # Turns: at each number of bits one engine after the other, so that neighbours in time are those that are compared. What Systolic has nothing
-    # beside gets one round, at its end.
+    # beside gets one round, at its end; transformers, the slowest, comes last in each.
     for e in todo:
         e.compared = any(x.name == "Systolic" and (x.shape, x.bits) == (e.shape, e.bits) for x in todo)
-    todo.sort(key=lambda e: (not e.compared, args.shapes.index(e.shape), -int(e.bits)))
+    todo.sort(key=lambda e: (not e.compared, e.name == "transformers", args.shapes.index(e.shape), -int(e.bits)))
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))  # engines must not outlive this process
     run, t0 = Run(ctx, args), time.time()
     try:
         run.go(todo)
