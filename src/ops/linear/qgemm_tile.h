@@ -158,8 +158,9 @@ static void qgemm_drive(const qgemm_call *c, int64_t p0, int64_t p1)
 {
     const tiles *t = tiles_of(c->w->scheme);
     size_t panel = qgemm_panel_bytes(c->w->scheme, c->w->base.k);
+    bool narrow = c->m <= 2 && c->w->base.type == DT_I4;     /* a group's sums are many enough by themselves, and one stream is read faster */
     for (int64_t p = p0; p < p1;) {
-        int np = p1 - p >= t->np ? t->np : 1;
+        int np = p1 - p >= t->np && !narrow ? t->np : 1;
         /* The first rows fetch what the next panels need, over all the time that this one takes; where there is next to nothing to
          * compute, a little ahead is better (docs/performance.md). */
         size_t ahead = c->m <= 2 && c->w->base.type == DT_I8 ? AHEAD_BYTES : p + np < p1 ? (size_t)np * panel : 0;
