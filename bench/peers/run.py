@@ -123,7 +123,7 @@ def arguments():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--build", default=os.path.join(ROOT, "build"), help="where systolic and bench/limits are")
     ap.add_argument("--cache", default=os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "systolic", "peers"))
-    ap.add_argument("--disk-gb", type=float, default=8, help="most that the cache may hold; everything takes 17 (default: 8)")
+    ap.add_argument("--disk-gb", type=float, default=8, help="most that the cache may hold; 20 is enough for everything (default: 8)")
     ap.add_argument("--torch-python", default=os.environ.get("PEERS_TORCH_PYTHON"), help="a Python that has torch and transformers, instead of installing them (6 GB)")
     ap.add_argument("--jobs", type=int, default=2, help="of the peers' builds (default: 2)")
     ap.add_argument("--threads", type=int, default=0, help="0: one per core")
