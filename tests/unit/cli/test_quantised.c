@@ -1,6 +1,7 @@
 /* Models with quantised weights, end to end on the CPU device: how far logits are from float32's on the goldens, and the exactness
  * rule: a row's logits have the same bits whatever the batch, its cut, threads and instruction set. Perplexities of a trained
  * model are printed and kept within bounds; docs/quantization.md has them. */
+#include "device/pjrt/lower.h"
 #include "load/safetensors.h"
 #include "ops/isa.h"
 #include "tests/golden/rig.h"
@@ -229,7 +230,7 @@ TEST(tied_heads)
     rig_close(&b);
 }
 
-/* The scheme is part of a graph's text, and only linears may read such a weight. */
+/* The scheme is part of a graph's text, and only linears may read such a weight; devices that cannot say so. */
 TEST(graphs_with_schemes)
 {
     rig r;
@@ -247,6 +248,8 @@ TEST(graphs_with_schemes)
     CHECK_ERR(graph_parse(graph_rules_of(model_graph(r.m)), bad, strlen(bad), &g), ST_INTERNAL, "only a linear's weight may be");
     static const char unknown[] = "%1 = weight role=col \"e\"[0:8/8]embed scheme=int3 : f32[8, 4]{embed, embed}\noutput %1\n";
     CHECK_ERR(graph_parse(graph_rules_of(model_graph(r.m)), unknown, strlen(unknown), &g), ST_INVALID, "a quantisation scheme");
+    lower_plan *p = NULL;
+    CHECK_ERR(lower_plan_new(model_graph(r.m), DT_F32, &p), ST_UNSUPPORTED, "quantization int8_g32 is not supported on this device yet, only on cpu");
     buf_free(&text);
     buf_free(&again);
     rig_close(&r);
