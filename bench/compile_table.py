@@ -16,6 +16,8 @@ SMALL, LARGE = ("Llama-3.1-8B", "Qwen3-4B"), ("Llama-3.3-70B-Instruct", "Qwen3-3
 HOSTS = {"v6e": "v6e:2x2", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v7x": "v7x:2x2x1", "v4": "v4:2x2x1", "v3": "v3:2x2x1"}
 EIGHT = {"v6e": "v6e:2x4", "v5e": "v5e:2x4", "v5p": "v5p:2x2x2", "v7x": "v7x:2x2x1", "v4": "v4:2x2x1", "v3": "v3:2x2x1"}
 
+SIXTEEN = {"v5e": "v5e:4x4", "v4": "v4:2x2x2", "v3": "v3:4x2x1"}    # for what does not fit eight of 16 GB
+
 def cpu_s():
     """Of the children that have ended: what a compilation costs, whatever else the machine does meanwhile."""
     u = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -47,14 +49,16 @@ def rows_of(model, target, r):
     return out
 
 def run(args, gen):
-    """The least tensor parallel size that fits for the small ones, all eight devices for the large ones."""
+    """The least tensor parallel size that fits for the small ones, eight devices for the large ones, or sixteen."""
     for model in SMALL:
         for tp in (1, 2, 4, 8):
             r = compile_one(args, model, HOSTS[gen], tp)
             if r["fits"] or tp == r["devices"]: break
         yield from rows_of(model, HOSTS[gen], r)
     for model in LARGE:
-        yield from rows_of(model, EIGHT[gen], compile_one(args, model, EIGHT[gen], 8))
+        r = compile_one(args, model, EIGHT[gen], 8)
+        yield from rows_of(model, EIGHT[gen], r)
+        if not r["fits"] and gen in SIXTEEN: yield from rows_of(model, SIXTEEN[gen], compile_one(args, model, SIXTEEN[gen], 16))
 
 def old_rows(text):
     body = text.split(BEGIN)[1].split(END)[0] if BEGIN in text else ""

@@ -136,7 +136,7 @@ static status run_queue(const compile_plan *p, const tools *t, compile_jobs *job
         if (st != ST_OK) err_copy(j->error, sizeof j->error);
         j->done = true;
         j->seconds = clock_now() - start;
-        j->copies_cache = st == ST_OK && !j->spec.sampler && program_copies_cache(&p->c, &j->stats);
+        j->copies_cache = st == ST_OK && !j->spec.sampler && program_copies_cache(&p->c, &j->spec.bucket, &j->stats);
         compile_say_end(p, jobs, i);
     }
     return ST_OK;

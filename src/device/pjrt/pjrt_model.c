@@ -31,10 +31,10 @@ static status compile_apart(pjrt_model *m, const pjrt_source *src, const pjrt_co
     return st;
 }
 
-static void check_temporaries(const pjrt_model *m, const char *name, const pjrt_stats *s)
+static void check_temporaries(const pjrt_model *m, const program_spec *spec, const pjrt_stats *s)
 {
-    if (m->n_blocks > 0 && program_copies_cache(&m->c, s))
-        log_warn("program %s keeps %.1f MiB of temporaries, more than one layer's KV cache (%.1f MiB): the cache may be copied in every step", name,
+    if (m->n_blocks > 0 && program_copies_cache(&m->c, &spec->bucket, s))
+        log_warn("program %s keeps %.1f MiB of temporaries, more than one layer's KV cache (%.1f MiB): the cache may be copied in every step", spec->name,
                  (double)s->temp_bytes / 1048576, (double)program_layer_cache_bytes(&m->c) / 1048576);
 }
 
@@ -59,7 +59,7 @@ static status make_program(pjrt_model *m, const program_spec *spec, pjrt_program
     buf text = {0};
     status st = program_text(&m->c, spec, &text);
     if (st == ST_OK) st = pjrt_model_compile(m, &(pjrt_source){ spec->name, text.data, text.len }, &stats, out);
-    if (st == ST_OK && !spec->sampler) check_temporaries(m, spec->name, &stats);
+    if (st == ST_OK && !spec->sampler) check_temporaries(m, spec, &stats);
     buf_free(&text);
     return st;
 }

@@ -148,10 +148,10 @@ int64_t program_layer_cache_bytes(const program_context *c)
     return least;
 }
 
-/* The widest activation of a layer decides what lives beside each other; attention gathers KV in blocks of 32 MiB. */
-static int64_t beside(const program_context *c)
+/* Columns of a layer's widest activation. */
+static int64_t widest_activation(const program_context *c)
 {
-    int64_t widest = 0, vocab_bytes = (int64_t)c->limits.max_rows * c->vocab * 4;
+    int64_t widest = 0;
     const graph *g = c->plan->g;
     for (int id = 1; id <= graph_n_nodes(g); id++) {
         const node *n = graph_at(g, id);
@@ -159,7 +159,14 @@ static int64_t beside(const program_context *c)
         int64_t cols = shape_cols(&n->s);
         widest = cols > widest ? cols : widest;
     }
-    return 6 * widest * c->limits.max_tokens * 4 + 4 * vocab_bytes + (256 << 20);
+    return widest;
+}
+
+/* The widest activation of a layer decides what lives beside each other; attention gathers KV in blocks of 32 MiB. */
+static int64_t beside(const program_context *c)
+{
+    int64_t vocab_bytes = (int64_t)c->limits.max_rows * c->vocab * 4;
+    return 6 * widest_activation(c) * c->limits.max_tokens * 4 + 4 * vocab_bytes + (256 << 20);
 }
 
 int64_t program_kv_bytes(const program_context *c, int64_t memory_bytes, double utilization)
@@ -167,7 +174,8 @@ int64_t program_kv_bytes(const program_context *c, int64_t memory_bytes, double 
     return (int64_t)((double)memory_bytes * utilization) - program_weight_bytes(c) - beside(c);
 }
 
-bool program_copies_cache(const program_context *c, const pjrt_stats *s)
+bool program_copies_cache(const program_context *c, const lower_bucket *b, const pjrt_stats *s)
 {
-    return s->temp_bytes >= LEAST_COPY && s->temp_bytes >= program_layer_cache_bytes(c);
+    int64_t activations = 2 * (int64_t)b->tokens * widest_activation(c) * (int64_t)dtype_bytes(c->lower.act, 1);
+    return s->temp_bytes >= LEAST_COPY && s->temp_bytes >= program_layer_cache_bytes(c) + activations;
 }

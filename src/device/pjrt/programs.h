@@ -47,7 +47,8 @@ int64_t program_layer_cache_bytes(const program_context *c);            /* of th
  * side: compilers say how much only when n_pages is known). Below 0: it does not fit by that much. */
 int64_t program_kv_bytes(const program_context *c, int64_t memory_bytes, double utilization);
 
-/* Says so if a program keeps a copy of the cache: temporaries of one layer's cache or more (and of 64 MiB at least). */
-bool program_copies_cache(const program_context *c, const pjrt_stats *s);
+/* Does a program keep a copy of the cache? Its temporaries are then at least one layer's cache (and 64 MiB), beside two of its
+ * widest activations. */
+bool program_copies_cache(const program_context *c, const lower_bucket *b, const pjrt_stats *s);
 
 #endif

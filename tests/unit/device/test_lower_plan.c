@@ -565,8 +565,10 @@ TEST(bytes)
     CHECK(program_kv_bytes(&c, 1 << 20, 0.9) < 0);
     c.lower.n_pages = 1 << 20;
     int64_t layer = program_layer_cache_bytes(&c);
-    CHECK(!program_copies_cache(&c, &(pjrt_stats){ .temp_bytes = -1 }));
-    CHECK(program_copies_cache(&c, &(pjrt_stats){ .temp_bytes = layer }) && !program_copies_cache(&c, &(pjrt_stats){ .temp_bytes = layer - 1 }));
+    const lower_bucket none = { 0 }, some = { .tokens = 100 };
+    CHECK(!program_copies_cache(&c, &none, &(pjrt_stats){ .temp_bytes = -1 }));
+    CHECK(program_copies_cache(&c, &none, &(pjrt_stats){ .temp_bytes = layer }) && !program_copies_cache(&c, &none, &(pjrt_stats){ .temp_bytes = layer - 1 }));
+    CHECK(!program_copies_cache(&c, &some, &(pjrt_stats){ .temp_bytes = layer }));   /* activations have their place */
     program_context_free(&c);
     graph_free(g);
 }
