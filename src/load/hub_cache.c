@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/buf.h"
+#include "base/dirs.h"
 #include "base/log.h"
 
 /* ---- names from outside ---- */
@@ -120,19 +121,6 @@ status hub_token(arena *a, const char *given, const char **out)
 
 /* ---- folders and files ---- */
 
-/* Creates the folders above `path`. */
-static status make_parents(arena *a, const char *path)
-{
-    char *p = arena_strdup(a, path);
-    if (!p) return err_nomem();
-    for (char *s = p + 1; (s = strchr(s, '/')); s++) {
-        *s = 0;
-        if (mkdir(p, 0777) != 0 && errno != EEXIST) return err_errno("cannot create the folder %s", p);
-        *s = '/';
-    }
-    return ST_OK;
-}
-
 bool hub_is_file(const char *path)
 {
     struct stat sb;
@@ -200,7 +188,7 @@ status hub_cache_set_ref(arena *a, const hub_cache *c, const char *revision, con
     if (!ref || !tmp) return err_nomem();
     read_ref(ref, now);
     if (strcmp(now, commit) == 0) return ST_OK;
-    TRY(make_parents(a, ref));
+    TRY(dirs_make_above(ref));
     FILE *f = fopen(tmp, "w");
     if (!f) return err_errno("cannot create %s", tmp);
     bool bad = fputs(commit, f) < 0;
@@ -223,7 +211,7 @@ status hub_cache_link(arena *a, const hub_cache *c, const char *etag, const char
     const char *path = hub_cache_file(a, c, commit, name), *blob = hub_cache_blob(a, c, etag);
     const char *tmp = arena_printf(a, "%s.%ld.tmp", path ? path : "", (long)getpid());
     if (!to || !path || !blob || !tmp) return err_nomem();
-    TRY(make_parents(a, path));
+    TRY(dirs_make_above(path));
     unlink(tmp);
     if (symlink(to, tmp) == 0) {
         if (rename(tmp, path) == 0) return ST_OK; /* replaces a link that led nowhere */
@@ -239,8 +227,8 @@ status hub_cache_lock(arena *a, const hub_cache *c, const char *etag, int *fd)
 {
     const char *path = arena_printf(a, "%s/%s.lock", c->locks, etag), *blob = hub_cache_blob(a, c, etag);
     if (!path || !blob) return err_nomem();
-    TRY(make_parents(a, path));
-    TRY(make_parents(a, blob));
+    TRY(dirs_make_above(path));
+    TRY(dirs_make_above(blob));
     int lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (lock < 0) return err_errno("cannot create the lock %s", path);
     int rc = flock(lock, LOCK_EX | LOCK_NB);

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/buf.h"
+#include "base/dirs.h"
 #include "base/hash.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -53,30 +54,18 @@ static uint64_t round_up(uint64_t n) { return (n + ALIGN - 1) / ALIGN * ALIGN; }
 
 status pack_cache_folder(const char *dir, char *out, size_t cap)
 {
-    const char *env = getenv("SYSTOLIC_WEIGHT_CACHE"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    int n;
+    const char *env = getenv("SYSTOLIC_WEIGHT_CACHE");
+    buf path = {0};
     if (!dir || !*dir) dir = env && *env ? env : NULL;
     if (dir && strcmp(dir, "off") == 0) return err_set(ST_NOT_FOUND, "the cache of packed weights is off");
-    if (dir) n = snprintf(out, cap, "%s", dir);
-    else if (xdg && *xdg) n = snprintf(out, cap, "%s/systolic/weights", xdg);
-    else if (home && *home) n = snprintf(out, cap, "%s/.cache/systolic/weights", home);
-    else return err_set(ST_NOT_FOUND, "no folder for packed weights: neither SYSTOLIC_WEIGHT_CACHE nor XDG_CACHE_HOME nor HOME is set");
-    return n > 0 && (size_t)n < cap ? ST_OK : err_set(ST_INVALID, "the folder of packed weights has too long a name");
-}
-
-static status make_folders(const char *dir)
-{
-    char path[4096];
-    if (strlen(dir) >= sizeof path) return err_set(ST_INVALID, "the folder of packed weights has too long a name");
-    memcpy(path, dir, strlen(dir) + 1);
-    for (char *p = path + 1;; p++) {
-        char c = *p;
-        if (c && c != '/') continue;
-        *p = 0;
-        if (mkdir(path, 0777) != 0 && errno != EEXIST) return err_set(ST_IO, "cannot make the folder %s: %s", path, strerror(errno));
-        *p = c;
-        if (!c) return ST_OK;
-    }
+    if (dir) buf_str(&path, dir);
+    else dirs_cache("weights", &path);
+    status st = buf_status(&path);
+    if (st == ST_OK && !path.len) st = err_set(ST_NOT_FOUND, "no folder for packed weights: neither SYSTOLIC_WEIGHT_CACHE nor XDG_CACHE_HOME nor HOME is set");
+    if (st == ST_OK && path.len >= cap) st = err_set(ST_INVALID, "the folder of packed weights has too long a name");
+    if (st == ST_OK) memcpy(out, path.data, path.len + 1);
+    buf_free(&path);
+    return st;
 }
 
 /* ---- reading ---- */
@@ -313,7 +302,8 @@ static status check_disk(const char *dir, uint64_t bytes)
 
 status pack_cache_write(const char *dir, const char *key, const pack_entry *entries, size_t n, int64_t max_folder_bytes, pack_cache **out)
 {
-    TRY(make_folders(dir));
+    status made = dirs_make(dir);
+    if (made != ST_OK) return err_wrap(made == ST_NOMEM ? made : ST_IO, "packed weights");
     pack_cache *c = mem_calloc(1, sizeof *c);
     if (!c) return err_nomem();
     status st = copy_entries(c, entries, n);

@@ -6,12 +6,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/hash.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/dirs.h"
 #include "base/mem.h"
 #include "device/pjrt/internal.h"
 
@@ -20,27 +20,13 @@
 struct pjrt_cache { char *dir; };
 
 /* ---- directory ---- */
-static status make_dirs(char *path)
-{
-    for (char *p = path + 1;; p++) {
-        if (*p && *p != '/') continue;
-        char end = *p;
-        *p = 0;
-        int failed = mkdir(path, 0777) != 0 && errno != EEXIST;
-        if (failed) return err_errno("program cache: create %s", path);
-        *p = end;
-        if (!end) return ST_OK;
-    }
-}
-
 static status default_dir(buf *out)
 {
-    const char *own = getenv("SYSTOLIC_PROGRAM_CACHE"), *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    const char *own = getenv("SYSTOLIC_PROGRAM_CACHE");
     if (own && *own) buf_str(out, own);
-    else if (xdg && *xdg) buf_printf(out, "%s/systolic/programs", xdg);
-    else if (home && *home) buf_printf(out, "%s/.cache/systolic/programs", home);
-    else return err_set(ST_NOT_FOUND, "program cache: none of SYSTOLIC_PROGRAM_CACHE, XDG_CACHE_HOME and HOME is set");
-    return buf_status(out);
+    else dirs_cache("programs", out);
+    TRY(buf_status(out));
+    return out->len ? ST_OK : err_set(ST_NOT_FOUND, "program cache: none of SYSTOLIC_PROGRAM_CACHE, XDG_CACHE_HOME and HOME is set");
 }
 
 status pjrt_cache_open(const char *dir, pjrt_cache **out)
@@ -52,7 +38,8 @@ status pjrt_cache_open(const char *dir, pjrt_cache **out)
     if (dir) buf_str(&path, dir);
     TRY_OUT(dir ? buf_status(&path) : default_dir(&path));
     if (!path.len) { st = err_set(ST_INVALID, "program cache: the directory's name is empty"); goto out; }
-    TRY_OUT(make_dirs(path.data));
+    st = dirs_make(path.data);
+    if (st != ST_OK) { st = err_wrap(st, "program cache"); goto out; }
     if (access(path.data, R_OK | X_OK) != 0) { st = err_errno("program cache %s", path.data); goto out; }
     c->dir = buf_take(&path);
     *out = c;

@@ -6,10 +6,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/dirs.h"
 #include "base/hash.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -96,10 +96,8 @@ static status make_key(const char *machine, char key[2 * KEY_BYTES + 1])
 /* Empty when there is no place for it. */
 static status find_dir(const char *dir, buf *out)
 {
-    const char *xdg = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     if (dir) buf_str(out, dir);
-    else if (xdg && *xdg) buf_printf(out, "%s/systolic", xdg);
-    else if (home && *home) buf_printf(out, "%s/.cache/systolic", home);
+    else dirs_cache("", out);
     return buf_status(out);
 }
 
@@ -162,18 +160,6 @@ static status format_file(const jv *old, const char *key, const linear_choice *c
     return buf_status(out);
 }
 
-static bool make_dirs(char *path)
-{
-    for (char *p = path + 1;; p++) {
-        if (*p && *p != '/') continue;
-        char end = *p;
-        *p = 0;
-        bool failed = mkdir(path, 0777) != 0 && errno != EEXIST;
-        *p = end;
-        if (failed || !end) return !failed;
-    }
-}
-
 /* Beside the file first, then in its place: readers see the old one or the new one. That it cannot be written is no failure. */
 static status write_file(buf *dir, const char *path, const buf *text)
 {
@@ -182,10 +168,15 @@ static status write_file(buf *dir, const char *path, const buf *text)
     random_hex(unique, 16);
     buf_printf(&aside, "%s.%s", path, unique);
     status st = buf_status(&aside);
-    if (st == ST_OK && make_dirs(dir->data)) {
+    if (st == ST_OK) st = dirs_make(dir->data);
+    if (st == ST_OK) {
         int fd = open(aside.data, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
         bool good = fd >= 0 && write(fd, text->data, text->len) == (ssize_t)text->len;
         if (fd >= 0 && (close(fd) != 0 || !good || rename(aside.data, path) != 0)) unlink(aside.data);
+    }
+    if (st != ST_OK && st != ST_NOMEM) {
+        err_clear();
+        st = ST_OK;
     }
     buf_free(&aside);
     return st;
