@@ -2,6 +2,7 @@
 #ifndef SYSTOLIC_GRAPH_DTYPE_H
 #define SYSTOLIC_GRAPH_DTYPE_H
 
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -31,6 +32,25 @@ static inline uint16_t f32_to_bf16(float f)
 }
 float f16_to_f32(uint16_t h);
 uint16_t f32_to_f16(float f);
+/* Nearest 8-bit float with m mantissa bits, ties to even; beyond `most` the largest finite one (code `top`). Subnormals are units
+ * of 2^(1 - bias - m). */
+static inline uint8_t f32_to_f8(float f, int m, int bias, float most, uint8_t top, uint8_t nan)
+{
+    const int drop = 23 - m;
+    uint32_t u;
+    memcpy(&u, &f, 4);
+    uint8_t sign = (uint8_t)(u >> 24 & 0x80);
+    u &= 0x7FFFFFFFu;
+    float a;
+    memcpy(&a, &u, 4);
+    if (u > 0x7F800000u) return (uint8_t)(sign | nan);
+    if (a >= most) return (uint8_t)(sign | top);
+    if (u < (uint32_t)(128 - bias) << 23) return (uint8_t)(sign | (uint8_t)lrintf(ldexpf(a, m + bias - 1)));
+    u += (1u << (drop - 1)) - 1 + (u >> drop & 1);
+    return (uint8_t)(sign | (u - ((uint32_t)(127 - bias) << 23)) >> drop);
+}
+static inline uint8_t f32_to_f8e4m3(float f) { return f32_to_f8(f, 3, 7, 448, 0x7E, 0x7F); }
+static inline uint8_t f32_to_f8e5m2(float f) { return f32_to_f8(f, 2, 15, 57344, 0x7B, 0x7E); }
 float f8e4m3_to_f32(uint8_t b);
 float f8e5m2_to_f32(uint8_t b);
 /* n elements of any float or integer type to f32 (unaligned source allowed). */

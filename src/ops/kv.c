@@ -3,38 +3,6 @@
 #include <math.h>
 #include <string.h>
 
-/* Nearest, ties to even, 448 at most. */
-static uint8_t to_f8e4m3(float f)
-{
-    uint32_t u;
-    memcpy(&u, &f, 4);
-    uint32_t sign = u >> 24 & 0x80;
-    u &= 0x7FFFFFFFu;
-    float a;
-    memcpy(&a, &u, 4);
-    if (isnan(f)) return (uint8_t)(sign | 0x7F);
-    if (a >= 448) return (uint8_t)(sign | 0x7E);
-    if (a < 0x1p-6f) return (uint8_t)(sign | (uint32_t)lrintf(a * 0x1p9f));
-    u += 0x7FFFFu + (u >> 20 & 1);
-    return (uint8_t)(sign | (u - (120u << 23)) >> 20);
-}
-
-/* Nearest, ties to even, 57344 at most: the upper half of a float16, but rounded once. */
-static uint8_t to_f8e5m2(float f)
-{
-    uint32_t u;
-    memcpy(&u, &f, 4);
-    uint32_t sign = u >> 24 & 0x80;
-    u &= 0x7FFFFFFFu;
-    float a;
-    memcpy(&a, &u, 4);
-    if (isnan(f)) return (uint8_t)(sign | 0x7E);
-    if (a >= 57344) return (uint8_t)(sign | 0x7B);
-    if (a < 0x1p-14f) return (uint8_t)(sign | (uint32_t)lrintf(a * 0x1p16f));
-    u += 0xFFFFFu + (u >> 21 & 1);
-    return (uint8_t)(sign | (u - (112u << 23)) >> 21);
-}
-
 /* The factor that takes x[n] to numbers of DT_I8, and through *scale the one that takes them back. */
 static float int8_factor(const float *x, int64_t n, float *scale)
 {
@@ -64,8 +32,8 @@ static void store(dtype type, const float *x, int64_t n, void *to, int64_t step,
     switch (type) {
     case DT_BF16: STORE(uint16_t, f32_to_bf16(x[i]));
     case DT_F16: STORE(uint16_t, f32_to_f16(x[i]));
-    case DT_F8E4M3: STORE(uint8_t, to_f8e4m3(x[i]));
-    case DT_F8E5M2: STORE(uint8_t, to_f8e5m2(x[i]));
+    case DT_F8E4M3: STORE(uint8_t, f32_to_f8e4m3(x[i]));
+    case DT_F8E5M2: STORE(uint8_t, f32_to_f8e5m2(x[i]));
     case DT_I8: STORE(int8_t, to_int8(x[i], factor));
     default: STORE(float, x[i]);
     }

@@ -21,23 +21,6 @@ size_t qgemm_panel_bytes(quant_scheme s, int64_t k)
 
 size_t qgemm_packed_bytes(quant_scheme s, int64_t n, int64_t k) { return (size_t)gemm_n_panels(n) * qgemm_panel_bytes(s, k); }
 
-uint8_t f32_to_f8e4m3(float f)
-{
-    uint32_t u;
-    memcpy(&u, &f, 4);
-    uint8_t sign = (uint8_t)(u >> 24 & 0x80);
-    u &= 0x7FFFFFFFu;
-    if (u > 0x7F800000u) return (uint8_t)(sign | 0x7F);
-    if (u >= 0x43E00000u) return (uint8_t)(sign | 0x7E);                         /* 448 and beyond */
-    if (u < 0x3C800000u) {                                                        /* below 2^-6: units of 2^-9 */
-        float a;
-        memcpy(&a, &u, 4);
-        return (uint8_t)(sign | (uint8_t)lrintf(a * 0x1p9f));
-    }
-    u += 0x7FFFFu + (u >> 20 & 1);
-    return (uint8_t)(sign | (u - 0x3C000000u) >> 20);
-}
-
 /* ---- sixteen groups at a time: one of each of a panel's columns, so that loops over columns become vectors ---- */
 
 enum { CHUNK = 128, CUTS = 12 };   /* k's at a time: a group, or a piece of a channel; a multiple of every layout's step */

@@ -14,7 +14,4 @@ float quantise_group(quant_scheme s, const float *w, int64_t n, int8_t *q);
 /* What a weight's value stands for: row r, column k of a packed weight. For tests and tools. */
 float quantise_value(const qgemm_weight *w, int64_t r, int64_t k);
 
-/* Nearest e4m3 (finite, 448 at most), ties to even. */
-uint8_t f32_to_f8e4m3(float f);
-
 #endif

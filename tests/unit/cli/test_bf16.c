@@ -2,7 +2,7 @@
  * and with rounded ones (the dot product instruction), beside the float32 model. docs/performance.md has the figures. */
 #include "load/safetensors.h"
 #include "ops/isa.h"
-#include "tests/golden/rig.h"
+#include "tests/golden/stories.h"
 
 /* A way to compute: the model's type, the instruction set. */
 typedef struct way { const char *name; dtype weights; const char *isa; } way;
@@ -73,47 +73,6 @@ TEST(golden_llama) { check_golden("llama", (double[]){ 1e-5, 2e-2, 2.4e-2 }); }
 
 /* ---- perplexity ---- */
 
-enum { TEXTS = 8, TEXT_LEN = 300, VOCAB = 512 };
-static int32_t text[TEXTS][TEXT_LEN];
-static float rows[TEXT_LEN][VOCAB];
-
-static double log_sum(const float *row)
-{
-    double most = -INFINITY, all = 0;
-    for (int v = 0; v < VOCAB; v++) most = fmax(most, (double)row[v]);
-    for (int v = 0; v < VOCAB; v++) all += exp((double)row[v] - most);
-    return most + log(all);
-}
-
-/* Stories that the float32 model tells at temperature 1. */
-static void tell_stories(rig *r)
-{
-    uint64_t state = 1;
-    for (int t = 0; t < TEXTS; t++) {
-        rig_seq seq = { 0 };
-        text[t][0] = 1;
-        for (int i = 0; i + 1 < TEXT_LEN; i++) {
-            REQUIRE_OK(rig_step(r, &(rig_work){ &seq, &text[t][i], 1, rows[0] }, 1));
-            state = state * 6364136223846793005u + 1442695040888963407u;
-            double u = (double)(state >> 11) * 0x1p-53, sum = 0, all = log_sum(rows[0]);
-            int pick = 0;
-            while (pick + 1 < VOCAB && (sum += exp((double)rows[0][pick] - all)) < u) pick++;
-            text[t][i + 1] = pick;
-        }
-    }
-}
-
-static double perplexity(rig *r)
-{
-    double sum = 0;
-    for (int t = 0; t < TEXTS; t++) {
-        rig_seq seq = { 0 };
-        CHECK_OK(rig_prompt(r, &seq, text[t], TEXT_LEN, 64, rows[0]));
-        for (int i = 0; i + 1 < TEXT_LEN; i++) sum += log_sum(rows[i]) - (double)rows[i][text[t][i + 1]];
-    }
-    return exp(sum / (TEXTS * (TEXT_LEN - 1)));
-}
-
 TEST(perplexity_of_stories)
 {
     const char *found = test_shared("realdata/models/stories260k-hf-f32/config.json");
@@ -124,9 +83,9 @@ TEST(perplexity_of_stories)
     for (int w = 0; w < N_WAYS - !can_dot(); w++) {
         rig r;
         REQUIRE_OK(open_way(&r, path, w));
-        REQUIRE(r.vocab == VOCAB);
-        if (w == 0) tell_stories(&r);
-        double p = perplexity(&r);
+        REQUIRE(r.vocab == STORIES_VOCAB);
+        if (w == 0) stories_tell(&r);
+        double p = stories_perplexity(&r);
         if (w == 0) plain = p;
         printf("  %-32s perplexity %.4f (%+.3f%%)\n", ways[w].name, p, 100 * (p / plain - 1));
         CHECK(fabs(p / plain - 1) <= 0.003);

@@ -4,7 +4,7 @@
 #include "device/pjrt/lower.h"
 #include "load/safetensors.h"
 #include "ops/isa.h"
-#include "tests/golden/rig.h"
+#include "tests/golden/stories.h"
 
 static status open_dir(rig *r, const char *file, quant_scheme s, int threads, const char *isa_or_null)
 {
@@ -257,48 +257,6 @@ TEST(graphs_with_schemes)
 
 /* ---- perplexity ---- */
 
-enum { TEXTS = 8, TEXT_LEN = 300 };
-static int32_t text[TEXTS][TEXT_LEN];
-static float logits[TEXT_LEN][512];
-
-static double log_sum(const float *row, int n)
-{
-    double most = -INFINITY, all = 0;
-    for (int v = 0; v < n; v++) most = fmax(most, (double)row[v]);
-    for (int v = 0; v < n; v++) all += exp((double)row[v] - most);
-    return most + log(all);
-}
-
-/* Stories that the float32 model tells at temperature 1: what another model loses on them is how far it is from this one. */
-static void tell_stories(rig *r)
-{
-    uint64_t state = 1;
-    for (int t = 0; t < TEXTS; t++) {
-        rig_seq seq = { 0 };
-        text[t][0] = 1;
-        for (int i = 0; i + 1 < TEXT_LEN; i++) {
-            REQUIRE_OK(rig_step(r, &(rig_work){ &seq, &text[t][i], 1, logits[0] }, 1));
-            state = state * 6364136223846793005u + 1442695040888963407u;
-            double u = (double)(state >> 11) * 0x1p-53, sum = 0, all = log_sum(logits[0], r->vocab);
-            int pick = 0;
-            while (pick + 1 < r->vocab && (sum += exp((double)logits[0][pick] - all)) < u) pick++;
-            text[t][i + 1] = pick;
-        }
-    }
-}
-
-static double perplexity(rig *r)
-{
-    double sum = 0;
-    for (int t = 0; t < TEXTS; t++) {
-        rig_seq seq = { 0 };
-        status st = rig_prompt(r, &seq, text[t], TEXT_LEN, 64, logits[0]);
-        if (st != ST_OK) FAIL("%s", err_msg());
-        for (int i = 0; i + 1 < TEXT_LEN; i++) sum += log_sum(logits[i], r->vocab) - (double)logits[i][text[t][i + 1]];
-    }
-    return exp(sum / (TEXTS * (TEXT_LEN - 1)));
-}
-
 TEST(perplexity_of_stories)
 {
     const char *found = test_shared("realdata/models/stories260k-hf-f32/config.json");
@@ -309,9 +267,9 @@ TEST(perplexity_of_stories)
     for (int s = QUANT_NONE; s < QUANT_COUNT; s++) {
         rig r;
         REQUIRE_OK(open_dir(&r, path, (quant_scheme)s, 2, NULL));
-        REQUIRE(r.vocab == 512);
-        if (s == QUANT_NONE) tell_stories(&r);
-        double p = perplexity(&r);
+        REQUIRE(r.vocab == STORIES_VOCAB);
+        if (s == QUANT_NONE) stories_tell(&r);
+        double p = stories_perplexity(&r);
         if (s == QUANT_NONE) plain = p;
         printf("  %-28s perplexity %.4f (%+.2f%%)\n", quant_name((quant_scheme)s), p, 100 * (p / plain - 1));
         /* a model of 260,000 parameters has little to spare for int4 */
