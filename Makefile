@@ -65,6 +65,8 @@ $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	$(call say,CC,$<)$(CC) $(ALLCFLAGS) $(ISA_$(call isa_of,$<)) -c -o $@ $<
 
+$(B)/src/model/presets.o: $(wildcard src/model/presets/*.json)
+
 # tests/unit/LAYER/test_*.c links with that layer and what it may use.
 UNIT_SRCS := $(sort $(wildcard tests/unit/*/test_*.c))
 UNIT_BINS := $(patsubst %.c,$(B)/%,$(UNIT_SRCS))

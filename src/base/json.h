@@ -80,6 +80,11 @@ void jw_str(jw *w, const char *s);                   /* NULL writes null */
 void jw_strn(jw *w, const char *s, size_t n);
 void jw_value(jw *w, const jv *v);                   /* any jv; NULL writes null */
 void jw_raw(jw *w, const char *json);                /* already JSON */
+/* A key with its value. */
+static inline void jw_put_i64(jw *w, const char *key, int64_t v) { jw_key(w, key); jw_i64(w, v); }
+static inline void jw_put_f64(jw *w, const char *key, double v) { jw_key(w, key); jw_f64(w, v); }
+static inline void jw_put_str(jw *w, const char *key, const char *v) { jw_key(w, key); jw_str(w, v); }
+static inline void jw_put_bool(jw *w, const char *key, bool v) { jw_key(w, key); jw_bool(w, v); }
 
 /* "1.5", "1e-05", "1.0", "inf", "nan": exactly Python's repr(float). Returns length; cap >= 32. */
 size_t json_repr_f64(char *dst, size_t cap, double d);

@@ -237,7 +237,7 @@ static status compile_for(const flags *f, compile_plan *p, const tools *t, doubl
     const bool json = flags_bool(f, "json", false);
     compile_jobs jobs = {0};
     compile_report r = { .p = p, .jobs = &jobs, .model = flags_str(f, "model"), .target = target, .compiler = buf_cstr(&t->package), .cache_dir = pjrt_cache_dir(t->cache) };
-    TRY(compile_plan_target(f, target, &t->info, p));
+    TRY(compile_plan_target(target, &t->info, p));
     compile_say_plan(&r, json ? stderr : stdout);
     fflush(stdout);
     status st = p->misfit[0] ? ST_OK : compile_jobs_make(p, flags_str(f, "buckets"), flags_bool(f, "samplers", true), &jobs);
@@ -263,7 +263,8 @@ static status compile(const flags *f, bool *bad)
     TRY(parse_target(target, flags_str(f, "plugin") != NULL, &place));
     status st = compile_plan_model(f, flags_str(f, "model"), &p);
     if (st == ST_OK) {
-        st = tools_open(f, target, &place, &t);
+        st = compile_plan_cut(&p, compile_plan_mesh(f));
+        if (st == ST_OK) st = tools_open(f, target, &place, &t);
         if (st == ST_OK) {
             st = compile_for(f, &p, &t, start, bad);
             tools_close(&t);

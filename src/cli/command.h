@@ -19,6 +19,7 @@ int complete_main(int argc, char **argv);
 int bench_main(int argc, char **argv);          /* bench serve|latency|throughput */
 int run_batch_main(int argc, char **argv);
 int compile_main(int argc, char **argv);
+int plan_main(int argc, char **argv);
 int collect_env_main(int argc, char **argv);
 
 #endif

@@ -29,10 +29,14 @@ typedef struct compile_plan {
     int32_t n_blocks;               /* as serve makes them */
 } compile_plan;
 
-/* The model at `where` (a directory, a config.json, a hub name) as the flags of `f` would serve it. */
+/* The model at `where` (a directory, a config.json, a preset's name, a hub name) as the flags of `f` would serve it. */
 status compile_plan_model(const flags *f, const char *where, compile_plan *out) FALLIBLE;
-/* Cuts it for the target's devices and counts KV blocks as serve does. That it does not fit is no failure: shortfall_bytes. */
-status compile_plan_target(const flags *f, const char *target, const pjrt_target_info *info, compile_plan *p) FALLIBLE;
+/* The devices that the flags ask for. */
+mesh compile_plan_mesh(const flags *f);
+/* Cuts it for a mesh; may be called again for another one. */
+status compile_plan_cut(compile_plan *p, mesh on) FALLIBLE;
+/* Puts it, cut, on the target's devices and counts KV blocks as serve does. That it does not fit is no failure: misfit. */
+status compile_plan_target(const char *target, const pjrt_target_info *info, compile_plan *p) FALLIBLE;
 void compile_plan_free(compile_plan *p);
 
 /* KV bytes of one token on one device, and how many tokens fit on all devices together. */

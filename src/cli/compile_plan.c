@@ -9,6 +9,7 @@
 #include "cli/serve_model.h"
 #include "engine/options.h"
 #include "load/hub.h"
+#include "model/presets.h"
 
 enum { CONFIG_BYTES = 1 << 20 };
 static const double GIB = 1024.0 * 1024 * 1024;
@@ -33,7 +34,10 @@ static status read_config(const flags *f, const char *where, jv **out)
     struct stat sb;
     char *dir;
     model_dir *files;
-    if (stat(where, &sb) == 0 && S_ISREG(sb.st_mode)) return read_config_file(where, out);
+    const bool here = stat(where, &sb) == 0;
+    if (here && S_ISREG(sb.st_mode)) return read_config_file(where, out);
+    const preset *known = here ? NULL : preset_find(where);
+    if (known) return preset_config(known, out);
     hub_options h = { .revision = flags_str(f, "revision"), .token = flags_str(f, "hf-token"), .download_dir = flags_str(f, "download-dir"),
                       .weights = false, .progress = flags_bool(f, "use-tqdm-on-load", true) };
     TRY(hub_resolve(where, &h, &dir));
@@ -50,10 +54,25 @@ static status plan_model(const flags *f, const char *where, compile_plan *p)
     TRY(read_config(f, where, &p->config));
     TRY(merge_json(p->config, flags_json(f, "hf-overrides")));
     TRY(instance_plan(&p->model, p->config, &p->c.limits));
-    p->on = instance_mesh(f);
-    p->on.dp = (int)instance_i64(f, "data-parallel-size", 1);
-    TRY(model_graph_for(p->model.m, p->on, true, &p->g));
     p->utilization = flags_f64(f, "gpu-memory-utilization", 0.92);
+    return ST_OK;
+}
+
+mesh compile_plan_mesh(const flags *f)
+{
+    mesh m = instance_mesh(f);
+    m.dp = (int)instance_i64(f, "data-parallel-size", 1);
+    return m;
+}
+
+status compile_plan_cut(compile_plan *p, mesh on)
+{
+    graph *g;
+    TRY(model_graph_for(p->model.m, on, true, &g));
+    if (p->c.plan) program_context_free(&p->c);
+    graph_free(p->g);
+    p->g = g;
+    p->on = on;
     return ST_OK;
 }
 
@@ -108,14 +127,14 @@ static void explain_misfit(compile_plan *p, int64_t need)
 /* As an instance with a device does it: device_kv_bytes, then the engine's count. */
 static status count_blocks(compile_plan *p)
 {
-    engine_options *o = &p->model.eo;
+    engine_options o = p->model.eo;
     const engine_device dev = { .name = p->target.platform, .free_bytes = p->memory_bytes - p->target.device.used_bytes };
     int64_t page = program_page_bytes(&p->c), need;
     bool known = p->memory_bytes > 0;
-    p->seq_blocks = (o->max_model_len + o->block_size - 1) / o->block_size;
+    p->seq_blocks = (o.max_model_len + o.block_size - 1) / o.block_size;
     p->kv_bytes = known ? program_kv_bytes(&p->c, p->memory_bytes, p->utilization) : 0;
-    if (known && o->kv_cache_bytes == 0) o->kv_cache_bytes = p->kv_bytes > 0 ? p->kv_bytes : 1;
-    status st = options_count_blocks(o, &dev, page, &p->n_blocks);
+    if (known && o.kv_cache_bytes == 0) o.kv_cache_bytes = p->kv_bytes > 0 ? p->kv_bytes : 1;
+    status st = options_count_blocks(&o, &dev, page, &p->n_blocks);
     if (st != ST_OK) p->n_blocks = 0;
     if (!known || st == ST_NOMEM) return st;
     need = page * (p->n_blocks > 0 ? p->n_blocks : p->seq_blocks + 1);
@@ -128,9 +147,10 @@ static status count_blocks(compile_plan *p)
     return st;
 }
 
-status compile_plan_target(const flags *f, const char *target, const pjrt_target_info *info, compile_plan *p)
+status compile_plan_target(const char *target, const pjrt_target_info *info, compile_plan *p)
 {
-    (void)f;
+    p->misfit[0] = 0;
+    p->shortfall_bytes = 0;
     p->target = *info;
     p->memory_bytes = info->device.memory_bytes;
     p->chip = chip_by_kind(info->device.kind, info->device.n_cores);

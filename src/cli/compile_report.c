@@ -93,10 +93,6 @@ status compile_write_table(const compile_report *r, buf *out)
 
 /* ---- JSON ---- */
 
-static void put_i64(jw *w, const char *key, int64_t v) { jw_key(w, key); jw_i64(w, v); }
-static void put_f64(jw *w, const char *key, double v) { jw_key(w, key); jw_f64(w, v); }
-static void put_str(jw *w, const char *key, const char *v) { jw_key(w, key); jw_str(w, v); }
-static void put_bool(jw *w, const char *key, bool v) { jw_key(w, key); jw_bool(w, v); }
 
 /* -1 in statistics: the compiler does not say. */
 static void put_size(jw *w, const char *key, int64_t v)
@@ -116,15 +112,15 @@ static void json_program(jw *w, const compile_job *x)
 {
     const bool ok = x->done && !x->error[0];
     jw_obj(w);
-    put_str(w, "name", x->spec.name);
-    put_str(w, "kind", kind_of(&x->spec));
-    put_i64(w, "tokens", tokens_of(&x->spec));
-    put_i64(w, "seqs", seqs_of(&x->spec));
+    jw_put_str(w, "name", x->spec.name);
+    jw_put_str(w, "kind", kind_of(&x->spec));
+    jw_put_i64(w, "tokens", tokens_of(&x->spec));
+    jw_put_i64(w, "seqs", seqs_of(&x->spec));
     put_real(w, "compile_s", !ok ? -1 : x->cached ? x->stats.compile_s : x->seconds);
-    put_bool(w, "cached", x->cached);
-    put_f64(w, "flops", x->work.flops);
-    put_f64(w, "bytes", x->work.bytes);
-    put_f64(w, "link_bytes", x->work.link_bytes);
+    jw_put_bool(w, "cached", x->cached);
+    jw_put_f64(w, "flops", x->work.flops);
+    jw_put_f64(w, "bytes", x->work.bytes);
+    jw_put_f64(w, "link_bytes", x->work.link_bytes);
     put_real(w, "step_s", x->step_s);
     put_size(w, "argument_bytes", ok ? x->stats.argument_bytes : -1);
     put_size(w, "temp_bytes", ok ? x->stats.temp_bytes : -1);
@@ -132,7 +128,7 @@ static void json_program(jw *w, const compile_job *x)
     put_size(w, "alias_bytes", ok ? x->stats.alias_bytes : -1);
     put_real(w, "compiler_flops", ok ? x->stats.flops : -1);
     put_real(w, "compiler_bytes", ok ? x->stats.bytes : -1);
-    put_bool(w, "copies_cache", x->copies_cache);
+    jw_put_bool(w, "copies_cache", x->copies_cache);
     jw_key(w, "error");
     if (x->error[0]) jw_str(w, x->error);
     else jw_null(w);
@@ -143,44 +139,44 @@ static void json_model(jw *w, const compile_report *r)
 {
     const compile_plan *p = r->p;
     const model_info *m = model_describe(p->model.m);
-    put_str(w, "model", r->model);
-    put_str(w, "architecture", m->architecture);
-    put_i64(w, "parameters", m->n_params);
-    put_str(w, "dtype", dtype_name(p->model.dt));
-    put_str(w, "kv_cache_dtype", dtype_name(p->model.kv_dt));
-    put_i64(w, "max_model_len", p->model.eo.max_model_len);
-    put_i64(w, "max_num_seqs", p->model.eo.max_num_seqs);
-    put_i64(w, "max_num_batched_tokens", p->model.eo.max_num_batched_tokens);
-    put_i64(w, "block_size", p->c.lower.page);
+    jw_put_str(w, "model", r->model);
+    jw_put_str(w, "architecture", m->architecture);
+    jw_put_i64(w, "parameters", m->n_params);
+    jw_put_str(w, "dtype", dtype_name(p->model.dt));
+    jw_put_str(w, "kv_cache_dtype", dtype_name(p->model.kv_dt));
+    jw_put_i64(w, "max_model_len", p->model.eo.max_model_len);
+    jw_put_i64(w, "max_num_seqs", p->model.eo.max_num_seqs);
+    jw_put_i64(w, "max_num_batched_tokens", p->model.eo.max_num_batched_tokens);
+    jw_put_i64(w, "block_size", p->c.lower.page);
 }
 
 static void json_target(jw *w, const compile_report *r)
 {
     const compile_plan *p = r->p;
-    put_str(w, "target", r->target);
-    put_str(w, "device_kind", p->target.device.kind);
-    put_i64(w, "devices", p->target.n_devices);
-    put_i64(w, "tensor_parallel_size", p->on.tp);
-    put_i64(w, "data_parallel_size", p->on.dp);
-    put_bool(w, "sequence_parallel", p->on.sp);
-    put_str(w, "platform", p->target.platform);
-    put_str(w, "platform_version", p->target.version);
-    put_str(w, "compiler", r->compiler);
+    jw_put_str(w, "target", r->target);
+    jw_put_str(w, "device_kind", p->target.device.kind);
+    jw_put_i64(w, "devices", p->target.n_devices);
+    jw_put_i64(w, "tensor_parallel_size", p->on.tp);
+    jw_put_i64(w, "data_parallel_size", p->on.dp);
+    jw_put_bool(w, "sequence_parallel", p->on.sp);
+    jw_put_str(w, "platform", p->target.platform);
+    jw_put_str(w, "platform_version", p->target.version);
+    jw_put_str(w, "compiler", r->compiler);
 }
 
 static void json_memory(jw *w, const compile_plan *p)
 {
     put_size(w, "memory_bytes", p->memory_bytes > 0 ? p->memory_bytes : -1);
-    put_f64(w, "gpu_memory_utilization", p->utilization);
-    put_i64(w, "weight_bytes_per_device", program_weight_bytes(&p->c));
-    put_i64(w, "kv_bytes_per_token_per_device", compile_token_bytes(p));
-    put_i64(w, "kv_bytes_per_token", compile_token_bytes(p) * p->on.tp);
+    jw_put_f64(w, "gpu_memory_utilization", p->utilization);
+    jw_put_i64(w, "weight_bytes_per_device", program_weight_bytes(&p->c));
+    jw_put_i64(w, "kv_bytes_per_token_per_device", compile_token_bytes(p));
+    jw_put_i64(w, "kv_bytes_per_token", compile_token_bytes(p) * p->on.tp);
     put_size(w, "kv_bytes_per_device", p->memory_bytes <= 0 ? -1 : p->kv_bytes > 0 ? p->kv_bytes : 0);
-    put_i64(w, "kv_tokens", compile_kv_tokens(p));
-    put_i64(w, "max_sequences", max_sequences(p));
-    put_i64(w, "kv_blocks", p->n_blocks);
-    put_bool(w, "fits", p->shortfall_bytes == 0);
-    put_i64(w, "shortfall_bytes", p->shortfall_bytes);
+    jw_put_i64(w, "kv_tokens", compile_kv_tokens(p));
+    jw_put_i64(w, "max_sequences", max_sequences(p));
+    jw_put_i64(w, "kv_blocks", p->n_blocks);
+    jw_put_bool(w, "fits", p->shortfall_bytes == 0);
+    jw_put_i64(w, "shortfall_bytes", p->shortfall_bytes);
     jw_key(w, "message");
     if (p->misfit[0]) jw_str(w, p->misfit);
     else jw_null(w);
@@ -193,12 +189,12 @@ status compile_write_json(const compile_report *r, buf *out)
     json_model(&w, r);
     json_target(&w, r);
     json_memory(&w, r->p);
-    put_i64(&w, "assumed_context", compile_assumed_context(r->p));
-    put_str(&w, "cache_dir", r->cache_dir);
-    put_f64(&w, "seconds", r->seconds);
-    put_i64(&w, "n_programs", r->jobs->n);
-    put_i64(&w, "n_cached", count(r->jobs, true));
-    put_i64(&w, "n_failed", count(r->jobs, false));
+    jw_put_i64(&w, "assumed_context", compile_assumed_context(r->p));
+    jw_put_str(&w, "cache_dir", r->cache_dir);
+    jw_put_f64(&w, "seconds", r->seconds);
+    jw_put_i64(&w, "n_programs", r->jobs->n);
+    jw_put_i64(&w, "n_cached", count(r->jobs, true));
+    jw_put_i64(&w, "n_failed", count(r->jobs, false));
     jw_key(&w, "programs");
     jw_arr(&w);
     for (int i = 0; i < r->jobs->n; i++) json_program(&w, &r->jobs->v[i]);

@@ -16,6 +16,7 @@ static const command commands[] = {
     { "run-batch", run_batch_main, "answer a file of OpenAI batch requests" },
     { "bench", bench_main, "measure: serve, latency, throughput" },
     { "compile", compile_main, "compile a model's programs for TPUs that need not be here" },
+    { "plan", plan_main, "tell what a model takes and on which TPUs it fits" },
     { "collect-env", collect_env_main, "print a report of the machine and the build" },
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };

@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "graph/partition.h"
 #include "graph/passes.h"
+#include "model/counts.h"
 #include "model/dsl.h"
 #include "ops/op.h"
 
@@ -45,27 +46,6 @@ static status find_family(const char *name, const model_family **out)
 
 /* ---- what others need to know ---- */
 
-/* A tied head that is quantised is a weight of its own, beside the embedding it is made from. */
-static bool seen_before(const graph *g, int id)
-{
-    const weight_part *p = graph_at(g, id)->a.weight.parts;
-    for (int i = 1; i < id; i++) {
-        const node *w = graph_at(g, i);
-        if (w->op == OP_WEIGHT && strcmp(w->a.weight.parts[0].name, p->name) == 0 && w->a.weight.parts[0].from == p->from) return true;
-    }
-    return false;
-}
-
-static int64_t count_params(const graph *g)
-{
-    int64_t n = 0;
-    for (int id = 1; id <= graph_n_nodes(g); id++) {
-        const node *w = graph_at(g, id);
-        if (w->op == OP_WEIGHT && !seen_before(g, id)) n += w->s.dim[0] * shape_cols(&w->s);
-    }
-    return n;
-}
-
 /* vLLM's rule: what the configuration derives is the limit, unless an environment variable takes the blame. */
 static status context_length(const model_config *c, int wanted, int *out)
 {
@@ -81,10 +61,12 @@ static status context_length(const model_config *c, int wanted, int *out)
 static status fill_info(model *m, const model_options *o)
 {
     const model_config *c = &m->config;
+    model_params params;
+    model_count_params(m->g, &params);
     m->info = (model_info){ .architecture = c->architecture, .model_type = c->model_type, .vocab_size = c->vocab, .n_layers = c->n_layers,
                             .hidden_size = c->hidden, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim,
                             .torch_dtype = c->torch_dtype, .sliding_window = c->window[0], .rope_switch_len = c->rope.switch_len,
-                            .n_params = count_params(m->g), .bos_id = c->bos, .eos_ids = c->eos, .n_eos = c->n_eos };
+                            .n_params = params.total, .bos_id = c->bos, .eos_ids = c->eos, .n_eos = c->n_eos };
     for (int l = 0; l < c->n_layers; l++)
         if (c->window[l] != c->window[0]) m->info.sliding_window = 0; /* some layer needs every key */
     return context_length(c, o->max_model_len, &m->info.max_model_len);

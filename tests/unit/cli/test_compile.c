@@ -11,6 +11,7 @@
 #include "cli/serve.h"
 #include "device/pjrt/cache.h"
 #include "device/pjrt/spec.h"
+#include "tests/capture.h"
 #include "tests/test.h"
 
 #define LLAMA "tests/goldens/llama/config.json"
@@ -50,41 +51,7 @@ static const char *tpu_plugin(void)
 
 static char dir[64] = "/tmp/systolic_test_compile_XXXXXX";
 
-typedef struct ran { int rc; buf out, err; } ran;
-static void ran_free(ran *r) { buf_free(&r->out); buf_free(&r->err); }
-
-static void slurp(FILE *f, buf *out)
-{
-    char text[4096];
-    size_t n;
-    rewind(f);
-    while ((n = fread(text, 1, sizeof text, f)) > 0) buf_append(out, text, n);
-    fclose(f);
-}
-
-/* The command in this process, its two outputs kept. */
-static ran run(const char *const *args)
-{
-    char *argv[48];
-    int argc = 0, keep_out = dup(STDOUT_FILENO), keep_err = dup(STDERR_FILENO);
-    ran r = {0};
-    FILE *out = tmpfile(), *err = tmpfile();
-    for (; args[argc]; argc++) argv[argc] = (char *)(uintptr_t)args[argc];
-    argv[argc] = NULL;
-    fflush(stdout);
-    dup2(fileno(out), STDOUT_FILENO);
-    dup2(fileno(err), STDERR_FILENO);
-    r.rc = compile_main(argc, argv);
-    fflush(stdout);
-    dup2(keep_out, STDOUT_FILENO);
-    dup2(keep_err, STDERR_FILENO);
-    close(keep_out);
-    close(keep_err);
-    slurp(out, &r.out);
-    slurp(err, &r.err);
-    return r;
-}
-#define RUN(...) run((const char *const[]){ __VA_ARGS__, NULL })
+#define RUN(...) run_command(compile_main, (const char *const[]){ __VA_ARGS__, NULL })
 
 #define CHECK_FAILS(r, code, text) do { ran r_ = (r); CHECK_INT(r_.rc, code); if (!strstr(buf_cstr(&r_.err), text)) FAIL("wanted \"%s\" in: %s", text, buf_cstr(&r_.err)); ran_free(&r_); } while (0)
 
@@ -332,7 +299,8 @@ TEST(out_of_memory_is_a_status)
         mem_fail_at(n);
         status st = compile_plan_model(f, flags_str(f, "model"), &p);
         if (st == ST_OK) {
-            st = compile_plan_target(f, "v6e:2x2", &info, &p);
+            st = compile_plan_cut(&p, compile_plan_mesh(f));
+            if (st == ST_OK) st = compile_plan_target("v6e:2x2", &info, &p);
             if (st == ST_OK) st = compile_jobs_make(&p, flags_str(f, "buckets"), true, &jobs);
             compile_report r = { .p = &p, .jobs = &jobs, .model = "m", .target = "v6e:2x2", .compiler = "", .cache_dir = "" };
             if (st == ST_OK) st = compile_write_json(&r, &out);

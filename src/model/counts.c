@@ -1,0 +1,70 @@
+#include "model/counts.h"
+
+#include <string.h>
+
+#include "ops/op.h"
+
+/* A tied head is the embedding again; where it is quantised it has a node of its own but the same values on disk. */
+static bool seen_before(const graph *g, int id)
+{
+    const weight_part *p = graph_at(g, id)->a.weight.parts;
+    for (int i = 1; i < id; i++) {
+        const node *w = graph_at(g, i);
+        if (w->op == OP_WEIGHT && strcmp(w->a.weight.parts[0].name, p->name) == 0 && w->a.weight.parts[0].from == p->from) return true;
+    }
+    return false;
+}
+
+static double bits_of(const node *w)
+{
+    quant_scheme s = (quant_scheme)w->a.weight.scheme;
+    return s ? quant_bits(s, (double)w->s.dim[w->s.rank - 1]) : (double)dtype_bits(w->s.type);
+}
+
+static bool is_embedding(const graph *g, int id)
+{
+    for (int i = id + 1; i <= graph_n_nodes(g); i++)
+        if (graph_at(g, i)->op == OP_EMBED && graph_at(g, i)->in[1].id == id) return true;
+    return false;
+}
+
+void model_count_params(const graph *g, model_params *out)
+{
+    *out = (model_params){ 0 };
+    for (int id = 1; id <= graph_n_nodes(g); id++) {
+        const node *w = graph_at(g, id);
+        if (w->op != OP_WEIGHT) continue;
+        int64_t n = w->s.dim[0] * shape_cols(&w->s);
+        out->bytes += (double)n * bits_of(w) / 8;
+        if (seen_before(g, id)) continue;
+        out->total += n;
+        out->active += n;
+        if (w->a.weight.scheme) out->quantised += n;
+        if (is_embedding(g, id)) out->embedding += n;
+    }
+}
+
+static void add_kind(model_kv_kind *out, int *n, model_kv_kind k)
+{
+    for (int i = 0; i < *n; i++)
+        if (strcmp(out[i].name, k.name) == 0 && out[i].reach == k.reach && out[i].elements == k.elements) {
+            out[i].n_layers += k.n_layers;
+            return;
+        }
+    if (*n < MODEL_MAX_KV_KINDS) out[(*n)++] = k;
+}
+
+int model_kv_kinds(const graph *g, model_kv_kind out[MODEL_MAX_KV_KINDS])
+{
+    int n = 0;
+    for (int everything = 1; everything >= 0; everything--)
+        for (int id = 1; id <= graph_n_nodes(g); id++) {
+            const node *a = graph_at(g, id);
+            if (a->op != OP_PAGED_ATTENTION) continue;
+            const int64_t reach = a->a.paged_attention.window;
+            if ((reach == 0) != everything) continue;
+            add_kind(out, &n, (model_kv_kind){ reach ? "window" : "full", 1, reach,
+                                               shape_cols(&graph_node(g, a->in[1])->s) + shape_cols(&graph_node(g, a->in[2])->s) });
+        }
+    return n;
+}

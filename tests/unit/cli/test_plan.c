@@ -1,0 +1,162 @@
+/* `systolic plan` as users run it, and the presets against the published parameter counts. */
+#include "base/json.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "cli/command.h"
+#include "cli/plan.h"
+#include "cli/serve.h"
+#include "tests/capture.h"
+#include "tests/test.h"
+
+#define RUN(...) run_command(plan_main, (const char *const[]){ __VA_ARGS__, NULL })
+
+static jv *report(ran r)
+{
+    jv *o = NULL;
+    CHECK_INT(r.rc, 0);
+    if (r.rc) printf("  %s\n", buf_cstr(&r.err));
+    else CHECK_OK(jv_parse(buf_cstr(&r.out), r.out.len, &o));
+    ran_free(&r);
+    return o;
+}
+
+static const jv *target(const jv *o, const char *name)
+{
+    const jv *all = jv_get(o, "targets");
+    for (size_t i = 0; i < jv_len(all); i++)
+        if (strcmp(jv_get_str(jv_at(all, i), "target", ""), name) == 0) return jv_at(all, i);
+    return NULL;
+}
+
+static int64_t format_bytes(const jv *o, const char *name)
+{
+    const jv *all = jv_get(o, "weights");
+    for (size_t i = 0; i < jv_len(all); i++)
+        if (strcmp(jv_get_str(jv_at(all, i), "format", ""), name) == 0) return jv_get_i64(jv_at(all, i), "bytes", -1);
+    return -1;
+}
+
+TEST(every_preset_has_the_published_parameters)
+{
+    const preset *x;
+    int n = 0;
+    for (int i = 0; (x = preset_at(i)); i++, n++) {
+        jv *j = NULL;
+        model *m = NULL;
+        model_params params;
+        CHECK(preset_find(x->name) == x);
+        CHECK_OK(preset_config(x, &j));
+        status st = model_new(j, &(model_options){ .weight_dtype = DT_BF16 }, &m);
+        jv_free(j);
+        if (st == ST_UNSUPPORTED) printf("  not yet: %s\n", x->name);
+        else CHECK_OK(st);
+        if (!m) continue;
+        model_count_params(model_graph(m), &params);
+        if (params.total != x->n_params) FAIL("%s has %lld parameters, published %lld", x->name, (long long)params.total, (long long)x->n_params);
+        model_free(m);
+    }
+    CHECK(n >= 24);
+    CHECK(preset_find("QWEN3-32b") != NULL);
+    CHECK(preset_find("Qwen3-33B") == NULL);
+}
+
+TEST(a_name_is_enough)
+{
+    jv *o = report(RUN("qwen3-32b", "--json"));
+    REQUIRE(o != NULL);
+    CHECK_STR(jv_get_str(o, "model", ""), "Qwen3-32B");
+    CHECK_INT(jv_get_i64(jv_get(o, "parameters"), "total", 0), 32762123264);
+    CHECK_INT(format_bytes(o, "bf16"), 65524246528);
+    const jv *kv = jv_get(o, "kv");
+    CHECK_INT(jv_get_i64(kv, "bytes_per_token", 0), 262144);
+    CHECK_INT(jv_get_i64(kv, "bounded_bytes", -1), 0);
+    CHECK_INT(jv_len(jv_get(kv, "kinds")), 1);
+    CHECK_INT(jv_len(jv_get(o, "targets")), 6); /* one of each generation */
+    const jv *t = target(o, "v6e:2x2");
+    REQUIRE(t != NULL);
+    CHECK(jv_get_bool(t, "fits", false));
+    CHECK_INT(jv_get_i64(t, "tensor_parallel_size", 0), 4);
+    jv_free(o);
+}
+
+TEST(targets_are_told_what_fits)
+{
+    jv *o = report(RUN("Llama-3.3-70B-Instruct", "--json", "--max-model-len", "8192", "--target", "v5e:2x2", "v6e-8", "v7x:2x2x1"));
+    REQUIRE(o != NULL);
+    CHECK_INT(jv_len(jv_get(o, "targets")), 3);
+    const jv *small = target(o, "v5e:2x2"), *large = target(o, "v6e-8"), *twice = target(o, "v7x:2x2x1");
+    REQUIRE(small && large && twice);
+    CHECK(!jv_get_bool(small, "fits", true));
+    CHECK_INT(jv_get_i64(small, "tensor_parallel_size", 0), 4);
+    CHECK(jv_get_i64(small, "shortfall_bytes", 0) > 0);
+    CHECK(strstr(jv_get_str(small, "message", ""), "GiB too much per device"));
+    CHECK(jv_get_bool(large, "fits", false));
+    CHECK_INT(jv_get_i64(large, "tensor_parallel_size", 0), 8);
+    CHECK_INT(jv_get_i64(large, "weight_bytes_per_device", 0) / 1000000000, 17);
+    CHECK_INT(jv_get_i64(twice, "devices", 0), 8);
+    CHECK_INT(jv_get_i64(twice, "data_parallel_size", 0) * jv_get_i64(twice, "tensor_parallel_size", 0), 8);
+    jv_free(o);
+}
+
+TEST(text_is_for_people)
+{
+    ran r = RUN("Qwen3-0.6B", "--target", "v5e:1x1");
+    CHECK_INT(r.rc, 0);
+    CHECK(strstr(buf_cstr(&r.out), "596049920), as published"));
+    CHECK(strstr(buf_cstr(&r.out), "114688 bytes per token"));
+    CHECK(strstr(buf_cstr(&r.out), "fits: "));
+    ran_free(&r);
+    r = RUN("--list");
+    CHECK_INT(r.rc, 0);
+    CHECK(strstr(buf_cstr(&r.out), "DeepSeek-V3.1"));
+    ran_free(&r);
+}
+
+TEST(what_is_wrong_is_said)
+{
+    static const struct { const char *model, *target, *text; int rc; } all[] = {
+        { "Qwen3-0.6B", "v9:2x2", "unknown generation", 1 },
+        { "Qwen3-0.6B", "v6e:2x2x1", "two factors are expected", 1 },
+        { "/nowhere/config.json", "v6e:1x1", "/nowhere/config.json", 1 },
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        ran r = RUN(all[i].model, "--target", all[i].target);
+        CHECK_INT(r.rc, all[i].rc);
+        if (!strstr(buf_cstr(&r.err), all[i].text)) FAIL("wanted \"%s\" in: %s", all[i].text, buf_cstr(&r.err));
+        ran_free(&r);
+    }
+}
+
+TEST(out_of_memory_is_a_status)
+{
+    char *argv[] = { "tests/goldens/llama/config.json" };
+    flag_set set = { .prog = "test", .positional = "model", .positional_flag = "model" };
+    flag_def *table;
+    flags *f;
+    REQUIRE_OK(serve_flags_with(NULL, 0, false, &table, &set.n_defs));
+    set.defs = table;
+    REQUIRE_OK(flags_parse(&set, 1, argv, &f));
+    int64_t live = mem_live();
+    for (uint64_t n = 1;; n++) {
+        compile_plan p = {0};
+        static plan_fit fits[PLAN_MAX_TARGETS];
+        int n_fits = 0;
+        mem_fail_at(n);
+        status st = compile_plan_model(f, flags_str(f, "model"), &p);
+        if (st == ST_OK) st = plan_fit_target(&p, "v6e:2x2", &fits[0]);
+        if (st == ST_OK && n == 1) st = plan_fit_all(&p, fits, &n_fits);
+        compile_plan_free(&p);
+        int hit = mem_failed();
+        mem_fail_at(0);
+        CHECK_INT(mem_live(), live);
+        if (!hit) {
+            CHECK_INT(st, ST_OK);
+            break;
+        }
+        CHECK_INT(st, ST_NOMEM);
+    }
+    flags_free(f);
+    mem_free(table);
+}
+
+TEST_MAIN
