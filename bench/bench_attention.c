@@ -178,7 +178,7 @@ static void make_graph(bench *e)
         in[i] = graph_add(e->g, OP_SLICE, &all, 1, &(op_attrs){ .slice = { at, at + widths[i] } });
         in[i] = graph_add(e->g, OP_SPLIT_HEADS, &in[i], 1, &(op_attrs){ .split_heads = { e->s.dim } });
     }
-    e->y = graph_add(e->g, OP_PAGED_ATTENTION, in, 3, &(op_attrs){ .paged_attention = { 0, 0.1, 0 } });
+    e->y = graph_add(e->g, OP_PAGED_ATTENTION, in, 3, &(op_attrs){ .paged_attention = { .cache = 0, .scale = 0.1, .window = 0 } });
     check(graph_finish(e->g, e->y));
     e->ld = q + 2 * k + 16;
     e->ldo = q + 16;

@@ -312,7 +312,7 @@ static void bench_attention(shape_of s, dtype type, int n_seqs, int q_len, int k
         in[i] = graph_add(g, OP_SLICE, &all, 1, &(op_attrs){ .slice = { at, at + widths[i] } });
         in[i] = graph_add(g, OP_SPLIT_HEADS, &in[i], 1, &(op_attrs){ .split_heads = { s.dim } });
     }
-    tensor y = graph_add(g, OP_PAGED_ATTENTION, in, 3, &(op_attrs){ .paged_attention = { 0, 0.1, 0 } });
+    tensor y = graph_add(g, OP_PAGED_ATTENTION, in, 3, &(op_attrs){ .paged_attention = { .cache = 0, .scale = 0.1, .window = 0 } });
     check(graph_finish(g, y));
     int n_tokens = n_seqs * q_len, pages = (kv_len + BLOCK - 1) / BLOCK;
     op_limits l = { n_tokens, n_seqs, n_tokens, kv_len, BLOCK, n_threads, type };

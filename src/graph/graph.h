@@ -107,7 +107,9 @@ typedef union op_attrs {
     struct { int64_t from, to; } slice;                     /* of the last dimension */
     struct { int64_t head_dim; } split_heads;
     struct { floats scale, inv_freq; } rope_table;          /* per variant: what cos and sin are multiplied by; [variants][half] */
-    struct { int64_t cache; double scale; int64_t window; } paged_attention; /* window: keys a query sees with itself; 0 = all */
+    /* window: keys a query sees with itself; chunk: it sees those of its own chunk of so many positions; 0 = all. softcap c: scores
+     * are c tanh(s / c); 0 = as they are. */
+    struct { int64_t cache; double scale; int64_t window, chunk; double softcap; } paged_attention;
     struct { int64_t dim, size; } all_gather;               /* size > 0: the result's `dim` is cut to it (padding dropped) */
     struct { int64_t dim; } reduce_scatter;
 } op_attrs;
@@ -169,9 +171,9 @@ status graph_print(const graph *g, buf *out) FALLIBLE;
 status graph_parse(const graph_rules *rules, const char *text, size_t len, graph **out) FALLIBLE;
 
 /* What an operation looks like: from ops.def. */
-typedef enum field_kind { FIELD_I64, FIELD_OPT, FIELD_F64, FIELD_FLOATS } field_kind;   /* OPT: an int64_t, printed unless 0 */
+typedef enum field_kind { FIELD_I64, FIELD_OPT, FIELD_F64, FIELD_OPT_F64, FIELD_FLOATS } field_kind;   /* OPT: printed unless 0 */
 typedef struct op_field { const char *name; field_kind kind; size_t offset; } op_field;
-enum { OP_MAX_FIELDS = 4 };
+enum { OP_MAX_FIELDS = 8 };
 typedef struct op_schema { const char *name; int min_in, max_in, flags; op_field fields[OP_MAX_FIELDS + 1]; } op_schema;
 const op_schema *op_schema_of(op o);
 static inline const char *op_name(op o) { return op_schema_of(o)->name; }

@@ -200,9 +200,10 @@ static void do_attention(partition *p, int id, const node *n)
     bool cut = q->lay == CUT;
     if ((k->lay == CUT) != cut || (v->lay == CUT) != cut || k->shards != v->shards || (cut && q->shards != p->m.tp))
         graph_fail(p->out, ST_INVALID, "paged_attention: q, k and v are not cut alike");
-    tensor in[3];
+    tensor in[4] = { { 0 } };
     for (int i = 0; i < 3; i++) in[i] = cut ? p->at[n->in[i].id].t : whole(p, n->in[i]);
-    p->at[id] = (place){ graph_add_like(p->out, n, in, 3), q->lay == CUT ? CUT : WHOLE, q->shards, NO_TENSOR };
+    if (n->n_in > 3) in[3] = cut_weight(p, n->in[3], cut ? p->m.tp : 0, 0);   /* sinks, one for each query head */
+    p->at[id] = (place){ graph_add_like(p->out, n, in, 4), q->lay == CUT ? CUT : WHOLE, q->shards, NO_TENSOR };
 }
 
 /* How many of an operation's inputs share the layout of its result, and which layouts it can compute in besides WHOLE. The

@@ -31,10 +31,11 @@ static void print_field(buf *out, const node *n, const op_field *f)
     const void *at = (const char *)&n->a + f->offset;
     char num[32];
     if (f->kind == FIELD_OPT && *(const int64_t *)at == 0) return;
+    if (f->kind == FIELD_OPT_F64 && *(const double *)at == 0) return;
     buf_printf(out, " %s=", f->name);
     if (f->kind == FIELD_I64 || f->kind == FIELD_OPT) {
         buf_printf(out, "%lld", (long long)*(const int64_t *)at);
-    } else if (f->kind == FIELD_F64) {
+    } else if (f->kind == FIELD_F64 || f->kind == FIELD_OPT_F64) {
         json_repr_f64(num, sizeof num, *(const double *)at);
         buf_str(out, num);
     } else {
@@ -286,7 +287,7 @@ static status read_fields(reader *r, op o, op_attrs *a)
     r->n_values = 0;
     for (const op_field *f = op_schema_of(o)->fields; f->name; f++) {
         void *at = (char *)a + f->offset;
-        if (f->kind != FIELD_OPT) need(r, f->name);
+        if (f->kind != FIELD_OPT && f->kind != FIELD_OPT_F64) need(r, f->name);
         else if (!accept(r, f->name)) continue;
         need(r, "=");
         if (f->kind == FIELD_I64 || f->kind == FIELD_OPT) *(int64_t *)at = read_int(r);

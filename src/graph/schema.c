@@ -7,6 +7,7 @@
 #define I64(o, f) { #f, FIELD_I64, offsetof(op_attrs, o.f) },
 #define OPT(o, f) { #f, FIELD_OPT, offsetof(op_attrs, o.f) },
 #define F64(o, f) { #f, FIELD_F64, offsetof(op_attrs, o.f) },
+#define OPT_F64(o, f) { #f, FIELD_OPT_F64, offsetof(op_attrs, o.f) },
 #define FLOATS(o, f) { #f, FIELD_FLOATS, offsetof(op_attrs, o.f) },
 static const op_schema schemas[OP_COUNT] = {
     [OP_NULL] = { "null", 0, 0, 0, { { NULL, FIELD_I64, 0 } } },

@@ -47,7 +47,7 @@ tensor rope(net *n, tensor x) { return graph_add(n->g, OP_ROPE, (tensor[]){ x, n
 
 tensor paged_attention(net *n, tensor q, tensor k, tensor v)
 {
-    op_attrs a = { .paged_attention = { n->layer, 1 / sqrt((double)n->c->head_dim), n->c->window[n->layer] } };
+    op_attrs a = { .paged_attention = { .cache = n->layer, .scale = 1 / sqrt((double)n->c->head_dim), .window = n->c->window[n->layer] } };
     return graph_add(n->g, OP_PAGED_ATTENTION, (tensor[]){ q, k, v }, 3, &a);
 }
 

@@ -27,6 +27,7 @@ typedef struct attn_tile {
     int rows;                        /* at most ATTN_ROWS */
     int64_t d, dp;                   /* head size, and rounded up to 16 */
     float scale;                     /* of scores, ATTN_RAW included */
+    float softcap;                   /* scores become softcap * tanh(score / softcap); 0 = they stay */
     float v_scale;                   /* of values: ATTN_RAW, or 1 */
     const float *q;                  /* [rows][d] */
     dtype type;                      /* of k and v */

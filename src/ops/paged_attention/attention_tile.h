@@ -102,6 +102,20 @@ TILE void qk_type(dtype type, const attn_tile *t, int g0, int g1)
 
 /* ---- weights ---- */
 
+/* tanh(x) to about 1e-7, as exp gives it; +-1 beyond what exp takes. */
+TILE V tanh_of(V x)
+{
+    V e = v_exp(v_add(x, x)), one = v_set1(1.0f);
+    return v_sub(one, v_div(v_set1(2.0f), v_add(e, one)));
+}
+
+TILE void cap_row(const attn_tile *t, float *s, int lo, int hi)
+{
+    if (t->softcap == 0) return;
+    V cap = v_set1(t->softcap);
+    for (int j = lo / VEC_LANES * VEC_LANES; j < hi; j += VW) v_store(s + j, v_mul(tanh_of(v_div(v_load(s + j), cap)), cap));
+}
+
 /* Scores of a row to weights exp(s - max), zero where the row does not see. Returns the greatest score and the sum. */
 TILE void softmax_row(float *s, int lo, int hi, float *max_out, float *sum_out)
 {
@@ -254,6 +268,7 @@ TILE void part_body(const attn_tile *t)
     for (int r = 0; r < t->rows; r++) {
         if (t->hi[r] <= t->lo[r]) continue;
         float m, l;
+        cap_row(t, t->s + r * ATTN_PART, t->lo[r], t->hi[r]);
         softmax_row(t->s + r * ATTN_PART, t->lo[r], t->hi[r], &m, &l);
         weigh_row(t, t->s + r * ATTN_PART, t->lo[r], t->hi[r]);
         f.old_f[r] = f.part_f[r] = 1;

@@ -1,7 +1,9 @@
-/* paged_attention(q [T, heads, d], k [T, kv_heads, d], v [T, kv_heads, d]) -> [T, heads, d]
+/* paged_attention(q [T, heads, d], k [T, kv_heads, d], v [T, kv_heads, d], sinks [heads]?) -> [T, heads, d]
  *
  * Writes the tokens' K and V into the cache at batch.slots, then attends causally: token i of a sequence sees the keys at
- * positions 0 .. its own, or the last `window` of them. Query head h reads kv head h / (heads / kv_heads).
+ * positions 0 .. its own, of these the last `window`, or those that lie in its chunk (positions p with equal p / chunk: Llama 4).
+ * Query head h reads kv head h / (heads / kv_heads). A head's sink is one more score in its softmax, as it is, without a value
+ * (gpt-oss); `softcap` bends the others before it (Gemma 2).
  *
  * On the CPU the work is cut into units: some consecutive tokens of one sequence, times a kv head with its query heads, so
  * that a part of the cache is read once for all of them. A long sequence with few queries is cut further, by parts; partial
@@ -13,7 +15,7 @@
 #include "ops/op.h"
 #include "ops/paged_attention/attention.h"
 
-enum { Q, K, VAL };
+enum { Q, K, VAL, SINKS };
 
 static status infer(const graph *g, const node *n, shape *out)
 {
@@ -24,7 +26,13 @@ static status infer(const graph *g, const node *n, shape *out)
     if (!shape_equal(k, v)) return err_set(ST_INTERNAL, "k is %s, v %s", shape_format(k, a, sizeof a), shape_format(v, b, sizeof b));
     if (q->dim[0] != DIM_T || k->dim[0] != DIM_T || q->dim[2] != k->dim[2] || q->dim[1] % k->dim[1])
         return err_set(ST_INTERNAL, "q is %s, k %s", shape_format(q, a, sizeof a), shape_format(k, b, sizeof b));
-    if (n->a.paged_attention.window < 0) return err_set(ST_INTERNAL, "negative window");
+    if (n->a.paged_attention.window < 0 || n->a.paged_attention.chunk < 0) return err_set(ST_INTERNAL, "negative window or chunk");
+    if (!(n->a.paged_attention.softcap >= 0)) return err_set(ST_INTERNAL, "softcap is %g, expected 0 or more", n->a.paged_attention.softcap);
+    if (op_has_in(n, SINKS)) {
+        const shape *s = op_in(g, n, SINKS);
+        if (graph_node(g, n->in[SINKS])->op != OP_WEIGHT || s->rank != 1 || s->dim[0] != q->dim[1])
+            return err_set(ST_INTERNAL, "sinks are %s, expected a weight with one number per head of q, which is %s", shape_format(s, a, sizeof a), shape_format(q, b, sizeof b));
+    }
     *out = *q;
     return ST_OK;
 }
@@ -33,8 +41,9 @@ static status infer(const graph *g, const node *n, shape *out)
 
 static int64_t first_key(const node *n, int64_t pos)
 {
-    int64_t window = n->a.paged_attention.window;
-    return window && pos + 1 > window ? pos + 1 - window : 0;
+    int64_t window = n->a.paged_attention.window, chunk = n->a.paged_attention.chunk, of_chunk = chunk ? pos / chunk * chunk : 0;
+    int64_t of_window = window && pos + 1 > window ? pos + 1 - window : 0;
+    return of_window > of_chunk ? of_window : of_chunk;
 }
 
 static void ref_write(const ref_call *c, int which, float *cache)
@@ -50,29 +59,35 @@ static int64_t slot_of(const batch *b, int s, int64_t pos, int block_size)
     return (int64_t)b->page_table[(int64_t)s * b->max_pages + pos / block_size] * block_size + pos % block_size;
 }
 
+/* The score of a key, given where it is in the cache. */
+static double ref_score(const ref_call *c, const float *q, const float *k, int64_t d)
+{
+    double score = 0, cap = c->n->a.paged_attention.softcap;
+    for (int64_t i = 0; i < d; i++) score += (double)q[i] * k[i];
+    score *= c->n->a.paged_attention.scale;
+    return cap > 0 ? cap * tanh(score / cap) : score;
+}
+
 static void ref_query(const ref_call *c, int s, int64_t t, int64_t pos, int64_t h)
 {
     const ref_cache *cache = &c->caches[c->n->a.paged_attention.cache];
     int64_t heads = c->in[Q].dim[1], kv_heads = c->in[K].dim[1], d = c->in[Q].dim[2], kh = h / (heads / kv_heads);
     const float *q = c->in[Q].f + (t * heads + h) * d;
     float *out = c->out.f + (t * heads + h) * d;
-    double max = -INFINITY, sum = 0;
+    bool sinks = op_has_in(c->n, SINKS);
+    double max = sinks ? c->in[SINKS].f[h] : -INFINITY, sum = 0;
     for (int pass = 0; pass < 2; pass++)
         for (int64_t j = first_key(c->n, pos); j <= pos; j++) {
-            int64_t at = (slot_of(c->b, s, j, c->block_size) * kv_heads + kh) * d;
-            double score = 0;
-            for (int64_t i = 0; i < d; i++) score += (double)q[i] * cache->k[at + i];
-            score *= c->n->a.paged_attention.scale;
+            double score = ref_score(c, q, cache->k + (slot_of(c->b, s, j, c->block_size) * kv_heads + kh) * d, d);
             if (pass == 0) max = score > max ? score : max;
             else sum += exp(score - max);
         }
+    if (sinks) sum += exp(c->in[SINKS].f[h] - max);
     for (int64_t i = 0; i < d; i++) {
         double value = 0;
         for (int64_t j = first_key(c->n, pos); j <= pos; j++) {
             int64_t at = (slot_of(c->b, s, j, c->block_size) * kv_heads + kh) * d;
-            double score = 0;
-            for (int64_t e = 0; e < d; e++) score += (double)q[e] * cache->k[at + e];
-            value += exp(score * c->n->a.paged_attention.scale - max) / sum * cache->v[at + i];
+            value += exp(ref_score(c, q, cache->k + at, d) - max) / sum * cache->v[at + i];
         }
         out[i] = (float)value;
     }
@@ -336,6 +351,18 @@ static void set_ranges(const cpu_call *c, const unit *u, int64_t n_heads, int pa
     }
 }
 
+/* Rows before any key: nothing, or the head's sink, which weighs 1 and has no value. */
+static void start_rows(const cpu_call *c, const heads *h, work *w, int64_t h0, int64_t n_heads, int64_t rows, bool sinks)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        w->empty[r] = !sinks;
+        if (!sinks) continue;
+        w->m[r] = c->in[SINKS].f[h0 + r % n_heads];
+        w->l[r] = 1;
+        memset(w->acc + r * h->dp, 0, (size_t)h->dp * sizeof(float));
+    }
+}
+
 static void run_unit(const cpu_call *c, const heads *h, const unit *u, int64_t item, void *scratch)
 {
     work *w = scratch;
@@ -344,12 +371,11 @@ static void run_unit(const cpu_call *c, const heads *h, const unit *u, int64_t i
     const plan *p = c->state;
     int64_t kh = item / h->items_per_kv, h0 = kh * h->group + item % h->items_per_kv * h->per_item;
     int64_t n_heads = (kh + 1) * h->group - h0 < h->per_item ? (kh + 1) * h->group - h0 : h->per_item, rows = u->n * n_heads;
-    for (int64_t r = 0; r < rows; r++) {
+    for (int64_t r = 0; r < rows; r++)
         memcpy(w->q + r * h->d, c->in[Q].f + (u->t0 + r / n_heads) * c->in[Q].ld + (h0 + r % n_heads) * h->d, (size_t)h->d * sizeof(float));
-        w->empty[r] = true;
-    }
+    start_rows(c, h, w, h0, n_heads, rows, u->partial < 0 && op_has_in(c->n, SINKS));
     attn_tile t = { .rows = (int)rows, .d = h->d, .dp = h->dp, .scale = (float)c->n->a.paged_attention.scale * attn_raw(c->kv->type),
-                    .v_scale = attn_raw(c->kv->type), .q = w->q, .lo = w->lo, .hi = w->hi, .s = w->s, .state = { w->m, w->l, w->acc, h->dp }, .empty = w->empty };
+                    .softcap = (float)c->n->a.paged_attention.softcap, .v_scale = attn_raw(c->kv->type), .q = w->q, .lo = w->lo, .hi = w->hi, .s = w->s, .state = { w->m, w->l, w->acc, h->dp }, .empty = w->empty };
     int64_t end = (int64_t)c->b->kv_lens[u->seq] - c->b->cu_q_lens[u->seq + 1] + u->t0 + u->n;
     for (int part = u->p0; part < u->p1; part++) {
         int64_t next = (int64_t)(part + 1) * ATTN_PART;   /* the last part does not fetch what another unit reads */
@@ -380,7 +406,7 @@ static void merge_unit(const cpu_call *c, const heads *h, const unit *u, int64_t
     int64_t kh = item / h->items_per_kv, h0 = kh * h->group + item % h->items_per_kv * h->per_item;
     int64_t n_heads = (kh + 1) * h->group - h0 < h->per_item ? (kh + 1) * h->group - h0 : h->per_item, rows = u->n * n_heads;
     float *acc = w->acc;
-    for (int64_t r = 0; r < rows; r++) w->empty[r] = true;
+    start_rows(c, h, w, h0, n_heads, rows, op_has_in(c->n, SINKS));
     for (int part = u->p0; part < u->p1; part++) {
         set_ranges(c, u, n_heads, part, w);
         for (int64_t r = 0; r < rows; r++) {
@@ -443,19 +469,22 @@ static void cost(const graph *g, const node *n, const op_sizes *s, op_cost *out)
 
 static tensor build_case(graph *g, int i, dtype type)
 {
-    (void)type;
-    static const struct { int64_t heads, kv, d, window; } cases[] = {
-        { 1, 1, 8, 0 }, { 4, 2, 16, 0 }, { 8, 2, 64, 0 }, { 4, 1, 128, 0 }, { 3, 3, 20, 5 }, { 4, 4, 80, 100 }, { 70, 1, 16, 0 }, { 14, 2, 48, 300 } };
-    if (i >= 8) return NO_TENSOR;
+    static const struct { int64_t heads, kv, d, window, chunk; double softcap; bool sinks; } cases[] = {
+        { 1, 1, 8, 0, 0, 0, false }, { 4, 2, 16, 0, 0, 0, false }, { 8, 2, 64, 0, 0, 0, false }, { 4, 1, 128, 0, 0, 0, false },
+        { 3, 3, 20, 5, 0, 0, false }, { 4, 4, 80, 100, 0, 0, false }, { 70, 1, 16, 0, 0, 0, false }, { 14, 2, 48, 300, 0, 0, false },
+        { 4, 2, 32, 0, 7, 0, false }, { 2, 1, 64, 0, 256, 0, false }, { 4, 2, 16, 0, 0, 0.5, false }, { 4, 2, 64, 9, 0, 0, true }, { 70, 1, 16, 0, 0, 0, true },
+        { 6, 3, 20, 11, 24, 2, true } };
+    if (i >= (int)(sizeof cases / sizeof *cases)) return NO_TENSOR;
     int64_t d = cases[i].d, widths[] = { cases[i].heads * d, cases[i].kv * d, cases[i].kv * d }, at = 0;
-    tensor all = case_input(g, DIM_T, widths[0] + widths[1] + widths[2], AX_HEADS), in[3];
+    tensor all = case_input(g, DIM_T, widths[0] + widths[1] + widths[2], AX_HEADS), in[4] = { { 0 } };
     for (int j = 0; j < 3; j++) {
         in[j] = graph_add(g, OP_SLICE, &all, 1, &(op_attrs){ .slice = { at, at + widths[j] } });
         in[j] = graph_add(g, OP_SPLIT_HEADS, &in[j], 1, &(op_attrs){ .split_heads = { d } });
         at += widths[j];
     }
-    op_attrs a = { .paged_attention = { 0, 1 / sqrt((double)d), cases[i].window } };
-    return graph_add(g, OP_PAGED_ATTENTION, in, 3, &a);
+    if (cases[i].sinks) in[SINKS] = case_weight(g, "sinks", type, cases[i].heads, 0);
+    op_attrs a = { .paged_attention = { 0, 1 / sqrt((double)d), cases[i].window, cases[i].chunk, cases[i].softcap } };
+    return graph_add(g, OP_PAGED_ATTENTION, in, 4, &a);
 }
 
 const op_impl op_paged_attention = { infer, ref, OP_CPU_ALL(cpu), paged_attention_hlo, 3, skip_phase, needs, cost, build_case };

@@ -12,7 +12,7 @@
 #include "ops/op.h"
 #include "ops/paged_attention/attention.h"
 
-enum { Q, K, VAL };
+enum { Q, K, VAL, SINKS };
 enum { LANES = 128, HALF = LANES / 2, BLOCK_BYTES = 32 << 20, SINGLE_TOKENS = 128, TILE_TOKENS = 512 };
 
 /* Below every score; finite, so that differences are. */
@@ -119,13 +119,16 @@ static hlo_val padded_table(const reader *r)
     return more ? hlo_pad(r->c->h, s->page_table, 1, 0, more, hlo_int(r->c->h, DT_I32, 0)) : s->page_table;
 }
 
-/* From last_key [..]: lo and hi of a query that sees the keys up to that position. */
+/* From hi [..], one more than a query's position: the first key that it sees. */
 static hlo_val first_key(const reader *r, hlo_val hi)
 {
-    int64_t window = r->c->n->a.paged_attention.window;
+    int64_t window = r->c->n->a.paged_attention.window, chunk = r->c->n->a.paged_attention.chunk;
     hlo *h = r->c->h;
-    if (!window) return hlo_full_like(h, hlo_int(h, DT_I32, 0), hi);
-    return hlo_bin_scalar(h, "maximum", hlo_bin_scalar(h, "subtract", hi, (double)window), 0);
+    hlo_val lo = hlo_full_like(h, hlo_int(h, DT_I32, 0), hi);
+    if (window) lo = hlo_bin(h, "maximum", hlo_bin_scalar(h, "subtract", hi, (double)window), lo);
+    if (!chunk) return lo;
+    hlo_val number = hlo_bin_scalar(h, "divide", hlo_bin_scalar(h, "subtract", hi, 1), (double)chunk);
+    return hlo_bin(h, "maximum", hlo_bin_scalar(h, "multiply", number, (double)chunk), lo);
 }
 
 /* Blocks [from, to) that some row needs. */
@@ -180,6 +183,14 @@ static void load_block(const reader *r, hlo_val i, hlo_val *k, hlo_val *v)
     *v = hlo_select(h, mask, *v, hlo_full_like(h, hlo_float(h, r->type, 0), *v));
 }
 
+static hlo_val capped(const reader *r, hlo_val s)
+{
+    double cap = r->c->n->a.paged_attention.softcap;
+    hlo *h = r->c->h;
+    if (cap == 0) return s;
+    return hlo_bin_scalar(h, "multiply", hlo_un(h, "tanh", hlo_bin_scalar(h, "divide", s, cap)), cap);
+}
+
 /* One block: greatest score m, sum of weights l [B, kv_heads, n] and weighted sum of values acc [B, kv_heads, n, head_width], all f32. */
 static void attend_block(const reader *r, hlo_val i, const hlo_val old[3], hlo_val next[3])
 {
@@ -187,7 +198,7 @@ static void attend_block(const reader *r, hlo_val i, const hlo_val old[3], hlo_v
     hlo_val k, v;
     load_block(r, i, &k, &v);
     hlo_val s = hlo_dot(h, r->q, k, HLO_DIMS(0, 1), HLO_DIMS(0, 1), HLO_DIMS(3), HLO_DIMS(3), DT_F32);
-    s = hlo_bin_scalar(h, "multiply", s, r->c->n->a.paged_attention.scale);
+    s = capped(r, hlo_bin_scalar(h, "multiply", s, r->c->n->a.paged_attention.scale));
     hlo_val mask = hlo_broadcast(h, seen(r, i, r->lo, r->hi), (int[]){ 0, 2, 3 }, 4, s.dim);
     s = hlo_select(h, mask, s, hlo_full_like(h, hlo_float(h, DT_F32, NO_SCORE), s));
     next[0] = hlo_bin(h, "maximum", old[0], hlo_reduce(h, "maximum", s, 3));
@@ -199,6 +210,16 @@ static void attend_block(const reader *r, hlo_val i, const hlo_val old[3], hlo_v
     next[2] = hlo_bin(h, "add", hlo_bin(h, "multiply", old[2], hlo_broadcast_at(h, keep, 0, old[2])), pv);
 }
 
+/* Every row's softmax begins with its head's sink, which weighs 1 and has no value: rows are [queries, group]. */
+static void start_with_sinks(const reader *r, hlo_val state[3])
+{
+    hlo *h = r->c->h;
+    hlo_val sinks = hlo_reshape(h, hlo_convert(h, r->c->in[SINKS], DT_F32), 2, (int64_t[]){ r->kv.heads, r->group });
+    sinks = hlo_broadcast(h, sinks, (int[]){ 1, 3 }, 4, (int64_t[]){ r->B, r->kv.heads, r->n / r->group, r->group });
+    state[0] = hlo_reshape(h, sinks, 3, state[0].dim);
+    state[1] = hlo_full_like(h, hlo_float(h, DT_F32, 1), state[1]);
+}
+
 /* The loop over blocks: [B, kv_heads, n, d] of type act; rows that see no key are 0. */
 static hlo_val attend(reader *r)
 {
@@ -207,6 +228,7 @@ static hlo_val attend(reader *r)
     int64_t dim[] = { r->B, r->kv.heads, r->n, head_width(&r->kv) };
     block_range(r, &from, &to);
     for (int i = 0; i < 3; i++) state[i] = hlo_full(h, hlo_float(h, DT_F32, i ? 0 : NO_SCORE), i == 2 ? 4 : 3, dim);
+    if (op_has_in(r->c->n, SINKS)) start_with_sinks(r, state);
     hlo_val carried[3], i = hlo_for(h, from, to, state, 3, carried);
     attend_block(r, i, carried, next);
     hlo_end_for(h, next, state);

@@ -53,7 +53,7 @@ static status program_text(const setup *u, buf *out)
                    .n_tiles = u->n_tiles, .write_page = a[A_WRITE_PAGE], .write_slot = a[A_WRITE_SLOT], .page_table = a[A_TABLE], .kv_lens = a[A_LENS],
                    .seq_token = a[A_SEQ_TOKEN], .token_seq = a[A_TOKEN_SEQ], .tile_seq = a[A_TILE_SEQ], .tile_token = a[A_TILE_TOKEN],
                    .tile_pos = a[A_TILE_POS], .tile_len = a[A_TILE_LEN], .tiles = a[A_TILES] };
-    node n = { .op = OP_PAGED_ATTENTION, .a.paged_attention = { 0, 1 / sqrt((double)u->d), u->window } };
+    node n = { .op = OP_PAGED_ATTENTION, .a.paged_attention = { .cache = 0, .scale = 1 / sqrt((double)u->d), .window = u->window } };
     hlo_val layer = hlo_for(&h, hlo_int(&h, DT_I32, 0), hlo_int(&h, DT_I32, u->layers), (hlo_val[]){ a[A_X], a[A_CACHE] }, 2, carried);
     hlo_call c = { .h = &h, .n = &n, .step = &s, .cache = carried[1], .first_page = hlo_bin_scalar(&h, "multiply", layer, (double)u->n_pages) };
     c.in[0] = columns(&h, u, carried[0], 0, u->heads);
@@ -236,7 +236,7 @@ static void run_device(world *w, float *out)
 static void run_ref(world *w)
 {
     const setup *u = &w->u;
-    node n = { .op = OP_PAGED_ATTENTION, .a.paged_attention = { 0, 1 / sqrt((double)u->d), u->window } };
+    node n = { .op = OP_PAGED_ATTENTION, .a.paged_attention = { .cache = 0, .scale = 1 / sqrt((double)u->d), .window = u->window } };
     int64_t t_n = w->b.n_tokens, widths[] = { u->heads * u->d, u->kv_heads * u->d, u->kv_heads * u->d }, per_layer = u->n_pages * u->page * u->kv_heads * u->d;
     for (int64_t layer = 0; layer < u->layers; layer++) {
         ref_cache cache = { u->kv, w->k + layer * per_layer, w->v + layer * per_layer };

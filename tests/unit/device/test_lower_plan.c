@@ -38,7 +38,7 @@ static tensor make_attention(maker *m, int l, tensor x, int64_t head_dim, int64_
 {
     tensor q = make_linear(m, l, "q", x, 2 * head_dim);
     q = graph_add(m->g, OP_SPLIT_HEADS, &q, 1, &(op_attrs){ .split_heads = { head_dim } });
-    q = graph_add(m->g, OP_PAGED_ATTENTION, (tensor[]){ q, q, q }, 3, &(op_attrs){ .paged_attention = { m->n_caches++, 0.5, window } });
+    q = graph_add(m->g, OP_PAGED_ATTENTION, (tensor[]){ q, q, q }, 3, &(op_attrs){ .paged_attention = { .cache = m->n_caches++, .scale = 0.5, .window = window } });
     return make_linear(m, l, "o", graph_add(m->g, OP_MERGE_HEADS, &q, 1, NULL), WIDTH);
 }
 

@@ -54,7 +54,7 @@ static tensor layer(graph *g, const decoder *d, int l, tensor x, tensor table)
     v = one(g, OP_SPLIT_HEADS, linear(g, l, y, ROLE_COL, "v", AX_KV_HEADS, d->kv_heads * d->head_dim, d->bias), d->head_dim);
     if (d->qk_norm) q = norm(g, l, q, "qn"), k = norm(g, l, k, "kn");
     tensor in[] = { two(g, OP_ROPE, q, table), two(g, OP_ROPE, k, table), v };
-    y = graph_add(g, OP_PAGED_ATTENTION, in, 3, &(op_attrs){ .paged_attention = { l, 0.5, 0 } });
+    y = graph_add(g, OP_PAGED_ATTENTION, in, 3, &(op_attrs){ .paged_attention = { .cache = l, .scale = 0.5, .window = 0 } });
     y = linear(g, l, graph_add(g, OP_MERGE_HEADS, &y, 1, NULL), ROLE_ROW, "o", AX_EMBED, d->hidden, d->row_bias);
     x = two(g, OP_ADD, x, y);
     y = norm(g, l, x, "post");
@@ -649,6 +649,52 @@ TEST(graphs_that_cannot_be_cut)
               ST_INVALID, "%3, a linear, is needed whole, but there are more tensor ranks than heads");
     CHECK_ERR(partition_text(cases[0].text, (mesh){ 0, 2, false }), ST_INVALID, "a mesh of 0 x 2 devices");
     CHECK_ERR(partition_text(cases[0].text, (mesh){ 1, -2, false }), ST_INVALID, "a mesh of 1 x -2 devices");
+}
+
+/* Sinks go with their query heads; attributes that are off are not printed, and come back as they were. */
+TEST(sinks_are_cut_like_heads)
+{
+    static const char head[] = INPUT
+        "%2 = weight role=col \"q\"[0:8/8]heads : f32[8, 8]{heads, embed}\n"
+        "%3 = linear(%1, %2) : f32[T, 8]{tokens, heads}\n"
+        "%4 = weight role=col \"k\"[0:4/4]kv_heads : f32[4, 8]{kv_heads, embed}\n"
+        "%5 = linear(%1, %4) : f32[T, 4]{tokens, kv_heads}\n"
+        "%6 = split_heads(%3) head_dim=2 : f32[T, 4, 2]{tokens, heads, head_dim}\n"
+        "%7 = split_heads(%5) head_dim=2 : f32[T, 2, 2]{tokens, kv_heads, head_dim}\n";
+    static const char tail[] =
+        "%9 = paged_attention(%6, %7, %7, %8) cache=0 scale=0.5 window=0 chunk=64 softcap=30.0 : f32[T, 4, 2]{tokens, heads, head_dim}\n"
+        "%10 = merge_heads(%9) : f32[T, 8]{tokens, heads}\n"
+        "%11 = weight role=row \"o\"[0:8/8]embed : f32[8, 8]{embed, heads}\n"
+        "%12 = linear(%10, %11) : f32[T, 8]{tokens, embed}\n"
+        "output %12\n";
+    graph *g, *p;
+    buf text = {0};
+    buf_printf(&text, "%s%%8 = weight role=col \"sinks\"[0:4/4]heads : f32[4]{heads}\n%s", head, tail);
+    REQUIRE_OK(graph_parse(ops_rules(), text.data, text.len, &g));
+    expect_print(g, text.data);
+    REQUIRE_OK(graph_partition(g, (mesh){ 1, 2, false }, &p));
+    expect_print(p,
+        "mesh dp=1 tp=2 sp=0\n"
+        "%1 = input kind=3 : f32[T, 8]{tokens, embed}\n"
+        "%2 = weight role=col \"q\"[0:8/8]heads/2 : f32[4, 8]{heads, embed}\n"
+        "%3 = linear(%1, %2) : f32[T, 4]{tokens, heads}\n"
+        "%4 = weight role=col \"k\"[0:4/4]kv_heads/2 : f32[2, 8]{kv_heads, embed}\n"
+        "%5 = linear(%1, %4) : f32[T, 2]{tokens, kv_heads}\n"
+        "%6 = split_heads(%3) head_dim=2 : f32[T, 2, 2]{tokens, heads, head_dim}\n"
+        "%7 = split_heads(%5) head_dim=2 : f32[T, 1, 2]{tokens, kv_heads, head_dim}\n"
+        "%8 = weight role=col \"sinks\"[0:4/4]heads/2 : f32[2]{heads}\n"
+        "%9 = paged_attention(%6, %7, %7, %8) cache=0 scale=0.5 window=0 chunk=64 softcap=30.0 : f32[T, 2, 2]{tokens, heads, head_dim}\n"
+        "%10 = merge_heads(%9) : f32[T, 4]{tokens, heads}\n"
+        "%11 = weight role=row \"o\"[0:8/8]embed cols/2 : f32[8, 4]{embed, heads}\n"
+        "%12 = linear(%10, %11) : f32[T, 8]{tokens, embed}\n"
+        "%13 = all_reduce(%12) : f32[T, 8]{tokens, embed}\n"
+        "output %13\n");
+    buf_clear(&text);
+    buf_printf(&text, "%s%%8 = weight role=col \"sinks\"[0:5/5]heads : f32[5]{heads}\n%s", head, tail);
+    CHECK_ERR(partition_text(text.data, (mesh){ 1, 1, false }), ST_INTERNAL, "expected a weight with one number per head of q");
+    buf_free(&text);
+    graph_free(g);
+    graph_free(p);
 }
 
 /* Operations of models to come: a norm over cut rows sees all of them, a replicated linear stays with its tokens. */

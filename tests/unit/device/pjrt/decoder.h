@@ -57,7 +57,7 @@ static inline tensor decoder_layer(graph *g, const decoder *d, int l, tensor x, 
     if (d->qk_norm) q = decoder_norm(g, d, l, q, "q_norm"), k = decoder_norm(g, d, l, k, "k_norm");
     tensor in[] = { decoder_two(g, OP_ROPE, q, table), decoder_two(g, OP_ROPE, k, table), v };
     int64_t window = d->period && (l + 1) % d->period ? 6 : 0;
-    y = graph_add(g, OP_PAGED_ATTENTION, in, 3, &(op_attrs){ .paged_attention = { l, 0.4, window } });
+    y = graph_add(g, OP_PAGED_ATTENTION, in, 3, &(op_attrs){ .paged_attention = { .cache = l, .scale = 0.4, .window = window } });
     y = graph_add(g, OP_MERGE_HEADS, &y, 1, NULL);
     x = decoder_two(g, OP_ADD, x, decoder_linear(g, d, l, y, ROLE_ROW, "o", AX_EMBED, d->hidden, d->bias));
     y = decoder_norm(g, d, l, x, "post");
