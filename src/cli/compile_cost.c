@@ -30,7 +30,10 @@ static reach reach_of(const lower_bucket *b, double context, int64_t window)
 }
 
 /* Compilers compute these where their result is used or their input is made, so their rows stay out of memory. */
-static bool is_fused(op o) { return o == OP_RMS_NORM || o == OP_ROPE || o == OP_SILU_MUL || o == OP_ADD; }
+static bool is_fused(op o)
+{
+    return o == OP_RMS_NORM || o == OP_LAYER_NORM || o == OP_ROPE || o == OP_GLU || o == OP_ACT || o == OP_SCALE || o == OP_SCALE_BY_POSITION || o == OP_ADD;
+}
 
 /* Costs are stated for activations of 4 bytes. */
 static void add_op(const compile_plan *p, const node *n, const program_spec *s, chip_work *out)

@@ -97,21 +97,32 @@ static inline int64_t weight_part_rows(const weight_part *p)
  * that the model computes in. */
 typedef struct weight_attrs { int64_t role, n_parts; const weight_part *parts; int64_t col_shards, scheme; } weight_attrs;
 
+/* Functions between the matrices of an MLP: ops/glu has them. */
+typedef enum activation { ACT_SILU, ACT_GELU_TANH, ACT_GELU, ACT_SWIGLU_OAI, ACT_COUNT } activation;
+
 typedef struct floats { int64_t n; const float *v; } floats;
 
 typedef union op_attrs {
     struct { int64_t kind; } input;
     weight_attrs weight;
     struct { int64_t shards; } embed;                       /* > 1: of the table's rows; ids of other ranks' rows give zeros */
-    struct { double eps; } rms_norm;
+    struct { double eps; int64_t plus_one; } rms_norm;      /* plus_one: the factor is 1 + w */
+    struct { double eps; } layer_norm;
     struct { int64_t from, to; } slice;                     /* of the last dimension */
     struct { int64_t head_dim; } split_heads;
-    struct { floats scale, inv_freq; } rope_table;          /* per variant: what cos and sin are multiplied by; [variants][half] */
+    /* per variant: what cos and sin are multiplied by; [variants][half]. height, width: how many of the frequencies follow the
+     * position's second and third number, from the end on or, interleaved, every third one */
+    struct { floats scale, inv_freq; int64_t height, width, interleaved; } rope_table;
     /* window: keys a query sees with itself; chunk: it sees those of its own chunk of so many positions; 0 = all. softcap c: scores
      * are c tanh(s / c); 0 = as they are. */
     struct { int64_t cache; double scale; int64_t window, chunk; double softcap; } paged_attention;
     struct { int64_t dim, size; } all_gather;               /* size > 0: the result's `dim` is cut to it (padding dropped) */
     struct { int64_t dim; } reduce_scatter;
+    struct { int64_t act; double alpha, limit; } glu;       /* an activation; the other two are ACT_SWIGLU_OAI's */
+    struct { int64_t kind; } act;                           /* an activation of one input */
+    struct { double factor; } scale;
+    struct { double floor, scale; } scale_by_position;
+    struct { int64_t interleaved; } rope;                   /* pairs are elements 2i and 2i + 1, not i and half + i */
 } op_attrs;
 
 typedef struct node {

@@ -214,11 +214,13 @@ static habit habit_of(const partition *p, const node *n)
 {
     switch (n->op) {
     case OP_ADD: return is_weight(p, n->in[1]) ? (habit){ 1, false, true } : (habit){ 2, true, true };
-    case OP_SILU_MUL: return (habit){ 2, true, true };
+    case OP_GLU: return (habit){ 2, true, true };
+    case OP_ACT: case OP_SCALE: return (habit){ 1, true, true };
+    case OP_LAYER_NORM:
     case OP_RMS_NORM: return (habit){ 1, n->s.rank == 3, true };   /* of each head; a norm of cut rows needs all of them */
     case OP_SPLIT_HEADS: case OP_MERGE_HEADS: return (habit){ 1, true, true };
     case OP_SLICE: return (habit){ 1, false, true };
-    case OP_ROPE: case OP_GATHER_ROWS: return (habit){ 1, true, false };
+    case OP_ROPE: case OP_SCALE_BY_POSITION: case OP_GATHER_ROWS: return (habit){ 1, true, false };
     default: return (habit){ 0, false, false };
     }
 }

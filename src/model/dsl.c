@@ -52,7 +52,7 @@ tensor paged_attention(net *n, tensor q, tensor k, tensor v)
 }
 
 tensor add(net *n, tensor x, tensor y) { return graph_add(n->g, OP_ADD, (tensor[]){ x, y }, 2, NULL); }
-tensor silu_mul(net *n, tensor gate, tensor up) { return graph_add(n->g, OP_SILU_MUL, (tensor[]){ gate, up }, 2, NULL); }
+tensor glu(net *n, tensor gate, tensor up) { return graph_add(n->g, OP_GLU, (tensor[]){ gate, up }, 2, &(op_attrs){ .glu = { .act = ACT_SILU } }); }
 
 tensor embed(net *n, tensor ids, const char *name, int rows, int width)
 {
@@ -110,5 +110,5 @@ tensor gated_mlp(net *n, tensor x)
     const model_config *c = n->c;
     tensor gate = linear(n, x, W(COL, MLP, "mlp.gate_proj", c->intermediate), c->mlp_bias);
     tensor up = linear(n, x, W(COL, MLP, "mlp.up_proj", c->intermediate), c->mlp_bias);
-    return linear(n, silu_mul(n, gate, up), W(ROW, EMBED, "mlp.down_proj", c->hidden), c->mlp_bias);
+    return linear(n, glu(n, gate, up), W(ROW, EMBED, "mlp.down_proj", c->hidden), c->mlp_bias);
 }

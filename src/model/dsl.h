@@ -28,7 +28,7 @@ tensor merge_heads(net *n, tensor x);
 tensor rope(net *n, tensor x);                                 /* by the model's rope configuration */
 tensor paged_attention(net *n, tensor q, tensor k, tensor v);  /* scale 1/sqrt(head_dim), the layer's window */
 tensor add(net *n, tensor x, tensor y);
-tensor silu_mul(net *n, tensor gate, tensor up);
+tensor glu(net *n, tensor gate, tensor up);                    /* by the model's activation */
 tensor embed(net *n, tensor ids, const char *name, int rows, int width);
 
 /* One layer: residual stream [T, hidden] in and out. */

@@ -19,7 +19,7 @@ static tensor mlp(net *n, tensor x)
     int f = n->c->intermediate;
     tensor gate = linear(n, x, W_ROWS(COL, MLP, "mlp.gate_up_proj", 0, f, 2 * f), false);
     tensor up = linear(n, x, W_ROWS(COL, MLP, "mlp.gate_up_proj", f, 2 * f, 2 * f), false);
-    return linear(n, silu_mul(n, gate, up), W(ROW, EMBED, "mlp.down_proj", n->c->hidden), false);
+    return linear(n, glu(n, gate, up), W(ROW, EMBED, "mlp.down_proj", n->c->hidden), false);
 }
 
 static tensor layer(net *n, tensor x) { return prenorm_block(n, x, attention, mlp); }

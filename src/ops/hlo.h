@@ -127,6 +127,7 @@ typedef struct hlo_step {
     int64_t q_tile, n_tiles;        /* not decode: queries per tile, most tiles */
     int64_t kv_block;               /* bytes of the cache that attention reads at once; 0 = 32 MB, for TPUs; a CPU wants 1 MB */
     hlo_val tokens, positions;      /* i32 [T] */
+    hlo_val positions3;             /* i32 [T, 3]; none = all three are the position */
     hlo_val rows;                   /* i32 [R] */
     hlo_val rope_variant;           /* i32 [T], 0 where there is but one */
     hlo_val write_page, write_slot; /* i32 [T] where a token's K and V go; padding goes to page 0 */

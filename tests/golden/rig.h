@@ -91,7 +91,7 @@ static inline status rig_step(rig *r, const rig_work *work, int n_work)
     }
     float *logits = mem_array((size_t)n_rows + 1, (size_t)r->vocab * sizeof(float));
     if (!logits) return err_nomem();
-    batch b = { t, n_work, n_rows, ids, pos, cu, kv, pages[0], RIG_MAX_LEN, slots, variant, rows, logits, NULL, NULL };
+    batch b = { t, n_work, n_rows, ids, pos, cu, kv, pages[0], RIG_MAX_LEN, slots, variant, rows, logits, NULL, NULL, NULL };
     status st = device_run(r->dm, &b);
     const float *from = logits;
     for (int s = 0; s < n_work && st == ST_OK; s++) {

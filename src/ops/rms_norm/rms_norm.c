@@ -1,5 +1,5 @@
-/* rms_norm(x [.., d], w [d]) eps -> x / sqrt(mean(x^2) + eps) * w over the last dimension: of a row, or of each head.
- * Zhang & Sennrich 2019, arXiv:1910.07467.
+/* rms_norm(x [.., d], w [d] or none) eps -> x / sqrt(mean(x^2) + eps) * w over the last dimension: of a row, or of each head.
+ * Zhang & Sennrich 2019, arXiv:1910.07467. plus_one: the factor is 1 + w, as Gemma stores its weights.
  *
  * The sum of squares has a fixed order on every machine: 16 lanes (element i goes to lane i mod 16), then a fixed tree;
  * products are rounded before they are added, so vectorising changes nothing. */
@@ -9,13 +9,12 @@
 
 static status infer(const graph *g, const node *n, shape *out)
 {
-    const shape *x = op_in(g, n, 0), *w = op_in(g, n, 1);
+    const shape *x = op_in(g, n, 0), *w = op_has_in(n, 1) ? op_in(g, n, 1) : NULL;
+    char a[128], b[128];
     TRY(op_need_type("x", x, DT_F32));
-    TRY(op_need_rank(n, "the weight", w, 1));
-    if (x->rank < 2 || w->dim[0] != x->dim[x->rank - 1]) {
-        char a[128], b[128];
-        return err_set(ST_INTERNAL, "x is %s, the weight %s", shape_format(x, a, sizeof a), shape_format(w, b, sizeof b));
-    }
+    if (w) TRY(op_need_rank(n, "the weight", w, 1));
+    if (x->rank < 2 || (w && w->dim[0] != x->dim[x->rank - 1]))
+        return err_set(ST_INTERNAL, "x is %s, the weight %s", shape_format(x, a, sizeof a), w ? shape_format(w, b, sizeof b) : "absent");
     *out = *x;
     return ST_OK;
 }
@@ -28,7 +27,10 @@ static void ref(const ref_call *c)
         double sum = 0;
         for (int64_t i = 0; i < d; i++) sum += (double)x[i] * x[i];
         double inv = 1 / sqrt(sum / (double)d + c->n->a.rms_norm.eps);
-        for (int64_t i = 0; i < d; i++) c->out.f[r * d + i] = (float)(x[i] * inv * c->in[1].f[i]);
+        for (int64_t i = 0; i < d; i++) {
+            double w = op_has_in(c->n, 1) ? (double)c->in[1].f[i] + (c->n->a.rms_norm.plus_one ? 1 : 0) : 1;
+            c->out.f[r * d + i] = (float)(x[i] * inv * w);
+        }
     }
 }
 
@@ -44,18 +46,23 @@ static float sum_squares(const float *x, int64_t d)
     return lane[0];
 }
 
+static void scale_row(const float *x, float inv, const float *restrict w, bool plus_one, float *restrict o, int64_t d)
+{
+    if (!w) for (int64_t i = 0; i < d; i++) o[i] = x[i] * inv;
+    else if (plus_one) for (int64_t i = 0; i < d; i++) o[i] = x[i] * inv * (1.0f + w[i]);
+    else for (int64_t i = 0; i < d; i++) o[i] = x[i] * inv * w[i];
+}
+
 static void cpu(const cpu_call *c, const cpu_thread *t, int phase)
 {
     (void)t;
     int64_t d = c->n->s.dim[c->n->s.rank - 1], groups = c->out.cols / d, from, to;
     float eps = (float)c->n->a.rms_norm.eps;
-    const float *restrict w = c->in[1].f;
+    const float *w = op_has_in(c->n, 1) ? c->in[1].f : NULL;
     while (cpu_take(c, phase, c->out.rows, 1, &from, &to))
         for (int64_t j = 0; j < groups; j++) {
             const float *x = c->in[0].f + from * c->in[0].ld + j * d;
-            float *restrict o = c->out.f + from * c->out.ld + j * d;
-            float inv = 1.0f / sqrtf(sum_squares(x, d) / (float)d + eps);
-            for (int64_t i = 0; i < d; i++) o[i] = x[i] * inv * w[i];
+            scale_row(x, 1.0f / sqrtf(sum_squares(x, d) / (float)d + eps), w, c->n->a.rms_norm.plus_one, c->out.f + from * c->out.ld + j * d, d);
         }
 }
 
@@ -69,12 +76,13 @@ static void cost(const graph *g, const node *n, const op_sizes *s, op_cost *out)
 
 static tensor build_case(graph *g, int i, dtype type)
 {
-    static const struct { int64_t cols, head; } cases[] = { { 1, 0 }, { 16, 0 }, { 100, 0 }, { 64, 16 }, { 60, 20 }, { 1024, 0 } };
-    if (i >= 6) return NO_TENSOR;
+    static const struct { int64_t cols, head; bool plain, plus_one; } cases[] = { { 1, 0, false, false }, { 16, 0, false, false }, { 100, 0, false, false },
+        { 64, 16, false, false }, { 60, 20, false, false }, { 1024, 0, false, false }, { 100, 0, false, true }, { 64, 16, false, true }, { 60, 20, true, false } };
+    if (i >= 9) return NO_TENSOR;
     tensor x = case_input(g, DIM_T, cases[i].cols, AX_EMBED);
     if (cases[i].head) x = graph_add(g, OP_SPLIT_HEADS, &x, 1, &(op_attrs){ .split_heads = { cases[i].head } });
-    tensor w = case_weight(g, "w", type, cases[i].head ? cases[i].head : cases[i].cols, 0);
-    return graph_add(g, OP_RMS_NORM, (tensor[]){ x, w }, 2, &(op_attrs){ .rms_norm = { 1e-5 } });
+    tensor w = cases[i].plain ? NO_TENSOR : case_weight(g, "w", type, cases[i].head ? cases[i].head : cases[i].cols, 0);
+    return graph_add(g, OP_RMS_NORM, (tensor[]){ x, w }, 2, &(op_attrs){ .rms_norm = { 1e-5, cases[i].plus_one } });
 }
 
 const op_impl op_rms_norm = { infer, ref, OP_CPU_ALL(cpu), rms_norm_hlo, 1, NULL, NULL, cost, build_case };

@@ -199,6 +199,36 @@ TEST(every_op_is_complete)
 #include "graph/ops.def"
 #undef OP
 
+/* Which of a token's three positions each frequency follows, by the sections of two models: 2 + 3 + 3 in a row; 4 + 2 + 2 taking turns. */
+TEST(frequencies_follow_time_height_and_width)
+{
+    static const float freq[8] = { 1, 1, 1, 1, 1, 1, 1, 1 }, scale = 1;
+    static const struct { int64_t height, width, interleaved; int stream[8]; } cases[] = {
+        { 3, 3, 0, { 0, 0, 1, 1, 1, 2, 2, 2 } }, { 2, 2, 1, { 0, 1, 2, 0, 1, 2, 0, 0 } }, { 0, 0, 0, { 0 } } };
+    for (int k = 0; k < 3; k++) {
+        static case_step step;
+        int32_t three[3 * CASE_TOKENS];
+        float want[CASE_TOKENS * 16], got[CASE_TOKENS * 16];
+        graph *g;
+        make_step(&step, 16);
+        for (int i = 0; i < T; i++)
+            for (int s = 0; s < 3; s++) three[3 * i + s] = step.positions[i] + 5 * s;
+        step.b.positions3 = three;
+        REQUIRE_OK(graph_new(ops_rules(), &g));
+        tensor pos = case_ints(g, IN_POSITIONS);
+        op_attrs a = { .rope_table = { { 1, &scale }, { 8, freq }, cases[k].height, cases[k].width, cases[k].interleaved } };
+        REQUIRE_OK(graph_finish(g, graph_add(g, OP_ROPE_TABLE, &pos, 1, &a)));
+        CHECK_OK(ref_run(g, case_fill, &step, &step.b, NULL, 16, want));
+        run_kernels(g, &step, DT_F32, ISA_portable, 1, got);
+        for (int i = 0; i < T * 16; i++) {
+            int at = step.positions[i / 16] + 5 * cases[k].stream[i % 8];
+            CHECK_NEAR(want[i], i % 16 < 8 ? cos(at) : sin(at), 1e-6);
+            CHECK_NEAR(got[i], want[i], 0);
+        }
+        graph_free(g);
+    }
+}
+
 TEST(costs_add_up)
 {
     graph *g;

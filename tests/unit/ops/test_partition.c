@@ -59,7 +59,7 @@ static tensor layer(graph *g, const decoder *d, int l, tensor x, tensor table)
     x = two(g, OP_ADD, x, y);
     y = norm(g, l, x, "post");
     tensor gate = linear(g, l, y, ROLE_COL, "gate", AX_MLP, d->mlp, d->bias), up = linear(g, l, y, ROLE_COL, "up", AX_MLP, d->mlp, d->bias);
-    return two(g, OP_ADD, x, linear(g, l, two(g, OP_SILU_MUL, gate, up), ROLE_ROW, "down", AX_EMBED, d->hidden, d->row_bias));
+    return two(g, OP_ADD, x, linear(g, l, two(g, OP_GLU, gate, up), ROLE_ROW, "down", AX_EMBED, d->hidden, d->row_bias));
 }
 
 static status build(const decoder *d, graph **out)
@@ -162,7 +162,7 @@ TEST(text_of_two_ranks)
         "%32 = linear(%30, %31) : f32[T, 3]{tokens, mlp} @0\n"
         "%33 = weight role=col \"0.up\"[0:6/6]mlp/2 : f32[3, 8]{mlp, embed} @0\n"
         "%34 = linear(%30, %33) : f32[T, 3]{tokens, mlp} @0\n"
-        "%35 = silu_mul(%32, %34) : f32[T, 3]{tokens, mlp} @0\n"
+        "%35 = glu(%32, %34) : f32[T, 3]{tokens, mlp} @0\n"
         "%36 = weight role=row \"0.down\"[0:8/8]embed cols/2 : f32[8, 3]{embed, mlp} @0\n"
         "%37 = linear(%35, %36) : f32[T, 8]{tokens, embed} @0\n"
         "%38 = all_reduce(%37) : f32[T, 8]{tokens, embed} @0\n"
@@ -220,7 +220,7 @@ TEST(text_of_cut_tokens)
         "%33 = linear(%31, %32) : f32[T, 6]{tokens, mlp} @0\n"
         "%34 = slice(%33) from=0 to=3 : f32[T, 3]{tokens, mlp} @0\n"
         "%35 = slice(%33) from=3 to=6 : f32[T, 3]{tokens, mlp} @0\n"
-        "%36 = silu_mul(%34, %35) : f32[T, 3]{tokens, mlp} @0\n"
+        "%36 = glu(%34, %35) : f32[T, 3]{tokens, mlp} @0\n"
         "%37 = weight role=row \"0.down\"[0:8/8]embed cols/2 : f32[8, 3]{embed, mlp} @0\n"
         "%38 = linear(%36, %37) : f32[T, 8]{tokens, embed} @0\n"
         "%39 = reduce_scatter(%38) dim=0 : f32[TS, 8]{tokens, embed} @0\n"

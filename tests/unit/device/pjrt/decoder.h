@@ -62,7 +62,7 @@ static inline tensor decoder_layer(graph *g, const decoder *d, int l, tensor x, 
     x = decoder_two(g, OP_ADD, x, decoder_linear(g, d, l, y, ROLE_ROW, "o", AX_EMBED, d->hidden, d->bias));
     y = decoder_norm(g, d, l, x, "post");
     tensor gate = decoder_linear(g, d, l, y, ROLE_COL, "gate", AX_MLP, d->mlp, d->bias), up = decoder_linear(g, d, l, y, ROLE_COL, "up", AX_MLP, d->mlp, d->bias);
-    return decoder_two(g, OP_ADD, x, decoder_linear(g, d, l, decoder_two(g, OP_SILU_MUL, gate, up), ROLE_ROW, "down", AX_EMBED, d->hidden, d->bias));
+    return decoder_two(g, OP_ADD, x, decoder_linear(g, d, l, decoder_two(g, OP_GLU, gate, up), ROLE_ROW, "down", AX_EMBED, d->hidden, d->bias));
 }
 
 static inline status decoder_whole(const decoder *d, graph **out)
