@@ -115,7 +115,8 @@ typedef union op_attrs {
     struct { floats scale, inv_freq; int64_t height, width, interleaved; } rope_table;
     /* window: keys a query sees with itself; chunk: it sees those of its own chunk of so many positions; 0 = all. softcap c: scores
      * are c tanh(s / c); 0 = as they are. */
-    struct { int64_t cache; double scale; int64_t window, chunk; double softcap; } paged_attention;
+    /* latent > 0: there is no V; values are the first so many numbers of K. */
+    struct { int64_t cache; double scale; int64_t window, chunk; double softcap; int64_t latent; } paged_attention;
     struct { int64_t dim, size; } all_gather;               /* size > 0: the result's `dim` is cut to it (padding dropped) */
     struct { int64_t dim; } reduce_scatter;
     struct { int64_t act; double alpha, limit; } glu;       /* an activation; the other two are ACT_SWIGLU_OAI's */

@@ -198,6 +198,11 @@ static void do_attention(partition *p, int id, const node *n)
 {
     const place *q = &p->at[n->in[0].id], *k = &p->at[n->in[1].id], *v = &p->at[n->in[2].id];
     bool cut = q->lay == CUT;
+    if (n->a.paged_attention.latent) {   /* one head, which every rank has */
+        tensor own[] = { cut ? q->t : whole(p, n->in[0]), whole(p, n->in[1]) };
+        p->at[id] = (place){ graph_add_like(p->out, n, own, 2), cut ? CUT : WHOLE, q->shards, NO_TENSOR };
+        return;
+    }
     if ((k->lay == CUT) != cut || (v->lay == CUT) != cut || k->shards != v->shards || (cut && q->shards != p->m.tp))
         graph_fail(p->out, ST_INVALID, "paged_attention: q, k and v are not cut alike");
     tensor in[4] = { { 0 } };
@@ -220,6 +225,8 @@ static habit habit_of(const partition *p, const node *n)
     case OP_RMS_NORM: return (habit){ 1, n->s.rank == 3, true };   /* of each head; a norm of cut rows needs all of them */
     case OP_SPLIT_HEADS: case OP_MERGE_HEADS: return (habit){ 1, true, true };
     case OP_SLICE: return (habit){ 1, false, true };
+    case OP_CONCAT: return (habit){ 2, true, true };
+    case OP_HEAD_SLICE: return (habit){ 1, true, true };
     case OP_ROPE: case OP_SCALE_BY_POSITION: case OP_GATHER_ROWS: return (habit){ 1, true, false };
     default: return (habit){ 0, false, false };
     }

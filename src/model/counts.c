@@ -61,10 +61,10 @@ int model_kv_kinds(const graph *g, model_kv_kind out[MODEL_MAX_KV_KINDS])
         for (int id = 1; id <= graph_n_nodes(g); id++) {
             const node *a = graph_at(g, id);
             if (a->op != OP_PAGED_ATTENTION) continue;
-            const int64_t reach = a->a.paged_attention.window;
+            const int64_t window = a->a.paged_attention.window, chunk = a->a.paged_attention.chunk, latent = a->a.paged_attention.latent;
+            const int64_t reach = window ? window : chunk, k = shape_cols(&graph_node(g, a->in[1])->s);
             if ((reach == 0) != everything) continue;
-            add_kind(out, &n, (model_kv_kind){ reach ? "window" : "full", 1, reach,
-                                               shape_cols(&graph_node(g, a->in[1])->s) + shape_cols(&graph_node(g, a->in[2])->s) });
+            add_kind(out, &n, (model_kv_kind){ window ? "window" : chunk ? "chunk" : latent ? "latent" : "full", 1, reach, latent ? k : 2 * k });
         }
     return n;
 }

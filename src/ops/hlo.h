@@ -143,8 +143,10 @@ typedef struct hlo_step {
 /* How a layer's K and V lie in the cache: [layers * pages, page, rows, lanes]; no chip copies such an array (rows 1, 8 or a
  * multiple of 16; lanes a multiple of 128). V is `v_row` rows and `v_lane` lanes after K: narrow heads share 128 lanes. Heads are
  * rows (head_lanes 0), or, where they are few, lie side by side in one row: head i from lane i * head_lanes on. */
-typedef struct hlo_kv { dtype type; int64_t heads, dim, rows, lanes, v_row, v_lane, head_lanes; } hlo_kv;
+typedef struct hlo_kv { dtype type; int64_t heads, dim, rows, lanes, v_row, v_lane, head_lanes; bool latent; /* K alone */ } hlo_kv;
 hlo_kv hlo_kv_of(dtype type, int64_t kv_heads, int64_t head_dim);
+/* Of an attention node. */
+hlo_kv hlo_kv_for(const graph *g, const node *attention, dtype type);
 
 typedef struct hlo_call {
     hlo *h;

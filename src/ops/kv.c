@@ -3,6 +3,15 @@
 #include <math.h>
 #include <string.h>
 
+kv_layer kv_layer_of(const graph *g, const node *attention, dtype type, int block_size)
+{
+    const shape *k = &graph_node(g, attention->in[1])->s;
+    kv_layer kv = { .type = type, .block_size = block_size, .heads = k->dim[1], .dim = k->dim[2], .dim_pad = (k->dim[2] + 15) / 16 * 16,
+                    .latent = attention->a.paged_attention.latent > 0 };
+    kv.block_bytes = kv_layer_bytes(&kv);
+    return kv;
+}
+
 /* The factor that takes x[n] to numbers of DT_I8, and through *scale the one that takes them back. */
 static float int8_factor(const float *x, int64_t n, float *scale)
 {
@@ -47,6 +56,7 @@ static token find(const kv_layer *kv, int32_t slot, int64_t head)
     char *block = kv_block(kv, (int32_t)(slot / bs));
     size_t size = dtype_bytes(kv->type, 1);
     bool scaled = kv_type_scaled(kv->type);
+    if (kv->latent) return (token){ .k = block + (size_t)((head * bs + off) * kv->dim_pad) * size, .ks = scaled ? kv_k_scales(kv, block) + head * bs + off : NULL };
     return (token){ block + (size_t)(head * kv->dim * bs + off) * size, block + kv_k_bytes(kv) + (size_t)((head * bs + off) * kv->dim_pad) * size,
                     scaled ? kv_k_scales(kv, block) + head * bs + off : NULL, scaled ? kv_v_scales(kv, block) + head * bs + off : NULL };
 }
@@ -55,6 +65,11 @@ void kv_store(const kv_layer *kv, int32_t slot, int64_t head, const float *k, co
 {
     token t = find(kv, slot, head);
     size_t size = dtype_bytes(kv->type, 1);
+    if (kv->latent) {
+        store(kv->type, k, kv->dim, t.k, 1, t.ks);
+        memset(t.k + (size_t)kv->dim * size, 0, (size_t)(kv->dim_pad - kv->dim) * size);
+        return;
+    }
     store(kv->type, k, kv->dim, t.k, kv->block_size, t.ks);
     store(kv->type, v, kv->dim, t.v, 1, t.vs);
     memset(t.v + (size_t)kv->dim * size, 0, (size_t)(kv->dim_pad - kv->dim) * size);
@@ -65,9 +80,11 @@ void kv_fetch(const kv_layer *kv, int32_t slot, int64_t head, float *k, float *v
     token t = find(kv, slot, head);
     size_t size = dtype_bytes(kv->type, 1);
     for (int64_t i = 0; i < kv->dim; i++) {
-        dtype_to_f32(kv->type, t.k + (size_t)(i * kv->block_size) * size, &k[i], 1);
+        dtype_to_f32(kv->type, t.k + (size_t)(kv->latent ? i : i * kv->block_size) * size, &k[i], 1);
+        if (t.ks) k[i] *= *t.ks;
+        if (kv->latent) continue;
         dtype_to_f32(kv->type, t.v + (size_t)i * size, &v[i], 1);
-        if (t.ks) k[i] *= *t.ks, v[i] *= *t.vs;
+        if (t.ks) v[i] *= *t.vs;
     }
 }
 

@@ -82,10 +82,9 @@ static void plan_caches(cpu_model *m)
     for (int id = 1; id <= graph_n_nodes(m->g); id++) {
         const node *n = graph_at(m->g, id);
         if (n->op != OP_PAGED_ATTENTION) continue;
-        const shape *k = &graph_node(m->g, n->in[1])->s;
         kv_layer *kv = &m->kv[n->a.paged_attention.cache];
-        *kv = (kv_layer){ .type = m->limits.kv_dtype, .block_size = m->limits.block_size, .heads = k->dim[1], .dim = k->dim[2],
-                          .dim_pad = (k->dim[2] + 15) / 16 * 16, .offset = offset };
+        *kv = kv_layer_of(m->g, n, m->limits.kv_dtype, m->limits.block_size);
+        kv->offset = offset;
         offset += kv_layer_bytes(kv);
     }
     m->block_bytes = offset;

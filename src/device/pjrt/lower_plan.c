@@ -174,10 +174,9 @@ static void group_caches(lower_plan *p, dtype type)
     for (int id = 1; id <= graph_n_nodes(p->g); id++) {
         const node *n = graph_at(p->g, id);
         if (n->op != OP_PAGED_ATTENTION) continue;
-        const shape *k = &graph_node(p->g, n->in[1])->s;
-        hlo_kv kv = hlo_kv_of(type, k->dim[1], k->dim[2]);
+        hlo_kv kv = hlo_kv_for(p->g, n, type);
         int c = 0;
-        while (c < p->n_caches && (p->caches[c].kv.heads != kv.heads || p->caches[c].kv.dim != kv.dim)) c++;
+        while (c < p->n_caches && (p->caches[c].kv.heads != kv.heads || p->caches[c].kv.dim != kv.dim || p->caches[c].kv.latent != kv.latent)) c++;
         if (c == p->n_caches) p->caches[p->n_caches++] = (lower_cache){ .kv = kv };
         p->cache_at[n->a.paged_attention.cache] = (struct lower_place){ c, p->caches[c].n_layers++ };
     }

@@ -1,9 +1,12 @@
-/* paged_attention(q [T, heads, d], k [T, kv_heads, d], v [T, kv_heads, d], sinks [heads]?) -> [T, heads, d]
+/* paged_attention(q [T, heads, d], k [T, kv_heads, d], v [T, kv_heads, d]?, sinks [heads]?) -> [T, heads, d]
  *
  * Writes the tokens' K and V into the cache at batch.slots, then attends causally: token i of a sequence sees the keys at
  * positions 0 .. its own, of these the last `window`, or those that lie in its chunk (positions p with equal p / chunk: Llama 4).
  * Query head h reads kv head h / (heads / kv_heads). A head's sink is one more score in its softmax, as it is, without a value
  * (gpt-oss); `softcap` bends the others before it (Gemma 2).
+ *
+ * Without v, values are the first `latent` numbers of k: multi-head latent attention (DeepSeek-V2, arXiv:2405.04434) after its
+ * projections have been moved to q and to the result, -> [T, heads, latent]. k has one head then.
  *
  * On the CPU the work is cut into units: some consecutive tokens of one sequence, times a kv head with its query heads, so
  * that a part of the cache is read once for all of them. A long sequence with few queries is cut further, by parts; partial
@@ -19,11 +22,15 @@ enum { Q, K, VAL, SINKS };
 
 static status infer(const graph *g, const node *n, shape *out)
 {
-    const shape *q = op_in(g, n, Q), *k = op_in(g, n, K), *v = op_in(g, n, VAL);
+    const int64_t latent = n->a.paged_attention.latent;
+    const shape *q = op_in(g, n, Q), *k = op_in(g, n, K), *v = op_has_in(n, VAL) ? op_in(g, n, VAL) : NULL;
     char a[128], b[128];
     TRY(op_need_rank(n, "q", q, 3));
     TRY(op_need_rank(n, "k", k, 3));
-    if (!shape_equal(k, v)) return err_set(ST_INTERNAL, "k is %s, v %s", shape_format(k, a, sizeof a), shape_format(v, b, sizeof b));
+    if (!v != (latent > 0) || latent < 0) return err_set(ST_INTERNAL, "%s v, latent is %lld", v ? "with" : "without", (long long)latent);
+    if (latent && (k->dim[1] != 1 || latent > k->dim[2] || op_has_in(n, SINKS)))
+        return err_set(ST_INTERNAL, "latent attention to %lld of the numbers of %s: one head without sinks is expected", (long long)latent, shape_format(k, a, sizeof a));
+    if (v && !shape_equal(k, v)) return err_set(ST_INTERNAL, "k is %s, v %s", shape_format(k, a, sizeof a), shape_format(v, b, sizeof b));
     if (q->dim[0] != DIM_T || k->dim[0] != DIM_T || q->dim[2] != k->dim[2] || q->dim[1] % k->dim[1])
         return err_set(ST_INTERNAL, "q is %s, k %s", shape_format(q, a, sizeof a), shape_format(k, b, sizeof b));
     if (n->a.paged_attention.window < 0 || n->a.paged_attention.chunk < 0) return err_set(ST_INTERNAL, "negative window or chunk");
@@ -34,6 +41,7 @@ static status infer(const graph *g, const node *n, shape *out)
             return err_set(ST_INTERNAL, "sinks are %s, expected a weight with one number per head of q, which is %s", shape_format(s, a, sizeof a), shape_format(q, b, sizeof b));
     }
     *out = *q;
+    if (latent) out->dim[2] = latent;
     return ST_OK;
 }
 
@@ -73,7 +81,9 @@ static void ref_query(const ref_call *c, int s, int64_t t, int64_t pos, int64_t 
     const ref_cache *cache = &c->caches[c->n->a.paged_attention.cache];
     int64_t heads = c->in[Q].dim[1], kv_heads = c->in[K].dim[1], d = c->in[Q].dim[2], kh = h / (heads / kv_heads);
     const float *q = c->in[Q].f + (t * heads + h) * d;
-    float *out = c->out.f + (t * heads + h) * d;
+    int64_t dv = c->out.dim[2];
+    float *out = c->out.f + (t * heads + h) * dv;
+    const float *values = c->n->a.paged_attention.latent ? cache->k : cache->v;
     bool sinks = op_has_in(c->n, SINKS);
     double max = sinks ? c->in[SINKS].f[h] : -INFINITY, sum = 0;
     for (int pass = 0; pass < 2; pass++)
@@ -83,11 +93,11 @@ static void ref_query(const ref_call *c, int s, int64_t t, int64_t pos, int64_t 
             else sum += exp(score - max);
         }
     if (sinks) sum += exp(c->in[SINKS].f[h] - max);
-    for (int64_t i = 0; i < d; i++) {
+    for (int64_t i = 0; i < dv; i++) {
         double value = 0;
         for (int64_t j = first_key(c->n, pos); j <= pos; j++) {
             int64_t at = (slot_of(c->b, s, j, c->block_size) * kv_heads + kh) * d;
-            value += exp(ref_score(c, q, cache->k + at, d) - max) / sum * cache->v[at + i];
+            value += exp(ref_score(c, q, cache->k + at, d) - max) / sum * values[at + i];
         }
         out[i] = (float)value;
     }
@@ -97,7 +107,7 @@ static void ref(const ref_call *c)
 {
     const ref_cache *cache = &c->caches[c->n->a.paged_attention.cache];
     ref_write(c, K, cache->k);
-    ref_write(c, VAL, cache->v);
+    if (op_has_in(c->n, VAL)) ref_write(c, VAL, cache->v);
     for (int s = 0; s < c->b->n_seqs; s++)
         for (int64_t t = c->b->cu_q_lens[s]; t < c->b->cu_q_lens[s + 1]; t++)
             for (int64_t h = 0; h < c->in[Q].dim[1]; h++)
@@ -118,11 +128,11 @@ typedef struct plan {
 } plan;
 
 /* How query heads of one kv head are cut into items of at most ATTN_ROWS rows. */
-typedef struct heads { int64_t kv, group, per_item, items_per_kv, items, d, dp; } heads;
+typedef struct heads { int64_t kv, group, per_item, items_per_kv, items, d, dv, dp; } heads;   /* d: of q and k; dv: of v; dp: dv rounded up to 16 */
 
-static heads heads_of(int64_t n_heads, int64_t n_kv, int64_t d)
+static heads heads_of(int64_t n_heads, int64_t n_kv, int64_t d, int64_t dv)
 {
-    heads h = { .kv = n_kv, .group = n_heads / n_kv, .d = d, .dp = (d + 15) / 16 * 16 };
+    heads h = { .kv = n_kv, .group = n_heads / n_kv, .d = d, .dv = dv, .dp = (dv + 15) / 16 * 16 };
     h.per_item = h.group < ATTN_ROWS ? h.group : ATTN_ROWS;
     h.items_per_kv = (h.group + h.per_item - 1) / h.per_item;
     h.items = h.items_per_kv * n_kv;
@@ -210,7 +220,7 @@ static void make_plan(const cpu_call *c, const heads *h)
 static void write_token(const cpu_call *c, int64_t t, int64_t head)
 {
     int64_t at = head * c->kv->dim;
-    kv_store(c->kv, c->b->slots[t], head, c->in[K].f + t * c->in[K].ld + at, c->in[VAL].f + t * c->in[VAL].ld + at);
+    kv_store(c->kv, c->b->slots[t], head, c->in[K].f + t * c->in[K].ld + at, c->kv->latent ? NULL : c->in[VAL].f + t * c->in[VAL].ld + at);
 }
 
 /* ---- one unit ---- */
@@ -224,7 +234,7 @@ typedef struct work {
 
 static size_t work_layout(work *w, const heads *h, char *base)
 {
-    size_t at = (sizeof(work) + 63) / 64 * 64, pad = (size_t)h->dp * sizeof(float);
+    size_t at = (sizeof(work) + 63) / 64 * 64, pad = (size_t)((h->d > h->dp ? h->d + 15 : h->dp) / 16 * 16) * sizeof(float);
     float **fields[] = { &w->q, &w->s, &w->acc, &w->k_copy, &w->v_copy, &w->ks_copy, &w->vs_copy };
     size_t sizes[] = { ATTN_ROWS * pad, ATTN_ROWS * ATTN_PART * sizeof(float), ATTN_ROWS * pad, ATTN_PART * pad, ATTN_PART * pad,
                        ATTN_PART * sizeof(float), ATTN_PART * sizeof(float) };
@@ -280,6 +290,26 @@ static void widen_group(const attn_kernels *kern, const kv_layer *kv, attn_tile 
     t->v[g] = v;
 }
 
+/* 16 keys of a latent layer, or the n there are: rows of numbers become float32 where they are not, which are the values, and
+ * columns, which are the keys. */
+static void latent_group(const attn_kernels *kern, const kv_layer *kv, attn_tile *t, work *w, int g, const int32_t *pages, int64_t pos, int64_t n)
+{
+    size_t size = dtype_bytes(kv->type, 1);
+    int64_t bs = kv->block_size;
+    float *k = w->k_copy + g * 16 * kv->dim, *v = w->v_copy + g * 16 * kv->dim_pad;
+    t->k[g] = k;
+    t->v[g] = v;
+    t->ks[g] = t->vs[g] = w->ks_copy + g * 16;
+    for (int64_t j = 0; j < n; j++) {
+        char *block = kv_block(kv, pages[(pos + j) / bs]);
+        int64_t off = (pos + j) % bs;
+        float *row = v + j * kv->dim_pad;
+        kern->widen(kv->type, block + (size_t)(off * kv->dim_pad) * size, 0, 1, kv->dim_pad, row, 0);
+        for (int64_t i = 0; i < kv->dim; i++) k[i * 16 + j] = row[i];
+        if (t->scaled) w->ks_copy[g * 16 + j] = kv_k_scales(kv, block)[off];
+    }
+}
+
 /* n keys of any place, one by one. */
 static void gather_group(const attn_kernels *kern, const kv_layer *kv, attn_tile *t, work *w, int g, const int32_t *pages, int64_t kh, int64_t pos, int64_t n)
 {
@@ -308,7 +338,7 @@ static void point_at_keys(const cpu_call *c, const attn_kernels *kern, attn_tile
     const kv_layer *kv = c->kv;
     const int32_t *pages = c->b->page_table + (int64_t)seq * c->b->max_pages;
     int64_t key0 = (int64_t)part * ATTN_PART;
-    bool groups = kv->block_size % 16 == 0, direct = groups && (t->rows < WIDE_ROWS || kv->type == DT_F32);
+    bool groups = kv->block_size % 16 == 0 && !kv->latent, direct = groups && (t->rows < WIDE_ROWS || kv->type == DT_F32);
     t->type = direct ? kv->type : DT_F32;
     t->scaled = kv_type_scaled(kv->type);
     t->k_ld = direct ? kv->block_size : 16;
@@ -319,6 +349,10 @@ static void point_at_keys(const cpu_call *c, const attn_kernels *kern, attn_tile
         int64_t pos = key0 + g * 16;
         if (pos >= end || (g >= ATTN_GROUPS && !t->prefetch)) {
             t->k[g] = NULL;
+            continue;
+        }
+        if (kv->latent) {
+            latent_group(kern, kv, t, w, g, pages, pos, end - pos < 16 ? end - pos : 16);
             continue;
         }
         if (!groups) {
@@ -395,7 +429,7 @@ static void run_unit(const cpu_call *c, const heads *h, const unit *u, int64_t i
         }
     }
     for (int64_t r = 0; r < rows && u->partial < 0; r++)
-        kern->finish(w->acc + r * h->dp, w->l[r], c->out.f + (u->t0 + r / n_heads) * c->out.ld + (h0 + r % n_heads) * h->d, h->d);
+        kern->finish(w->acc + r * h->dp, w->l[r], c->out.f + (u->t0 + r / n_heads) * c->out.ld + (h0 + r % n_heads) * h->dv, h->dv);
 }
 
 static void merge_unit(const cpu_call *c, const heads *h, const unit *u, int64_t item, void *scratch)
@@ -423,12 +457,12 @@ static void merge_unit(const cpu_call *c, const heads *h, const unit *u, int64_t
         }
     }
     for (int64_t r = 0; r < rows; r++)
-        kern->finish(acc + r * h->dp, w->l[r], c->out.f + (u->t0 + r / n_heads) * c->out.ld + (h0 + r % n_heads) * h->d, h->d);
+        kern->finish(acc + r * h->dp, w->l[r], c->out.f + (u->t0 + r / n_heads) * c->out.ld + (h0 + r % n_heads) * h->dv, h->dv);
 }
 
 static void cpu(const cpu_call *c, const cpu_thread *t, int phase)
 {
-    heads h = heads_of(c->n->s.dim[1], c->kv->heads, c->kv->dim);
+    heads h = heads_of(c->n->s.dim[1], c->kv->heads, c->kv->dim, c->n->s.dim[2]);
     const plan *p = c->state;
     int64_t from, to;
     if (phase == 0) {
@@ -448,7 +482,7 @@ static bool skip_phase(const cpu_call *c, int phase) { return phase == 2 && ((co
 static void needs(const graph *g, const node *n, const op_limits *l, op_needs *out)
 {
     const shape *q = op_in(g, n, Q), *k = op_in(g, n, K);
-    heads h = heads_of(q->dim[1], k->dim[1], q->dim[2]);
+    heads h = heads_of(q->dim[1], k->dim[1], q->dim[2], n->s.dim[2]);
     work w;
     out->scratch_bytes = work_layout(&w, &h, NULL);
     /* Room to cut one sequence per thread at full length; more than that runs uncut, which gives the same bits. */
@@ -461,29 +495,29 @@ static void needs(const graph *g, const node *n, const op_limits *l, op_needs *o
 static void cost(const graph *g, const node *n, const op_sizes *s, op_cost *out)
 {
     const shape *q = op_in(g, n, Q), *k = op_in(g, n, K);
-    double width = (double)shape_cols(q), kv_width = (double)shape_cols(k);
-    out->flops += 4 * s->kv_read * width;
-    out->activation_bytes += 8 * s->tokens * width;
-    out->kv_bytes += 2 * (s->tokens + s->kv_read) * kv_width;   /* elements; the device knows their size */
+    double width = (double)shape_cols(q), out_width = (double)shape_cols(&n->s), kv_width = (double)shape_cols(k);
+    out->flops += 2 * s->kv_read * (width + out_width);
+    out->activation_bytes += 4 * s->tokens * (width + out_width);
+    out->kv_bytes += (n->a.paged_attention.latent ? 1 : 2) * (s->tokens + s->kv_read) * kv_width;   /* elements; the device knows their size */
 }
 
 static tensor build_case(graph *g, int i, dtype type)
 {
-    static const struct { int64_t heads, kv, d, window, chunk; double softcap; bool sinks; } cases[] = {
-        { 1, 1, 8, 0, 0, 0, false }, { 4, 2, 16, 0, 0, 0, false }, { 8, 2, 64, 0, 0, 0, false }, { 4, 1, 128, 0, 0, 0, false },
-        { 3, 3, 20, 5, 0, 0, false }, { 4, 4, 80, 100, 0, 0, false }, { 70, 1, 16, 0, 0, 0, false }, { 14, 2, 48, 300, 0, 0, false },
-        { 4, 2, 32, 0, 7, 0, false }, { 2, 1, 64, 0, 256, 0, false }, { 4, 2, 16, 0, 0, 0.5, false }, { 4, 2, 64, 9, 0, 0, true }, { 70, 1, 16, 0, 0, 0, true },
-        { 6, 3, 20, 11, 24, 2, true } };
+    static const struct { int64_t heads, kv, d, window, chunk; double softcap; bool sinks; int64_t latent; } cases[] = {
+        { 1, 1, 8, 0, 0, 0, false, 0 }, { 4, 2, 16, 0, 0, 0, false, 0 }, { 8, 2, 64, 0, 0, 0, false, 0 }, { 4, 1, 128, 0, 0, 0, false, 0 },
+        { 3, 3, 20, 5, 0, 0, false, 0 }, { 4, 4, 80, 100, 0, 0, false, 0 }, { 70, 1, 16, 0, 0, 0, false, 0 }, { 14, 2, 48, 300, 0, 0, false, 0 },
+        { 4, 2, 32, 0, 7, 0, false, 0 }, { 2, 1, 64, 0, 256, 0, false, 0 }, { 4, 2, 16, 0, 0, 0.5, false, 0 }, { 4, 2, 64, 9, 0, 0, true, 0 }, { 70, 1, 16, 0, 0, 0, true, 0 },
+        { 6, 3, 20, 11, 24, 2, true, 0 }, { 4, 1, 24, 0, 0, 0, false, 16 }, { 70, 1, 40, 0, 0, 0, false, 33 }, { 5, 1, 200, 13, 0, 0, false, 136 } };
     if (i >= (int)(sizeof cases / sizeof *cases)) return NO_TENSOR;
     int64_t d = cases[i].d, widths[] = { cases[i].heads * d, cases[i].kv * d, cases[i].kv * d }, at = 0;
     tensor all = case_input(g, DIM_T, widths[0] + widths[1] + widths[2], AX_HEADS), in[4] = { { 0 } };
-    for (int j = 0; j < 3; j++) {
+    for (int j = 0; j < (cases[i].latent ? 2 : 3); j++) {
         in[j] = graph_add(g, OP_SLICE, &all, 1, &(op_attrs){ .slice = { at, at + widths[j] } });
         in[j] = graph_add(g, OP_SPLIT_HEADS, &in[j], 1, &(op_attrs){ .split_heads = { d } });
         at += widths[j];
     }
     if (cases[i].sinks) in[SINKS] = case_weight(g, "sinks", type, cases[i].heads, 0);
-    op_attrs a = { .paged_attention = { 0, 1 / sqrt((double)d), cases[i].window, cases[i].chunk, cases[i].softcap } };
+    op_attrs a = { .paged_attention = { 0, 1 / sqrt((double)d), cases[i].window, cases[i].chunk, cases[i].softcap, cases[i].latent } };
     return graph_add(g, OP_PAGED_ATTENTION, in, 4, &a);
 }
 

@@ -22,7 +22,7 @@ static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; 
 
 /* Lanes of one head's K; narrow heads share them with V. */
 static int64_t head_width(const hlo_kv *kv) { return round_up(kv->dim, LANES); }
-static bool is_narrow(const hlo_kv *kv) { return kv->dim <= HALF; }
+static bool is_narrow(const hlo_kv *kv) { return kv->dim <= HALF && !kv->latent; }
 
 /* Heads are rows where that makes 8 or a multiple of 16, which no chip pads or turns. Few heads lie side by side in one row: two
  * or four rows would be turned, because the products want a head's keys together and compilers then copy the cache. */
@@ -44,6 +44,19 @@ hlo_kv hlo_kv_of(dtype type, int64_t kv_heads, int64_t head_dim)
     return kv;
 }
 
+/* One row, as it is one head's: values are its first lanes. */
+static hlo_kv latent_kv(dtype type, int64_t dim)
+{
+    int64_t lanes = round_up(dim, LANES);
+    return (hlo_kv){ .type = type, .heads = 1, .dim = dim, .rows = 1, .lanes = lanes, .head_lanes = lanes, .latent = true };
+}
+
+hlo_kv hlo_kv_for(const graph *g, const node *attention, dtype type)
+{
+    const shape *k = &graph_node(g, attention->in[K])->s;
+    return attention->a.paged_attention.latent ? latent_kv(type, k->dim[2]) : hlo_kv_of(type, k->dim[1], k->dim[2]);
+}
+
 /* The type of both products' operands: the one that loses nothing of activations and cache. */
 static dtype product_type(dtype act, dtype kv)
 {
@@ -57,7 +70,9 @@ static dtype product_type(dtype act, dtype kv)
 static hlo_val cache_rows(hlo_call *c, const hlo_kv *kv)
 {
     hlo *h = c->h;
-    hlo_val in[2] = { hlo_convert(h, c->in[K], kv->type), hlo_convert(h, c->in[VAL], kv->type) }, zero = hlo_float(h, kv->type, 0);
+    hlo_val in[2] = { hlo_convert(h, c->in[K], kv->type) }, zero = hlo_float(h, kv->type, 0);
+    if (kv->latent) return hlo_reshape(h, hlo_pad(h, in[0], 2, 0, kv->lanes - kv->dim, zero), 3, (int64_t[]){ c->step->T, 1, kv->lanes });
+    in[1] = hlo_convert(h, c->in[VAL], kv->type);
     int64_t width = is_narrow(kv) ? HALF : head_width(kv);
     for (int i = 0; i < 2; i++) in[i] = hlo_pad(h, in[i], 2, 0, width - kv->dim, zero);
     hlo_val all = hlo_concat(h, in, 2, is_narrow(kv) ? 2 : 1);
@@ -169,7 +184,11 @@ static hlo_val heads_of_block(const reader *r, hlo_val all, int64_t row, int64_t
     return hlo_concat(h, head, (int)r->kv.heads, 1);
 }
 
-/* Keys and values of block i: [B, kv_heads, tokens, head_width] each. Values that nobody sees are 0. */
+/* Numbers of a value, and the lanes that they come in. */
+static int64_t v_dim(const reader *r) { return r->kv.latent ? r->c->n->a.paged_attention.latent : r->kv.dim; }
+static int64_t v_width(const reader *r) { return r->kv.latent ? round_up(v_dim(r), LANES) : head_width(&r->kv); }
+
+/* Keys and values of block i: [B, kv_heads, tokens, head_width and v_width]. Values that nobody sees are 0. */
 static void load_block(const reader *r, hlo_val i, hlo_val *k, hlo_val *v)
 {
     hlo *h = r->c->h;
@@ -178,7 +197,7 @@ static void load_block(const reader *r, hlo_val i, hlo_val *k, hlo_val *v)
     ids = hlo_bin(h, "add", ids, hlo_full_like(h, r->c->first_page, ids));
     hlo_val all = hlo_reshape(h, hlo_take(h, r->c->cache, ids), 4, (int64_t[]){ r->B, r->tokens, r->kv.rows, r->kv.lanes });
     *k = hlo_convert(h, heads_of_block(r, all, 0, 0), r->type);
-    *v = is_narrow(&r->kv) ? *k : hlo_convert(h, heads_of_block(r, all, r->kv.v_row, r->kv.v_lane), r->type);
+    *v = is_narrow(&r->kv) ? *k : r->kv.latent ? hlo_slice(h, *k, 3, 0, v_width(r)) : hlo_convert(h, heads_of_block(r, all, r->kv.v_row, r->kv.v_lane), r->type);
     hlo_val mask = hlo_broadcast(h, seen(r, i, r->key_lo, r->key_hi), (int[]){ 0, 2 }, 4, v->dim);
     *v = hlo_select(h, mask, *v, hlo_full_like(h, hlo_float(h, r->type, 0), *v));
 }
@@ -191,7 +210,7 @@ static hlo_val capped(const reader *r, hlo_val s)
     return hlo_bin_scalar(h, "multiply", hlo_un(h, "tanh", hlo_bin_scalar(h, "divide", s, cap)), cap);
 }
 
-/* One block: greatest score m, sum of weights l [B, kv_heads, n] and weighted sum of values acc [B, kv_heads, n, head_width], all f32. */
+/* One block: greatest score m, sum of weights l [B, kv_heads, n] and weighted sum of values acc [B, kv_heads, n, v_width], all f32. */
 static void attend_block(const reader *r, hlo_val i, const hlo_val old[3], hlo_val next[3])
 {
     hlo *h = r->c->h;
@@ -220,12 +239,12 @@ static void start_with_sinks(const reader *r, hlo_val state[3])
     state[1] = hlo_full_like(h, hlo_float(h, DT_F32, 1), state[1]);
 }
 
-/* The loop over blocks: [B, kv_heads, n, d] of type act; rows that see no key are 0. */
+/* The loop over blocks: [B, kv_heads, n, v_dim] of type act; rows that see no key are 0. */
 static hlo_val attend(reader *r)
 {
     hlo *h = r->c->h;
     hlo_val from, to, state[3], next[3];
-    int64_t dim[] = { r->B, r->kv.heads, r->n, head_width(&r->kv) };
+    int64_t dim[] = { r->B, r->kv.heads, r->n, v_width(r) };
     block_range(r, &from, &to);
     for (int i = 0; i < 3; i++) state[i] = hlo_full(h, hlo_float(h, DT_F32, i ? 0 : NO_SCORE), i == 2 ? 4 : 3, dim);
     if (op_has_in(r->c->n, SINKS)) start_with_sinks(r, state);
@@ -235,7 +254,7 @@ static hlo_val attend(reader *r)
     hlo_val sum = hlo_bin_scalar(h, "maximum", state[1], 1e-30);     /* at least 1 where there is a key */
     hlo_val out = hlo_bin(h, "divide", state[2], hlo_broadcast_at(h, sum, 0, state[2]));
     int64_t lane = is_narrow(&r->kv) ? HALF : 0;
-    return hlo_convert(h, hlo_slice(h, out, 3, lane, lane + r->kv.dim), r->c->step->act);
+    return hlo_convert(h, hlo_slice(h, out, 3, lane, lane + v_dim(r)), r->c->step->act);
 }
 
 /* ---- one token per sequence ---- */
@@ -252,7 +271,7 @@ static hlo_val attend_single(hlo_call *c, const hlo_kv *kv, hlo_val q)
     r.table = padded_table(&r);
     r.hi = hlo_broadcast(h, s->kv_lens, (int[]){ 0 }, 2, (int64_t[]){ s->S, r.n });
     r.lo = first_key(&r, r.hi);
-    return hlo_reshape(h, attend(&r), 3, (int64_t[]){ s->S, q.dim[1], kv->dim });
+    return hlo_reshape(h, attend(&r), 3, (int64_t[]){ s->S, q.dim[1], v_dim(&r) });
 }
 
 /* ---- tiles of queries ---- */
@@ -282,9 +301,9 @@ static hlo_val attend_tile(hlo_call *c, const hlo_kv *kv, hlo_val q, hlo_val i, 
     hlo_val table = padded_table(&r);
     r.table = hlo_dynamic_slice(h, table, (hlo_val[]){ hlo_row(h, s->tile_seq, i), { 0 } }, (int64_t[]){ 1, table.dim[1] });
     tile_ranges(&r, hlo_row(h, s->tile_pos, i), hlo_row(h, s->tile_len, i));
-    hlo_val out = hlo_reshape(h, attend(&r), 4, (int64_t[]){ kv->heads, s->q_tile, r.group, kv->dim });
+    hlo_val out = hlo_reshape(h, attend(&r), 4, (int64_t[]){ kv->heads, s->q_tile, r.group, v_dim(&r) });
     out = hlo_transpose(h, out, (int[]){ 1, 0, 2, 3 });
-    return hlo_reshape(h, out, 3, (int64_t[]){ s->q_tile, q.dim[1], kv->dim });
+    return hlo_reshape(h, out, 3, (int64_t[]){ s->q_tile, q.dim[1], v_dim(&r) });
 }
 
 /* q [T, heads, d] -> the same, 0 where no tile is. A tile writes all its rows; as tiles come in the order of their tokens,
@@ -294,7 +313,8 @@ static hlo_val attend_tiles(hlo_call *c, const hlo_kv *kv)
     hlo *h = c->h;
     const hlo_step *s = c->step;
     hlo_comment(h, "attention of longer runs: %lld queries of one sequence at a time", (long long)s->q_tile);
-    hlo_val zero = hlo_float(h, s->act, 0), q = hlo_pad(h, c->in[Q], 0, 0, s->q_tile, zero), out = hlo_full_like(h, zero, q), carried;
+    hlo_val zero = hlo_float(h, s->act, 0), q = hlo_pad(h, c->in[Q], 0, 0, s->q_tile, zero), carried;
+    hlo_val out = hlo_full(h, zero, 3, (int64_t[]){ q.dim[0], q.dim[1], c->n->s.dim[2] });
     hlo_val i = hlo_for(h, hlo_int(h, DT_I32, 0), s->tiles, &out, 1, &carried), token = hlo_row(h, s->tile_token, i);
     hlo_val next = hlo_dynamic_update(h, carried, attend_tile(c, kv, q, i, token), (hlo_val[]){ token, { 0 }, { 0 } });
     hlo_end_for(h, &next, &out);
@@ -305,7 +325,7 @@ hlo_val paged_attention_hlo(hlo_call *c)
 {
     hlo *h = c->h;
     const hlo_step *s = c->step;
-    hlo_kv kv = hlo_kv_of(c->cache.type, c->in[K].dim[1], c->in[K].dim[2]);
+    hlo_kv kv = hlo_kv_for(c->g, c->n, c->cache.type);
     write_cache(c, &kv);
     if (s->decode) return attend_single(c, &kv, c->in[Q]);
     hlo_val tiles = attend_tiles(c, &kv), single = attend_single(c, &kv, hlo_take(h, c->in[Q], s->seq_token));

@@ -81,7 +81,7 @@ static void put_caches(machine *m, int device, const ref_cache *ref)
             int64_t slot = at / (kv->heads * kv->dim), head = at / kv->dim % kv->heads;
             int64_t row = slot * kv->rows + (kv->head_lanes ? 0 : head), lane = head * kv->head_lanes + at % kv->dim;
             v[row * kv->lanes + lane] = ref->k[at];
-            v[(row + kv->v_row) * kv->lanes + kv->v_lane + lane] = ref->v[at];
+            if (!kv->latent) v[(row + kv->v_row) * kv->lanes + kv->v_lane + lane] = ref->v[at];
         }
         m->caches[device][i] = put(m, device, kv->type, dim, 4, v, n);
         mem_free(v);

@@ -90,13 +90,12 @@ static void run_node(runner *r, int id, isa set, int threads)
 }
 
 /* The cache as the kernels lay it out, from the reference's. */
-static void make_cache(runner *r, const ref_cache *ref, int64_t heads, int64_t dim)
+static void make_cache(runner *r, const node *attention, const ref_cache *ref, int64_t heads, int64_t dim)
 {
     const batch *b = &r->step->b;
     int bs = r->step->block;
     kv_layer *kv = &r->kv;
-    *kv = (kv_layer){ .type = ref->type, .block_size = bs, .heads = heads, .dim = dim, .dim_pad = (dim + 15) / 16 * 16 };
-    kv->block_bytes = kv_layer_bytes(kv);
+    *kv = kv_layer_of(r->g, attention, ref->type, bs);
     size_t bytes = kv->block_bytes * (size_t)(SLOTS / bs);
     r->cache = mem_aligned(64, bytes);
     kv->base = r->cache;
@@ -117,7 +116,7 @@ static void run_kernels(const graph *g, case_step *step, dtype kv_type, isa set,
                  .limits = { .max_tokens = T, .max_seqs = S, .max_rows = R, .max_model_len = 1024, .block_size = step->block, .kv_dtype = kv_type } };
     int64_t heads = 0, dim = 0;
     ref_cache ref = case_cache(g, kv_type, SLOTS, &heads, &dim);
-    if (heads) make_cache(&r, &ref, heads, dim);
+    if (heads) make_cache(&r, case_attention(g), &ref, heads, dim);
     for (int id = 1; id < (int)n; id++) place(&r, id);
     for (int id = 1; id < (int)n; id++)
         if (!op_is(graph_at(g, id)->op, OPF_LEAF | OPF_VIEW)) run_node(&r, id, set, threads);
