@@ -9,7 +9,7 @@ JOBS    ?= $(shell nproc 2>/dev/null || echo 1)
 CC      := $(if $(filter default undefined,$(origin CC)),gcc,$(CC))
 SAN     ?=
 LAYERS  := base graph text grammar media http dist load tpu ops device model engine api cli
-PKGS    := jansson libpcre2-8 libutf8proc libevent libevent_openssl libevent_pthreads libcurl libxxhash libcrypto libssl
+PKGS    := jansson libpcre2-8 libutf8proc libevent libevent_openssl libevent_pthreads libcurl libxxhash libcrypto libssl libjpeg libpng libwebp libwebpdemux sndfile
 ARCH    := $(shell uname -m)
 
 VERSION := $(shell cat VERSION)

@@ -2,7 +2,7 @@
 # Installs what building (and with "check", testing; with "fuzz", fuzzing; with "pjrt", the XLA:CPU plugin) needs from Debian's packages, or says how.
 # Nothing happens when everything is there.
 set -eu
-want="gcc make pkg-config libc6-dev libjansson-dev libpcre2-dev libutf8proc-dev libevent-dev libcurl4-openssl-dev libxxhash-dev libssl-dev ca-certificates"
+want="gcc make pkg-config libc6-dev libjansson-dev libpcre2-dev libutf8proc-dev libevent-dev libcurl4-openssl-dev libxxhash-dev libssl-dev libjpeg62-turbo-dev libpng-dev libwebp-dev libsndfile1-dev ca-certificates"
 case "${1:-run}" in
 run) ;;
 check) want="$want python3 python3-venv openssl" ;;

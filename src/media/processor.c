@@ -1,0 +1,185 @@
+/* Which processor a checkpoint names, and its parameters. */
+#include "media/processor.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "media/processor_int.h"
+
+#define HALF { 0.5F, 0.5F, 0.5F }
+static const image_class classes[] = {
+    { "Qwen2VLImageProcessor", qwen_vl_process,
+      { .resize = true, .resample = RESAMPLE_BICUBIC, .mean = { 0.48145466F, 0.4578275F, 0.40821073F }, .std = { 0.26862954F, 0.26130258F, 0.27577711F }, .factor = 1 / 255.0F,
+        .min_pixels = 56 * 56, .max_pixels = 28 * 28 * 1280, .patch = 14, .temporal = 2, .merge = 2 } },
+    { "Gemma3ImageProcessor", gemma3_process,
+      { .resize = true, .resample = RESAMPLE_BILINEAR, .mean = HALF, .std = HALF, .factor = 1 / 255.0F, .height = 224, .width = 224 } },
+    { "Llama4ImageProcessor", llama4_process,
+      { .resize = true, .resample = RESAMPLE_BILINEAR, .mean = HALF, .std = HALF, .factor = 1 / 255.0F, .height = 336, .width = 336, .max_tiles = 16 } },
+};
+
+/* "Qwen2VLImageProcessorFast" is the same processor. */
+static const image_class *class_of(const char *name)
+{
+    for (size_t i = 0; i < sizeof classes / sizeof *classes; i++) {
+        const size_t n = strlen(classes[i].name);
+        if (strncmp(name, classes[i].name, n) == 0 && (!name[n] || strcmp(name + n, "Fast") == 0)) return &classes[i];
+    }
+    return NULL;
+}
+
+static status int_field(const jv *j, const char *name, int64_t least, int64_t most, int64_t *io)
+{
+    const jv *v = jv_get(j, name);
+    if (jv_type(v) <= JV_NULL) return ST_OK;
+    const int64_t got = jv_i64(v, least - 1);
+    if (got < least || got > most)
+        return err_set(ST_INVALID, "preprocessor_config.json: %s must be an integer from %" PRId64 " to %" PRId64, name, least, most);
+    *io = got;
+    return ST_OK;
+}
+
+static status int_into(const jv *j, const char *name, int least, int most, int *io)
+{
+    int64_t v = *io;
+    TRY(int_field(j, name, least, most, &v));
+    *io = (int)v;
+    return ST_OK;
+}
+
+static status three(const jv *j, const char *name, float *io)
+{
+    const jv *v = jv_get(j, name);
+    if (jv_type(v) <= JV_NULL) return ST_OK;
+    if (!jv_is(v, JV_ARR) || jv_len(v) != 3) return err_set(ST_INVALID, "preprocessor_config.json: %s must be a list of three numbers", name);
+    for (size_t i = 0; i < 3; i++) {
+        const double d = jv_f64(jv_at(v, i), -1e9);
+        if (!(d > -1e3 && d < 1e3) || (strcmp(name, "image_std") == 0 && !(d > 1e-6))) return err_set(ST_INVALID, "preprocessor_config.json: %s has a bad value", name);
+        io[i] = (float)d;
+    }
+    return ST_OK;
+}
+
+static status image_fields(const jv *j, image_params *p)
+{
+    enum { MOST_PIXELS = 1 << 30, MOST_SIDE = 8192 };
+    int64_t how = p->resample;
+    TRY(int_field(j, "resample", RESAMPLE_BILINEAR, RESAMPLE_BICUBIC, &how));
+    p->resample = (resample)how;
+    p->resize = jv_get_bool(j, "do_resize", p->resize);
+    TRY(three(j, "image_mean", p->mean));
+    TRY(three(j, "image_std", p->std));
+    const double factor = jv_get_bool(j, "do_rescale", true) ? jv_get_f64(j, "rescale_factor", (double)1 / 255) : 1;
+    if (!(factor > 1e-9 && factor < 1e3)) return err_set(ST_INVALID, "preprocessor_config.json: rescale_factor has a bad value");
+    p->factor = (float)factor;
+    if (!jv_get_bool(j, "do_normalize", true))
+        for (int c = 0; c < 3; c++) p->mean[c] = 0, p->std[c] = 1;
+    const jv *size = jv_get(j, "size");
+    TRY(int_into(size, "height", 1, MOST_SIDE, &p->height));
+    TRY(int_into(size, "width", 1, MOST_SIDE, &p->width));
+    TRY(int_field(size, "shortest_edge", 1, MOST_PIXELS, &p->min_pixels));
+    TRY(int_field(size, "longest_edge", 1, MOST_PIXELS, &p->max_pixels));
+    TRY(int_field(j, "min_pixels", 1, MOST_PIXELS, &p->min_pixels));
+    TRY(int_field(j, "max_pixels", 1, MOST_PIXELS, &p->max_pixels));
+    if (p->patch) TRY(int_into(j, "patch_size", 1, 256, &p->patch));
+    TRY(int_into(j, "temporal_patch_size", 1, 16, &p->temporal));
+    TRY(int_into(j, "merge_size", 1, 16, &p->merge));
+    TRY(int_into(j, "max_patches", 1, 256, &p->max_tiles));
+    p->max_canvas = jv_get_bool(j, "resize_to_max_canvas", false);
+    if (jv_get_bool(j, "do_pan_and_scan", false)) return err_set(ST_UNSUPPORTED, "preprocessor_config.json: do_pan_and_scan is not supported");
+    return ST_OK;
+}
+
+static status audio_fields(const jv *j, mel_config *m)
+{
+    *m = (mel_config){ 16000, 80, 400, 160 };
+    TRY(int_into(j, "sampling_rate", 1000, 192000, &m->rate));
+    TRY(int_into(j, "feature_size", 1, 1024, &m->n_mels));
+    TRY(int_into(j, "n_fft", 16, 4096, &m->n_fft));
+    TRY(int_into(j, "hop_length", 1, 4096, &m->hop));
+    if (jv_get_f64(j, "dither", 0) != 0) return err_set(ST_UNSUPPORTED, "preprocessor_config.json: dither is not supported: features would not be reproducible");
+    return ST_OK;
+}
+
+static status open_fields(const jv *j, media_processor *p)
+{
+    const char *picture = jv_get_str(j, "image_processor_type", NULL), *sound = jv_get_str(j, "feature_extractor_type", NULL);
+    if (!picture && !sound) return err_set(ST_INVALID, "preprocessor_config.json names neither image_processor_type nor feature_extractor_type");
+    if (picture) {
+        const image_class *c = class_of(picture);
+        if (!c) return err_set(ST_UNSUPPORTED, "preprocessor_config.json: image_processor_type %.80s is not supported", picture);
+        p->image = c->process;
+        p->ip = c->defaults;
+        TRY(image_fields(j, &p->ip));
+    }
+    if (sound) {
+        if (strcmp(sound, "WhisperFeatureExtractor") != 0) return err_set(ST_UNSUPPORTED, "preprocessor_config.json: feature_extractor_type %.80s is not supported", sound);
+        p->audio = true;
+        TRY(audio_fields(j, &p->mel));
+    }
+    return ST_OK;
+}
+
+status media_processor_open(const jv *preprocessor_config, media_processor **out)
+{
+    media_processor *p = mem_calloc(1, sizeof *p);
+    if (!p) return err_nomem();
+    const status st = open_fields(preprocessor_config, p);
+    if (st != ST_OK) {
+        mem_free(p);
+        return st;
+    }
+    *out = p;
+    return ST_OK;
+}
+
+void media_processor_close(media_processor *p) { mem_free(p); }
+bool media_processor_takes(const media_processor *p, media_kind kind) { return kind == MEDIA_IMAGE ? p->image != NULL : p->audio; }
+
+float params_normal(const image_params *p, int channel, uint8_t v)
+{
+    const float to_255 = 1 / p->factor;
+    return ((float)v - p->mean[channel] * to_255) / (p->std[channel] * to_255);
+}
+
+status features_alloc(media_features *f, int64_t rows, int64_t cols)
+{
+    f->values = mem_array((size_t)rows, (size_t)cols * sizeof *f->values);
+    if (!f->values) return err_nomem();
+    f->rows = rows;
+    f->cols = cols;
+    return ST_OK;
+}
+
+status media_process_image(const media_processor *p, const image *im, media_features *out)
+{
+    if (!p->image) return err_set(ST_UNSUPPORTED, "this model takes no images");
+    media_features f = { .kind = MEDIA_IMAGE, .grid = { 1, 1, 1 }, .width = im->width, .height = im->height };
+    const status st = p->image(&p->ip, im, &f);
+    if (st == ST_OK) *out = f;
+    else mem_free(f.values);
+    return st;
+}
+
+status media_process_audio(const media_processor *p, const audio *a, media_features *out)
+{
+    if (!p->audio) return err_set(ST_UNSUPPORTED, "this model takes no audio");
+    audio own = {0};
+    if (a->rate != p->mel.rate) {
+        TRY(audio_resample(a->samples, a->n, a->rate, p->mel.rate, &own.samples, &own.n));
+        a = &own;
+    }
+    media_features f = { .kind = MEDIA_AUDIO, .grid = { 1, 1, 1 }, .rows = p->mel.n_mels, .n_samples = (int64_t)a->n };
+    int frames = 0;
+    const status st = audio_log_mel(&p->mel, a->samples, a->n, &f.values, &frames);
+    audio_free(&own);
+    f.cols = frames;
+    if (st == ST_OK) *out = f;
+    return st;
+}
+
+void media_features_free(media_features *f)
+{
+    mem_free(f->values);
+    *f = (media_features){0};
+}

@@ -1,0 +1,108 @@
+/* Images and sounds of the multimodal goldens: what the processors make of them is what transformers made. */
+#include "tests/test.h"
+
+#include "base/mem.h"
+#include "load/safetensors.h"
+#include "media/processor.h"
+
+static status slurp(const char *path, buf *out)
+{
+    char block[1 << 16];
+    FILE *f = fopen(path, "rb");
+    if (!f) return err_errno("cannot open %s", path);
+    for (size_t n; (n = fread(block, 1, sizeof block, f)) > 0;) buf_append(out, block, n);
+    fclose(f);
+    return buf_status(out);
+}
+
+static const char *in_model(const char *model, const char *file)
+{
+    char rel[256];
+    snprintf(rel, sizeof rel, "goldens/%s/%s", model, file);
+    return test_shared(rel);
+}
+
+static status open_processor(const char *model, media_processor **out)
+{
+    jv *j = NULL;
+    TRY(jv_parse_file(in_model(model, "preprocessor_config.json"), 1 << 20, &j));
+    const status st = media_processor_open(j, out);
+    jv_free(j);
+    return st;
+}
+
+static void compare(const media_features *got, const st_set *want, const char *name, double tol)
+{
+    const st_tensor *t = st_find(want, name);
+    REQUIRE(t);
+    REQUIRE(got->rows * got->cols == (int64_t)(t->bytes / 4));
+    const float *w = t->data;
+    double worst = 0;
+    for (int64_t i = 0; i < got->rows * got->cols; i++) worst = fmax(worst, fabs((double)got->values[i] - (double)w[i]));
+    if (!(worst <= tol)) FAIL("%s: values are off by %g", name, worst);
+}
+
+static void check_grid(const media_features *got, const st_set *want, const char *name)
+{
+    const st_tensor *t = st_find(want, name);
+    for (int i = 0; t && i < 3; i++) CHECK_INT(got->grid[i], ((const int32_t *)t->data)[i]);
+}
+
+static void check_model(const char *model)
+{
+    media_processor *p = NULL;
+    st_set *g = NULL;
+    if (!in_model(model, "golden.safetensors")) SKIP("no goldens of %s", model);
+    REQUIRE_OK(open_processor(model, &p));
+    REQUIRE_OK(st_open_file(in_model(model, "golden.safetensors"), &g));
+    for (const char *which = "ab"; *which; which++) {
+        char file[32], name[64];
+        buf bytes = {0};
+        image im = {0};
+        media_features f = {0};
+        snprintf(file, sizeof file, "image_%c.png", *which);
+        REQUIRE_OK(slurp(in_model(model, file), &bytes));
+        REQUIRE_OK(image_decode(bytes.data, bytes.len, NULL, &im));
+        REQUIRE_OK(media_process_image(p, &im, &f));
+        snprintf(name, sizeof name, "image_%c.pixel_values", *which);
+        compare(&f, g, name, 1e-5);
+        snprintf(name, sizeof name, "image_%c.grid_thw", *which);
+        check_grid(&f, g, name);
+        media_features_free(&f);
+        image_free(&im);
+        buf_free(&bytes);
+    }
+    media_processor_close(p);
+    st_close(g);
+}
+
+TEST(pixels_of_qwen2_5_vl) { check_model("qwen2_5_vl"); }
+TEST(pixels_of_gemma3) { check_model("gemma3_mm"); }
+TEST(pixels_of_llama4_guard) { check_model("llama4_guard"); }
+TEST(pixels_of_llama4_maverick) { check_model("llama4_maverick"); }
+TEST(pixels_of_llama4_scout) { check_model("llama4_scout"); }
+TEST(pixels_of_qwen3_omni) { check_model("qwen3_omni"); }
+
+TEST(log_mel_of_qwen3_omni)
+{
+    media_processor *p = NULL;
+    st_set *g = NULL;
+    buf bytes = {0};
+    audio a = {0};
+    media_features f = {0};
+    if (!in_model("qwen3_omni", "golden.safetensors")) SKIP("no goldens");
+    REQUIRE_OK(open_processor("qwen3_omni", &p));
+    REQUIRE_OK(st_open_file(in_model("qwen3_omni", "golden.safetensors"), &g));
+    REQUIRE_OK(slurp(in_model("qwen3_omni", "audio_a.wav"), &bytes));
+    REQUIRE_OK(audio_decode(bytes.data, bytes.len, 16000, &a));
+    REQUIRE_OK(media_process_audio(p, &a, &f));
+    CHECK_INT(f.cols, 437);
+    compare(&f, g, "audio_a.input_features", 1e-4);
+    media_features_free(&f);
+    audio_free(&a);
+    buf_free(&bytes);
+    media_processor_close(p);
+    st_close(g);
+}
+
+TEST_MAIN
