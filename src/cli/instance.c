@@ -99,7 +99,7 @@ static void engine_flags(instance *s)
         .hash_algo = (hash_algo)instance_choice(flags_str(f, "prefix-caching-hash-algo"), algos, 4),
         .logprobs_mode = (logprobs_mode)instance_choice(flags_str(f, "logprobs-mode"), modes, 4),
         .kv_cache_bytes = flags_i64(f, "kv-cache-memory-bytes", 0), .num_blocks_override = (int)instance_i64(f, "num-gpu-blocks-override", 0),
-        .step_target_s = flags_f64(f, "step-time-target", 200) > 0 ? flags_f64(f, "step-time-target", 200) / 1000 : -1,
+        .step_target_s = flags_f64(f, "step-time-target", 50) > 0 ? flags_f64(f, "step-time-target", 50) / 1000 : -1,
         .kv_dtype = s->kv_dt, .seed = (uint64_t)flags_i64(f, "seed", 0),
     };
 }

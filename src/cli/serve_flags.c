@@ -286,7 +286,7 @@ static const flag_def defs[] = {
     { "program-cache", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "Folder of compiled programs, read and written (tpu, cuda, pjrt); default ~/.cache/systolic/programs." },
     { "lazy-compile", NULL, G, FLAG_BOOL, FLAG_YES, "off", NULL, NULL, "Compiles a program when a step first needs it, not before the server is ready (tpu, cuda, pjrt)." },
     { "threads", NULL, G, FLAG_INT, FLAG_YES, "0", NULL, NULL, "Compute threads; 0 = one per available core." },
-    { "step-time-target", NULL, G, FLAG_NUM, FLAG_YES, "200", NULL, NULL, "Milliseconds: while others decode, prompts are cut into chunks such that a step takes about this long; 0 = not." },
+    { "step-time-target", NULL, G, FLAG_NUM, FLAG_YES, "50", NULL, NULL, "Milliseconds: while others decode, prompts are cut into chunks such that a step takes about this long; 0 = not." },
     { "isa", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "Forces kernels: portable, avx2, avx512 (float32 arithmetic), avx512_bf16 (bfloat16 dot products); by default the fastest, measured once." },
 #undef G
 };
