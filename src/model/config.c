@@ -4,6 +4,20 @@
 #include <string.h>
 
 static bool absent(const jv *v) { return jv_is(v, JV_MISSING) || jv_is(v, JV_NULL); }
+bool config_absent(const jv *j, const char *name) { return absent(jv_get(j, name)); }
+
+const jv *config_text(const jv *j)
+{
+    const jv *thinker = jv_get(j, "thinker_config"), *text = jv_get(jv_is(thinker, JV_OBJ) ? thinker : j, "text_config");
+    return jv_is(text, JV_OBJ) ? text : j;
+}
+
+/* Some fields stand in the language model's part or beside it. */
+static const jv *holder_of(const jv *j, const char *name)
+{
+    const jv *thinker = jv_get(j, "thinker_config"), *text = config_text(j);
+    return !config_absent(text, name) ? text : !config_absent(j, name) ? j : thinker;
+}
 
 status config_int(const jv *j, const char *name, int64_t least, int64_t most, int64_t def, int *out)
 {
@@ -39,9 +53,13 @@ status config_real(const jv *j, const char *name, double least, double most, dou
     return ST_OK;
 }
 
-static status read_bool(const jv *j, const char *name, bool def, bool *out)
+status config_bool(const jv *j, const char *name, bool def, bool *out)
 {
     const jv *v = jv_get(j, name);
+    if (jv_is(v, JV_INT)) {
+        *out = jv_i64(v, 0) != 0;
+        return ST_OK;
+    }
     if (!absent(v) && !jv_is(v, JV_BOOL)) return err_set(ST_INVALID, "config.json: %s is %s, expected a boolean", name, jv_kind_name(jv_type(v)));
     *out = jv_bool(v, def);
     return ST_OK;
@@ -67,8 +85,8 @@ status config_architecture(const jv *j, const char **out)
 
 static status read_dtype(const jv *j, dtype *out)
 {
-    const char *name;
-    TRY(read_string(j, absent(jv_get(j, "torch_dtype")) ? "dtype" : "torch_dtype", "float32", &name));
+    const char *name, *key = config_absent(holder_of(j, "torch_dtype"), "torch_dtype") ? "dtype" : "torch_dtype";
+    TRY(read_string(holder_of(j, key), key, "float32", &name));
     if (strncmp(name, "torch.", 6) == 0) name += 6;
     if (strcmp(name, "float32") == 0 || strcmp(name, "float") == 0) *out = DT_F32;
     else if (strcmp(name, "bfloat16") == 0) *out = DT_BF16;
@@ -79,7 +97,7 @@ static status read_dtype(const jv *j, dtype *out)
 
 static status read_tokens(const jv *j, model_config *c)
 {
-    const jv *eos = jv_get(j, "eos_token_id"), *bos = jv_get(j, "bos_token_id");
+    const jv *eos = jv_get(holder_of(j, "eos_token_id"), "eos_token_id"), *bos = jv_get(holder_of(j, "bos_token_id"), "bos_token_id");
     if (jv_is(bos, JV_ARR)) bos = jv_at(bos, 0);
     c->bos = -1;
     if (!absent(bos)) {
@@ -100,36 +118,47 @@ static status read_tokens(const jv *j, model_config *c)
 
 static status read_windows(const jv *j, const config_defaults *d, model_config *c)
 {
-    c->window = arena_calloc(&c->mem, (size_t)c->n_layers, sizeof *c->window);
-    if (!c->window) return err_nomem();
+    c->layers = arena_calloc(&c->mem, (size_t)c->n_layers, sizeof *c->layers);
+    if (!c->layers) return err_nomem();
     if (!d->uses_window) return ST_OK;
-    int window, from = 0;
+    int window, from = 0, pattern = d->window_pattern;
     bool missing = jv_is(jv_get(j, "sliding_window"), JV_MISSING), use = true;
     TRY(config_int(j, "sliding_window", 0, INT32_MAX, missing ? d->sliding_window : 0, &window));
-    TRY(read_bool(j, "use_sliding_window", d->max_window_layers == 0, &use));
+    TRY(config_bool(j, "use_sliding_window", d->max_window_layers == 0, &use));
     if (d->max_window_layers > 0) TRY(config_int(j, "max_window_layers", 0, INT32_MAX, d->max_window_layers, &from));
+    if (pattern) TRY(config_int(j, config_absent(j, "_sliding_window_pattern") ? "sliding_window_pattern" : "_sliding_window_pattern", 1, CONFIG_MAX_LAYERS, pattern, &pattern));
     const jv *types = jv_get(j, "layer_types");
     if (!absent(types) && (!jv_is(types, JV_ARR) || jv_len(types) < (size_t)c->n_layers))
         return err_set(ST_INVALID, "config.json: layer_types must list a type for each of the %d layers", c->n_layers);
     for (int l = 0; l < c->n_layers; l++) {
-        bool windowed = l >= from;
+        bool windowed = l >= from && (!pattern || (l + 1) % pattern != 0);
         if (!absent(types)) {
             const char *t = jv_str(jv_at(types, (size_t)l), "");
             windowed = strcmp(t, "sliding_attention") == 0;
             if (!windowed && strcmp(t, "full_attention") != 0)
                 return err_set(ST_UNSUPPORTED, "config.json: layer_types[%d] is '%s'; supported: full_attention, sliding_attention", l, t);
         }
-        c->window[l] = windowed && use ? window : 0;
+        c->layers[l].window = windowed && use ? window : 0;
     }
     return ST_OK;
 }
 
+static status read_activation(const jv *j, activation *out)
+{
+    static const struct { const char *name; activation act; } known[] = {
+        { "silu", ACT_SILU }, { "swish", ACT_SILU }, { "gelu", ACT_GELU }, { "gelu_pytorch_tanh", ACT_GELU_TANH }, { "gelu_new", ACT_GELU_TANH } };
+    const char *act, *key = config_absent(j, "hidden_activation") ? "hidden_act" : "hidden_activation";
+    TRY(read_string(j, key, "silu", &act));
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        if (strcmp(act, known[i].name) == 0) {
+            *out = known[i].act;
+            return ST_OK;
+        }
+    return err_set(ST_UNSUPPORTED, "config.json: %s '%s' is not supported; supported: silu, swish, gelu, gelu_pytorch_tanh, gelu_new", key, act);
+}
+
 static status refuse_unsupported(const jv *j)
 {
-    const char *act;
-    TRY(read_string(j, "hidden_act", "silu", &act));
-    if (strcmp(act, "silu") != 0 && strcmp(act, "swish") != 0)
-        return err_set(ST_UNSUPPORTED, "config.json: hidden_act '%s' is not supported; supported: silu", act);
     const jv *q = jv_get(j, "quantization_config");
     if (!absent(q)) return err_set(ST_UNSUPPORTED, "config.json: quantization_config (quant_method '%s') is not supported", jv_get_str(q, "quant_method", "?"));
     return ST_OK;
@@ -137,11 +166,11 @@ static status refuse_unsupported(const jv *j)
 
 static status read_sizes(const jv *j, const config_defaults *d, model_config *c)
 {
-    TRY(config_int(j, "vocab_size", 1, 1 << 24, 0, &c->vocab));
-    TRY(config_int(j, "num_hidden_layers", 1, CONFIG_MAX_LAYERS, 0, &c->n_layers));
-    TRY(config_int(j, "hidden_size", 1, 1 << 20, 0, &c->hidden));
-    TRY(config_int(j, "intermediate_size", 1, 1 << 22, 0, &c->intermediate));
-    TRY(config_int(j, "num_attention_heads", 1, 1 << 14, 0, &c->n_heads));
+    TRY(config_int(j, "vocab_size", 1, 1 << 24, d->vocab, &c->vocab));
+    TRY(config_int(j, "num_hidden_layers", 1, CONFIG_MAX_LAYERS, d->n_layers, &c->n_layers));
+    TRY(config_int(j, "hidden_size", 1, 1 << 20, d->hidden, &c->hidden));
+    TRY(config_int(j, "intermediate_size", 1, 1 << 22, d->intermediate, &c->intermediate));
+    TRY(config_int(j, "num_attention_heads", 1, 1 << 14, d->n_heads, &c->n_heads));
     TRY(config_int(j, "num_key_value_heads", 1, 1 << 14, d->n_kv_heads ? d->n_kv_heads : c->n_heads, &c->n_kv_heads));
     if (absent(jv_get(j, "head_dim")) && !d->head_dim && c->hidden % c->n_heads)
         return err_set(ST_INVALID, "config.json: hidden_size %d is no multiple of num_attention_heads %d", c->hidden, c->n_heads);
@@ -153,25 +182,29 @@ static status read_sizes(const jv *j, const config_defaults *d, model_config *c)
         return err_set(ST_INVALID, "config.json: num_attention_heads %d times head_dim %d is too large", c->n_heads, c->head_dim);
     TRY(config_int(j, "max_position_embeddings", 1, 1 << 30, d->max_position, &c->max_position));
     TRY(config_real(j, "rms_norm_eps", 0, 1, d->eps, &c->eps));
-    TRY(read_bool(j, "tie_word_embeddings", false, &c->tied));
-    TRY(read_bool(j, "attention_bias", false, &c->attention_bias));
-    return read_bool(j, "mlp_bias", false, &c->mlp_bias);
+    TRY(config_bool(j, "attention_bias", false, &c->attention_bias));
+    return config_bool(j, "mlp_bias", false, &c->mlp_bias);
 }
 
 static status parse_into(const jv *j, const config_defaults *d, model_config *c)
 {
     const char *name;
+    const jv *text = config_text(j);
     TRY(config_architecture(j, &name));
     c->architecture = arena_strdup(&c->mem, name);
     TRY(read_string(j, "model_type", "", &name));
     c->model_type = arena_strdup(&c->mem, name);
     if (!c->architecture || !c->model_type) return err_nomem();
     TRY(refuse_unsupported(j));
-    TRY(read_sizes(j, d, c));
-    TRY(read_windows(j, d, c));
+    TRY(read_sizes(text, d, c));
+    TRY(read_activation(text, &c->act));
+    TRY(config_bool(holder_of(j, "tie_word_embeddings"), "tie_word_embeddings", d->tied, &c->tied));
+    TRY(read_windows(text, d, c));
     TRY(read_dtype(j, &c->torch_dtype));
     TRY(read_tokens(j, c));
-    return config_parse_rope(j, c);
+    c->attention_scale = 1 / sqrt((double)c->head_dim);
+    TRY(config_parse_rope(text, d->rope_theta > 0 ? d->rope_theta : 10000, c));
+    return d->read ? d->read(text, c) : ST_OK;
 }
 
 status config_parse(const jv *j, const config_defaults *d, model_config *out)

@@ -6,8 +6,9 @@
 
 static const char *full_name(const net *n, const char *name, const char *suffix, char *dst, size_t cap)
 {
-    if (n->layer >= 0) snprintf(dst, cap, "model.layers.%d.%s.%s", n->layer, name, suffix);
-    else snprintf(dst, cap, "%s.%s", name, suffix);
+    const char *dot = *suffix ? "." : "";
+    if (n->layer >= 0) snprintf(dst, cap, "model.layers.%d.%s%s%s", n->layer, name, dot, suffix);
+    else snprintf(dst, cap, "%s%s%s", name, dot, suffix);
     return dst;
 }
 
@@ -33,8 +34,10 @@ tensor rms_norm(net *n, tensor x, const char *name)
     int last = s->rank > 0 ? s->rank - 1 : 0;
     weight_ref w = { ROLE_REPL, s->axes[last], name, 0, s->dim[last], s->dim[last] };
     tensor in[] = { x, weight(n, w, "weight", 1, 0, AX_NONE, QUANT_NONE) };
-    return graph_add(n->g, OP_RMS_NORM, in, 2, &(op_attrs){ .rms_norm = { n->c->eps } });
+    return graph_add(n->g, OP_RMS_NORM, in, 2, &(op_attrs){ .rms_norm = { n->c->eps, n->c->norm_plus_one } });
 }
+
+tensor rms_norm_plain(net *n, tensor x) { return graph_add(n->g, OP_RMS_NORM, &x, 1, &(op_attrs){ .rms_norm = { n->c->eps, 0 } }); }
 
 tensor split_heads(net *n, tensor x, int head_dim)
 {
@@ -43,16 +46,42 @@ tensor split_heads(net *n, tensor x, int head_dim)
 
 tensor merge_heads(net *n, tensor x) { return graph_add(n->g, OP_MERGE_HEADS, &x, 1, NULL); }
 
-tensor rope(net *n, tensor x) { return graph_add(n->g, OP_ROPE, (tensor[]){ x, n->rope_table }, 2, NULL); }
-
-tensor paged_attention(net *n, tensor q, tensor k, tensor v)
+tensor rope(net *n, tensor x)
 {
-    op_attrs a = { .paged_attention = { .cache = n->layer, .scale = 1 / sqrt((double)n->c->head_dim), .window = n->c->window[n->layer] } };
-    return graph_add(n->g, OP_PAGED_ATTENTION, (tensor[]){ q, k, v }, 3, &a);
+    int at = n->c->layers[n->layer].rope;
+    if (at < 0) return x;
+    return graph_add(n->g, OP_ROPE, (tensor[]){ x, n->rope_tables[at] }, 2, &(op_attrs){ .rope = { n->c->rope_interleaved } });
+}
+
+static tensor attend(net *n, tensor q, tensor k, tensor v, tensor sinks)
+{
+    const layer_config *l = &n->c->layers[n->layer];
+    op_attrs a = { .paged_attention = { .cache = n->layer, .scale = n->c->attention_scale, .window = l->window, .chunk = l->chunk, .softcap = n->c->softcap } };
+    return graph_add(n->g, OP_PAGED_ATTENTION, (tensor[]){ q, k, v, sinks }, 4, &a);
+}
+
+tensor paged_attention(net *n, tensor q, tensor k, tensor v) { return attend(n, q, k, v, NO_TENSOR); }
+
+tensor attention_with_sinks(net *n, tensor q, tensor k, tensor v, const char *name)
+{
+    int64_t heads = n->c->n_heads;
+    return attend(n, q, k, v, weight(n, (weight_ref){ ROLE_COL, AX_HEADS, name, 0, heads, heads }, "", 1, 0, AX_NONE, QUANT_NONE));
+}
+
+tensor scale(net *n, tensor x, double factor) { return graph_add(n->g, OP_SCALE, &x, 1, &(op_attrs){ .scale = { factor } }); }
+
+tensor scale_by_position(net *n, tensor x, double floor, double factor)
+{
+    op_attrs a = { .scale_by_position = { floor, factor } };
+    return graph_add(n->g, OP_SCALE_BY_POSITION, (tensor[]){ x, n->positions }, 2, &a);
 }
 
 tensor add(net *n, tensor x, tensor y) { return graph_add(n->g, OP_ADD, (tensor[]){ x, y }, 2, NULL); }
-tensor glu(net *n, tensor gate, tensor up) { return graph_add(n->g, OP_GLU, (tensor[]){ gate, up }, 2, &(op_attrs){ .glu = { .act = ACT_SILU } }); }
+tensor glu(net *n, tensor gate, tensor up)
+{
+    op_attrs a = { .glu = { n->c->act, n->c->act_alpha, n->c->act_limit } };
+    return graph_add(n->g, OP_GLU, (tensor[]){ gate, up }, 2, &a);
+}
 
 tensor embed(net *n, tensor ids, const char *name, int rows, int width)
 {
@@ -66,10 +95,10 @@ static tensor input(net *n, input_kind kind)
     return graph_input(n->g, kind, &(shape){ DT_I32, 1, { rows ? DIM_R : DIM_T }, { rows ? AX_ROWS : AX_TOKENS } });
 }
 
-static tensor rope_table(net *n)
+static tensor rope_table(net *n, const rope_config *r)
 {
-    const rope_config *r = &n->c->rope;
-    op_attrs a = { .rope_table = { { r->n_variants, r->scale }, { (int64_t)r->n_variants * (r->rot / 2), r->inv_freq } } };
+    op_attrs a = { .rope_table = { { r->n_variants, r->scale }, { (int64_t)r->n_variants * (r->rot / 2), r->inv_freq },
+                                   r->height, r->width, r->mrope_interleaved } };
     return graph_add(n->g, OP_ROPE_TABLE, &n->positions, 1, &a);
 }
 
@@ -79,14 +108,25 @@ static void at_layer(net *n, int layer)
     graph_set_layer(n->g, layer);
 }
 
+/* A constant as a tensor of the model's type holds it. */
+static double in_type(dtype t, double v)
+{
+    float f = (float)v;
+    uint32_t stored = 0;
+    dtype_from_f32(t, &f, &stored, 1);
+    dtype_to_f32(t, &stored, &f, 1);
+    return (double)f;
+}
+
 tensor decoder_lm(net *n, layer_fn *layer)
 {
     const model_config *c = n->c;
     at_layer(n, -1);
     tensor ids = input(n, IN_TOKENS), rows;
     n->positions = input(n, IN_POSITIONS);
-    n->rope_table = rope_table(n);
+    for (int i = 0; i < c->n_ropes; i++) n->rope_tables[i] = rope_table(n, &c->ropes[i]);
     tensor x = embed(n, ids, "model.embed_tokens", c->vocab, c->hidden);
+    if (c->embed_scale != 0) x = scale(n, x, in_type(n->type, c->embed_scale));
     for (int l = 0; l < c->n_layers; l++) {
         at_layer(n, l);
         x = layer(n, x);

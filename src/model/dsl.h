@@ -13,7 +13,7 @@ typedef struct net {
     quant_scheme quant; /* of the linears' weights */
     int layer;          /* -1 = outside the layers */
     tensor positions;
-    tensor rope_table;  /* made once, shared by the layers */
+    tensor rope_tables[CONFIG_MAX_ROPES];   /* made once, shared by the layers */
 } net;
 
 /* Rows [from, to) of a checkpoint tensor with `total` rows; "NAME" is completed to model.layers.<layer>.NAME.weight (or .bias). */
@@ -23,10 +23,15 @@ typedef struct weight_ref { weight_role role; axis out; const char *name; int64_
 
 tensor linear(net *n, tensor x, weight_ref w, bool bias);
 tensor rms_norm(net *n, tensor x, const char *name);           /* over the last dimension */
+tensor rms_norm_plain(net *n, tensor x);                       /* without a weight */
 tensor split_heads(net *n, tensor x, int head_dim);            /* [T, h*d] -> [T, h, d] */
 tensor merge_heads(net *n, tensor x);
-tensor rope(net *n, tensor x);                                 /* by the model's rope configuration */
-tensor paged_attention(net *n, tensor q, tensor k, tensor v);  /* scale 1/sqrt(head_dim), the layer's window */
+tensor rope(net *n, tensor x);                                 /* by the layer's rope; x itself where it has none */
+tensor paged_attention(net *n, tensor q, tensor k, tensor v);  /* the model's scale, the layer's window or chunk */
+/* The same with one logit per query head, the tensor model.layers.<layer>.NAME, that takes its share of the softmax for no value. */
+tensor attention_with_sinks(net *n, tensor q, tensor k, tensor v, const char *name);
+tensor scale(net *n, tensor x, double factor);
+tensor scale_by_position(net *n, tensor x, double floor, double factor);
 tensor add(net *n, tensor x, tensor y);
 tensor glu(net *n, tensor gate, tensor up);                    /* by the model's activation */
 tensor embed(net *n, tensor ids, const char *name, int rows, int width);
@@ -44,5 +49,8 @@ tensor gated_mlp(net *n, tensor x);
 /* An architecture: what the registry (model.c) lists. */
 typedef struct model_family { const char *architecture; config_defaults defaults; layer_fn *layer; } model_family;
 extern const model_family llama_family, qwen2_family, qwen3_family, mistral_family, phi3_family;
+extern const model_family gemma3_family, gemma3_mm_family, qwen2_5_vl_family;
+/* Layers that several families have. */
+layer_fn qwen2_layer;
 
 #endif

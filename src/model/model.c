@@ -20,7 +20,7 @@ struct model {
 
 /* ---- registry ---- */
 
-static const model_family *const families[] = { &llama_family, &mistral_family, &phi3_family, &qwen2_family, &qwen3_family };
+static const model_family *const families[] = { &gemma3_family, &gemma3_mm_family, &llama_family, &mistral_family, &phi3_family, &qwen2_family, &qwen2_5_vl_family, &qwen3_family };
 enum { N_FAMILIES = sizeof families / sizeof *families };
 
 const char *const *model_architectures(void)
@@ -49,11 +49,11 @@ static status find_family(const char *name, const model_family **out)
 /* vLLM's rule: what the configuration derives is the limit, unless an environment variable takes the blame. */
 static status context_length(const model_config *c, int wanted, int *out)
 {
-    int derived = (int)c->rope.max_len;
+    int derived = (int)c->ropes[0].max_len;
     const char *allow = getenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN");
     if (wanted > derived && !(allow && strcmp(allow, "1") == 0))
         return err_set(ST_INVALID, "max_model_len %d is greater than %d, the context length derived from config.json (max_position_embeddings %d, rope %s); "
-                       "VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 allows it, at the risk of wrong output", wanted, derived, c->max_position, c->rope.type);
+                       "VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 allows it, at the risk of wrong output", wanted, derived, c->max_position, c->ropes[0].type);
     *out = wanted > 0 ? wanted : derived;
     return ST_OK;
 }
@@ -65,10 +65,10 @@ static status fill_info(model *m, const model_options *o)
     model_count_params(m->g, &params);
     m->info = (model_info){ .architecture = c->architecture, .model_type = c->model_type, .vocab_size = c->vocab, .n_layers = c->n_layers,
                             .hidden_size = c->hidden, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim,
-                            .torch_dtype = c->torch_dtype, .sliding_window = c->window[0], .rope_switch_len = c->rope.switch_len,
+                            .torch_dtype = c->torch_dtype, .sliding_window = c->layers[0].window, .rope_switch_len = c->ropes[0].switch_len,
                             .n_params = params.total, .bos_id = c->bos, .eos_ids = c->eos, .n_eos = c->n_eos };
     for (int l = 0; l < c->n_layers; l++)
-        if (c->window[l] != c->window[0]) m->info.sliding_window = 0; /* some layer needs every key */
+        if (c->layers[l].window != c->layers[0].window) m->info.sliding_window = 0; /* some layer needs every key */
     return context_length(c, o->max_model_len, &m->info.max_model_len);
 }
 

@@ -13,10 +13,10 @@ static tensor attention(net *n, tensor x)
     return linear(n, merge_heads(n, y), W(ROW, EMBED, "self_attn.o_proj", c->hidden), false);
 }
 
-static tensor layer(net *n, tensor x) { return prenorm_block(n, x, attention, gated_mlp); }
+tensor qwen2_layer(net *n, tensor x) { return prenorm_block(n, x, attention, gated_mlp); }
 
 const model_family qwen2_family = {
     "Qwen2ForCausalLM",
     { .eps = 1e-6, .max_position = 32768, .uses_window = true, .sliding_window = 4096, .max_window_layers = 28 },
-    layer,
+    qwen2_layer,
 };

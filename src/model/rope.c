@@ -1,6 +1,6 @@
 /* Frequencies of rotary embeddings, as transformers computes them (modeling_rope_utils.py): default, linear, llama3, yarn
- * (Peng et al. 2023, arXiv:2309.00071) and longrope (Ding et al. 2024, arXiv:2402.13753). Arithmetic is in float32 where
- * theirs is. Both spellings are read: rope_theta with rope_scaling {type | rope_type}, and rope_parameters. */
+ * (Peng et al. 2023, arXiv:2309.00071) and longrope (Ding et al. 2024, arXiv:2402.13753), and the sections of multimodal rope
+ * (Wang et al. 2024, arXiv:2409.12191), which keep the plain frequencies. Arithmetic is in float32 where theirs is. Both spellings are read: rope_theta with rope_scaling {type | rope_type}, and rope_parameters. */
 #include <math.h>
 #include <string.h>
 
@@ -125,18 +125,16 @@ static status longrope(const rope_input *in, rope_config *out, float *f)
     return ST_OK;
 }
 
-static status read_input(const jv *j, const model_config *c, rope_input *in)
+static status read_input(const jv *j, const jv *params, double theta, const model_config *c, rope_input *in)
 {
-    const jv *params = jv_get(j, "rope_parameters"), *scaling = jv_get(j, "rope_scaling");
-    in->r = jv_is(params, JV_OBJ) ? params : jv_is(scaling, JV_OBJ) ? scaling : NULL;
-    if (!in->r && !jv_is(scaling, JV_MISSING) && !jv_is(scaling, JV_NULL))
-        return err_set(ST_INVALID, "config.json: rope_scaling is %s, expected an object", jv_kind_name(jv_type(scaling)));
+    in->r = jv_is(params, JV_OBJ) ? params : NULL;
+    if (!in->r && params && !jv_is(params, JV_MISSING) && !jv_is(params, JV_NULL))
+        return err_set(ST_INVALID, "config.json: rope_scaling is %s, expected an object", jv_kind_name(jv_type(params)));
     const char *type = jv_get_str(in->r, "rope_type", jv_get_str(in->r, "type", NULL));
-    if (in->r && !type && in->r == scaling) return err_set(ST_INVALID, "config.json: rope_scaling has no rope_type");
+    if (in->r && !type && in->r == jv_get(j, "rope_scaling")) return err_set(ST_INVALID, "config.json: rope_scaling has no rope_type");
     in->type = type ? type : "default";
     if (strcmp(in->type, "su") == 0) in->type = "longrope"; /* its first name */
-    double partial, theta;
-    TRY(config_real(j, "rope_theta", 1, 1e15, 10000, &theta));
+    double partial;
     TRY(config_real(in->r, "rope_theta", 1, 1e15, theta, &in->theta));
     TRY(config_real(j, "partial_rotary_factor", 0, 1, 1, &partial));
     TRY(config_real(in->r, "partial_rotary_factor", 0, 1, partial, &partial));
@@ -150,21 +148,50 @@ static status read_input(const jv *j, const model_config *c, rope_input *in)
     return config_real(in->r, "original_max_position_embeddings", 1, 1 << 30, top, &in->original);
 }
 
-status config_parse_rope(const jv *j, model_config *c)
+/* mrope_section: how many frequencies follow a position's time, height and width. */
+static status read_sections(const rope_input *in, rope_config *out)
+{
+    const jv *list = jv_get(in->r, "mrope_section");
+    if (jv_is(list, JV_MISSING) || jv_is(list, JV_NULL)) return ST_OK;
+    int64_t n[3], sum = 0;
+    for (int i = 0; i < 3; i++) {
+        n[i] = jv_i64(jv_at(list, (size_t)i), -1);
+        if (n[i] >= 0 && n[i] <= in->half) sum += n[i];
+        else sum = -1, i = 3;
+    }
+    if (sum != in->half || jv_len(list) != 3)
+        return err_set(ST_INVALID, "config.json: mrope_section must be three numbers that add up to %d", in->half);
+    out->height = (int)n[1];
+    out->width = (int)n[2];
+    out->mrope_interleaved = jv_get_bool(in->r, "mrope_interleaved", false);
+    return ST_OK;
+}
+
+status config_parse_rope(const jv *j, double theta, model_config *c)
+{
+    const jv *params = jv_get(j, "rope_parameters"), *scaling = jv_get(j, "rope_scaling");
+    TRY(config_real(j, "rope_theta", 1, 1e15, theta, &theta));
+    c->n_ropes = 1;
+    return config_rope(j, jv_is(params, JV_OBJ) ? params : scaling, theta, c, &c->ropes[0]);
+}
+
+status config_rope(const jv *j, const jv *params, double theta, model_config *c, rope_config *rope)
 {
     rope_input in = { 0 };
-    TRY(read_input(j, c, &in));
+    TRY(read_input(j, params, theta, c, &in));
     float *f = arena_alloc(&c->mem, 2 * (size_t)in.half * sizeof *f);
     if (!f) return err_nomem();
     rope_config out = { .rot = in.rot, .n_variants = 1, .scale = { 1, 1 }, .inv_freq = f, .max_len = c->max_position };
     if (strcmp(in.type, "default") == 0) plain(&in, f), out.type = "default";
+    else if (strcmp(in.type, "mrope") == 0) plain(&in, f), out.type = "mrope";
     else if (strcmp(in.type, "linear") == 0) { TRY(linear(&in, &out, f)); out.type = "linear"; }
     else if (strcmp(in.type, "llama3") == 0) { TRY(llama3(&in, f)); out.type = "llama3"; }
     else if (strcmp(in.type, "yarn") == 0) { TRY(yarn(&in, &out, f)); out.type = "yarn"; }
     else if (strcmp(in.type, "longrope") == 0) { TRY(longrope(&in, &out, f)); out.type = "longrope"; }
-    else return err_set(ST_UNSUPPORTED, "config.json: rope_type '%s' is not supported; supported: default, linear, llama3, yarn, longrope", in.type);
+    else return err_set(ST_UNSUPPORTED, "config.json: rope_type '%s' is not supported; supported: default, linear, llama3, yarn, longrope, mrope", in.type);
     if (!(out.max_len >= 1)) return err_set(ST_INVALID, "config.json: the derived context length is %g", out.max_len);
     if (out.max_len > 1 << 30) out.max_len = 1 << 30;
-    c->rope = out;
+    TRY(read_sections(&in, &out));
+    *rope = out;
     return ST_OK;
 }

@@ -15,13 +15,18 @@ typedef struct source {
     uint64_t seed;
 } source;
 
-/* Names vary between exports: with or without "model." before a bare decoder's, or nested in a language model. */
+/* Names vary between exports: with or without "model." before a bare decoder's, or nested in a multimodal model, whose newer
+ * exports put its language model's name in the middle. */
 static const st_tensor *find(const st_set *set, const char *name)
 {
-    static const char *const prefixes[] = { "", "model.", "language_model." };
+    static const char *const prefixes[] = { "", "model.", "language_model.", "thinker." };
     const st_tensor *t = st_find(set, name);
     if (!t && strncmp(name, "model.", 6) == 0) t = st_find(set, name + 6);
     char full[512];
+    if (!t && strncmp(name, "model.", 6) == 0) {
+        int n = snprintf(full, sizeof full, "model.language_model.%s", name + 6);
+        if (n > 0 && (size_t)n < sizeof full) t = st_find(set, full);
+    }
     for (size_t i = 1; !t && i < sizeof prefixes / sizeof *prefixes; i++) {
         int n = snprintf(full, sizeof full, "%s%s", prefixes[i], name);
         if (n > 0 && (size_t)n < sizeof full) t = st_find(set, full);
