@@ -255,8 +255,8 @@ static void bench_quantised(quant_scheme s, int64_t n, int64_t k, const int *row
     graph *g;
     check(graph_new(ops_rules(), &g));
     shape ws = { DT_BF16, 2, { n, k }, { AX_EMBED, AX_EMBED } };
-    weight_part part = { "w", 0, n, n, AX_EMBED, 0 };
-    tensor x = case_input(g, DIM_T, k, AX_EMBED), wt = graph_weight_of(g, &ws, &(weight_attrs){ ROLE_REPL, 1, &part, 0, s });
+    weight_part part = { "w", 0, n, n, AX_EMBED, 0, 0 };
+    tensor x = case_input(g, DIM_T, k, AX_EMBED), wt = graph_weight_of(g, &ws, &(weight_attrs){ ROLE_REPL, 1, &part, 0, s, 0 });
     tensor y = graph_add(g, OP_LINEAR, (tensor[]){ x, wt }, 2, NULL);
     check(graph_finish(g, y));
     op_limits l = { 4096, 1, 1, 4096, BLOCK, n_threads, DT_BF16 };

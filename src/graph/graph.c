@@ -25,7 +25,7 @@ status graph_new(const graph_rules *rules, graph **out)
     if (!g) return err_nomem();
     g->rules = rules;
     g->layer = -1;
-    g->mesh = (mesh){ 1, 1, false };
+    g->mesh = (mesh){ 1, 1, false, false };
     *out = g;
     return ST_OK;
 }
@@ -143,7 +143,7 @@ tensor graph_weight(graph *g, weight_role role, const shape *s, const weight_par
 
 tensor graph_weight_cut(graph *g, weight_role role, const shape *s, const weight_part *parts, int n_parts, int64_t col_shards)
 {
-    return graph_weight_of(g, s, &(weight_attrs){ role, n_parts, parts, col_shards, QUANT_NONE });
+    return graph_weight_of(g, s, &(weight_attrs){ role, n_parts, parts, col_shards, QUANT_NONE, 0 });
 }
 
 tensor graph_weight_of(graph *g, const shape *s, const weight_attrs *a)

@@ -22,7 +22,7 @@
 typedef struct tensor { int32_t id; } tensor;   /* 0 = null */
 #define NO_TENSOR ((tensor){ 0 })
 
-enum { GRAPH_MAX_RANK = 4, GRAPH_MAX_INPUTS = 4, GRAPH_MAX_PARTS = 16 };
+enum { GRAPH_MAX_RANK = 4, GRAPH_MAX_INPUTS = 6, GRAPH_MAX_PARTS = 16 };
 
 /* Symbols of a step, as dimensions. */
 enum {
@@ -32,10 +32,14 @@ enum {
 
 /* What a partitioned graph is for: every device of a dp x tp mesh runs it with its own weights and inputs (single program,
  * multiple data). Device d has tensor rank d % tp and data rank d / tp. */
-typedef struct mesh { int dp, tp; bool sp; } mesh;   /* sp: norms and residuals hold T / tp tokens each */
+typedef struct mesh {
+    int dp, tp;
+    bool sp;        /* norms and residuals hold T / tp tokens each */
+    bool ep;        /* the tensor ranks share out experts whole, instead of a part of each expert */
+} mesh;
 
 #define GRAPH_AXES(X) X(NONE, none) X(TOKENS, tokens) X(ROWS, rows) X(EMBED, embed) X(HEADS, heads) X(KV_HEADS, kv_heads) \
-    X(HEAD_DIM, head_dim) X(MLP, mlp) X(VOCAB, vocab) X(ROPE, rope) X(MIXED, mixed)
+    X(HEAD_DIM, head_dim) X(MLP, mlp) X(VOCAB, vocab) X(ROPE, rope) X(MIXED, mixed) X(EXPERTS, experts)
 typedef enum axis {
 #define GRAPH_AXIS(up, low) AX_##up,
     GRAPH_AXES(GRAPH_AXIS)
@@ -82,20 +86,36 @@ typedef enum weight_role {
     ROLE_COUNT
 } weight_role;
 
-/* A run of rows [from, to) of one checkpoint tensor that has `total` rows. A weight is its parts, one below the other.
+/* How router logits become the weights of the chosen experts (ops/route). */
+typedef enum route_kind {
+    ROUTE_SOFTMAX_TOPK,    /* softmax over all experts, then the top k of it */
+    ROUTE_TOPK_SOFTMAX,    /* the top k logits, then softmax over these */
+    ROUTE_SIGMOID,         /* each its own sigmoid */
+    ROUTE_SIGMOID_BIAS,    /* the same; the choice is made by sigmoid + correction bias */
+    ROUTE_KINDS
+} route_kind;
+
+/* Rows from, from + step, ... below `to` of one checkpoint tensor that has `total` rows; step 0 is 1. A weight is its parts, one
+ * below the other.
+ * A `*` in the name stands for an expert's number: the weight is then one such matrix (or vector) per expert, [experts, rows, cols]
+ * or [experts, rows], and the part is of each expert's own tensor ("...experts.*.up_proj.weight"), or of its slice where a checkpoint
+ * stores all as one tensor ("...experts.gate_up_proj[*]", with a T at the end if slices are stored transposed).
  * In a partitioned graph a part is cut into `shards` equal runs of rows (the last padded with zero rows where they do not come
  * out even), of which tensor rank r holds number r * shards / tp: fewer shards than ranks are copies. 0 and 1: not cut. */
-typedef struct weight_part { const char *name; int64_t from, to, total; axis out_axis; int shards; } weight_part;
+typedef struct weight_part { const char *name; int64_t from, to, total; axis out_axis; int shards, step; } weight_part;
+static inline int64_t weight_part_step(const weight_part *p) { return p->step > 1 ? p->step : 1; }
+/* Rows of it, uncut. */
+static inline int64_t weight_part_count(const weight_part *p) { return (p->to - p->from + weight_part_step(p) - 1) / weight_part_step(p); }
 /* Rows of it that each device holds, padding included. */
 static inline int64_t weight_part_rows(const weight_part *p)
 {
-    int64_t rows = p->to - p->from;
+    int64_t rows = weight_part_count(p);
     return p->shards > 1 && rows > 0 ? (rows - 1) / p->shards + 1 : rows;
 }
 
-/* col_shards: columns are cut likewise. scheme: a quant_scheme; such a weight is read by linears alone, and s.type stays the type
- * that the model computes in. */
-typedef struct weight_attrs { int64_t role, n_parts; const weight_part *parts; int64_t col_shards, scheme; } weight_attrs;
+/* col_shards: columns are cut likewise; expert_shards: experts are. scheme: a quant_scheme; such a weight is read by linears and
+ * experts alone, and s.type stays the type that the model computes in. */
+typedef struct weight_attrs { int64_t role, n_parts; const weight_part *parts; int64_t col_shards, scheme, expert_shards; } weight_attrs;
 
 /* Functions between the matrices of an MLP: ops/glu has them. */
 typedef enum activation { ACT_SILU, ACT_GELU_TANH, ACT_GELU, ACT_SWIGLU_OAI, ACT_COUNT } activation;
@@ -124,6 +144,11 @@ typedef union op_attrs {
     struct { double factor; } scale;
     struct { double floor, scale; } scale_by_position;
     struct { int64_t interleaved; } rope;                   /* pairs are elements 2i and 2i + 1, not i and half + i */
+    struct { int64_t top_k, kind, norm; double scale; int64_t groups, groups_kept; } route;   /* kind: a route_kind */
+    /* top_k: experts of a token at most; act: an activation; scale_input: an expert's input is multiplied by its weight instead of its
+     * output; shards > 1: tensor rank r has experts r * n / shards and on; cut: each expert's inner width lies over the ranks, of
+     * which the first adds the output's bias */
+    struct { int64_t top_k, act; double alpha, limit; int64_t scale_input, shards, cut; } experts;
 } op_attrs;
 
 typedef struct node {
@@ -144,12 +169,25 @@ typedef struct graph_rules { graph_infer_fn *infer[OP_COUNT]; } graph_rules;
 /* ---- building ---- */
 status graph_new(const graph_rules *rules, graph **out) FALLIBLE;
 void graph_free(graph *g);
+/* ---- weights of experts ---- */
+/* Does a weight node hold one tensor per expert? */
+bool weight_has_experts(const node *w);
+/* Which dimension of it its parts make up, and what its experts (1 if it has none) have each: rows, columns (1: a vector). */
+static inline int weight_rows_dim(const node *w) { return weight_has_experts(w) ? 1 : 0; }
+int64_t weight_experts(const node *w);
+int64_t weight_rows(const node *w);
+int64_t weight_cols(const node *w);
+/* A part's name with the expert's number filled in; the name itself if there is no place for it. dst is used where needed; NULL if
+ * it is too small. */
+const char *weight_expert_name(const char *name, int64_t expert, char *dst, size_t cap);
+enum { WEIGHT_NAME_MAX = 512 };
+
 /* What the graph is partitioned for; before the first node, whose shape may depend on it. */
 void graph_set_mesh(graph *g, mesh m);
 /* Nodes added from now on belong to this layer (-1: none). */
 void graph_set_layer(graph *g, int layer);
 tensor graph_input(graph *g, input_kind kind, const shape *s);
-/* `s` is what one device holds: `s->dim[0]` must be the sum of the parts' rows (weight_part_rows). Names and parts are copied. A
+/* `s` is what one device holds: its rows (weight_rows_dim) must be the sum of the parts' (weight_part_rows). Names and parts are copied. A
  * weight with the same parts is returned again. */
 tensor graph_weight(graph *g, weight_role role, const shape *s, const weight_part *parts, int n_parts);
 /* The same, its columns cut into col_shards; s->dim[1] is one shard's. */

@@ -37,8 +37,8 @@ static void local_run(int64_t count, int64_t shards, int rank, int tp, int64_t *
 
 void weight_part_local(const weight_part *p, int rank, int tp, int64_t *from, int64_t *n, int64_t *n_local)
 {
-    local_run(p->to - p->from, p->shards, rank, tp, from, n, n_local);
-    *from += p->from;
+    local_run(weight_part_count(p), p->shards, rank, tp, from, n, n_local);
+    *from = p->from + *from * weight_part_step(p);
 }
 
 void weight_cols_local(const node *w, int64_t cols, int rank, int tp, int64_t *from, int64_t *n, int64_t *n_local)
@@ -46,27 +46,36 @@ void weight_cols_local(const node *w, int64_t cols, int rank, int tp, int64_t *f
     local_run(cols, w->a.weight.col_shards, rank, tp, from, n, n_local);
 }
 
+int64_t weight_first_expert(const node *w, int rank, int tp)
+{
+    int64_t shards = w->a.weight.expert_shards;
+    return shards > 1 ? rank * shards / tp * weight_experts(w) : 0;
+}
+
 /* ---- inputs in the layout that is wanted ---- */
 
 static bool is_weight(const partition *p, tensor t) { return graph_node(p->in, t)->op == OP_WEIGHT; }
 
-/* The old weight with its rows or columns cut. */
-static tensor cut_weight(partition *p, tensor old, int shards, int col_shards)
+/* The old weight with its rows, columns or experts cut. */
+static tensor cut_weight_of(partition *p, tensor old, int shards, int col_shards, int expert_shards)
 {
     const node *w = graph_node(p->in, old);
     weight_part parts[GRAPH_MAX_PARTS];
-    int n_parts = (int)w->a.weight.n_parts;
+    int n_parts = (int)w->a.weight.n_parts, rows = weight_rows_dim(w);
     shape s = w->s;
-    s.dim[0] = 0;
+    s.dim[rows] = 0;
     for (int i = 0; i < n_parts; i++) {
         parts[i] = w->a.weight.parts[i];
         parts[i].shards = shards > 1 ? shards : 0;
-        s.dim[0] += weight_part_rows(&parts[i]);
+        s.dim[rows] += weight_part_rows(&parts[i]);
     }
-    if (col_shards > 1) s.dim[1] = (s.dim[1] - 1) / col_shards + 1;
+    if (col_shards > 1) s.dim[rows + 1] = (s.dim[rows + 1] - 1) / col_shards + 1;
+    if (expert_shards > 1) s.dim[0] /= expert_shards;
     graph_set_layer(p->out, w->layer);
-    return graph_weight_of(p->out, &s, &(weight_attrs){ w->a.weight.role, n_parts, parts, col_shards, w->a.weight.scheme });
+    return graph_weight_of(p->out, &s, &(weight_attrs){ w->a.weight.role, n_parts, parts, col_shards, w->a.weight.scheme, expert_shards > 1 ? expert_shards : 0 });
 }
+
+static tensor cut_weight(partition *p, tensor old, int shards, int col_shards) { return cut_weight_of(p, old, shards, col_shards, 0); }
 
 static tensor whole(partition *p, tensor old)
 {
@@ -179,6 +188,31 @@ static void do_linear(partition *p, int id, const node *n)
     }
 }
 
+/* ---- experts ---- */
+
+enum { EXPERTS_X, EXPERTS_COMBINE, EXPERTS_W_IN, EXPERTS_W_OUT, EXPERTS_BIAS_IN, EXPERTS_BIAS_OUT };
+
+/* Each rank has some experts, or a part of the inner width of each; either way it makes a part of each sum. */
+static void do_experts(partition *p, int id, const node *n)
+{
+    const node *w = graph_node(p->in, n->in[EXPERTS_W_IN]);
+    int tp = p->m.tp, ep = p->m.ep ? tp : 0, cut = p->m.ep ? 0 : tp;
+    int64_t width = weight_part_count(&w->a.weight.parts[0]);
+    if (ep && weight_experts(w) % ep)
+        graph_fail(p->out, ST_INVALID, "Number of experts (%lld) must be divisible by expert parallel size (%d).", (long long)weight_experts(w), ep);
+    if (cut && width % cut)
+        graph_fail(p->out, ST_INVALID, "Intermediate size of experts (%lld) must be divisible by tensor parallel size (%d).", (long long)width, cut);
+    tensor in[GRAPH_MAX_INPUTS] = { whole(p, n->in[EXPERTS_X]), whole(p, n->in[EXPERTS_COMBINE]),
+                                    cut_weight_of(p, n->in[EXPERTS_W_IN], cut, 0, ep), cut_weight_of(p, n->in[EXPERTS_W_OUT], 0, cut, ep) };
+    if (n->n_in > EXPERTS_BIAS_IN && n->in[EXPERTS_BIAS_IN].id) in[EXPERTS_BIAS_IN] = cut_weight_of(p, n->in[EXPERTS_BIAS_IN], cut, 0, ep);
+    if (n->n_in > EXPERTS_BIAS_OUT && n->in[EXPERTS_BIAS_OUT].id) in[EXPERTS_BIAS_OUT] = cut_weight_of(p, n->in[EXPERTS_BIAS_OUT], 0, 0, ep);
+    op_attrs a = n->a;
+    a.experts.shards = ep;
+    a.experts.cut = cut;
+    graph_set_layer(p->out, n->layer);
+    put_sum(p, id, graph_add(p->out, OP_EXPERTS, in, n->n_in, &a));
+}
+
 /* ---- other operations ---- */
 
 static void do_embed(partition *p, int id, const node *n)
@@ -224,7 +258,7 @@ static habit habit_of(const partition *p, const node *n)
     case OP_LAYER_NORM:
     case OP_RMS_NORM: return (habit){ 1, n->s.rank == 3, true };   /* of each head; a norm of cut rows needs all of them */
     case OP_SPLIT_HEADS: case OP_MERGE_HEADS: return (habit){ 1, true, true };
-    case OP_SLICE: return (habit){ 1, false, true };
+    case OP_SLICE: case OP_ROUTE: return (habit){ 1, false, true };
     case OP_CONCAT: return (habit){ 2, true, true };
     case OP_HEAD_SLICE: return (habit){ 1, true, true };
     case OP_ROPE: case OP_SCALE_BY_POSITION: case OP_GATHER_ROWS: return (habit){ 1, true, false };
@@ -262,6 +296,7 @@ static void do_node(partition *p, int id)
     case OP_WEIGHT: break;
     case OP_LINEAR: do_linear(p, id, n); break;
     case OP_EMBED: do_embed(p, id, n); break;
+    case OP_EXPERTS: do_experts(p, id, n); break;
     case OP_PAGED_ATTENTION: do_attention(p, id, n); break;
     default: do_other(p, id, n);
     }
@@ -279,7 +314,7 @@ status graph_partition(const graph *in, mesh m, graph **out)
 {
     TRY(check_input(in, m));
     partition p = { .in = in, .m = m };
-    if (m.tp == 1) p.m.sp = false;   /* nobody to share the tokens with */
+    if (m.tp == 1) p.m.sp = p.m.ep = false;   /* nobody to share with */
     p.at = mem_calloc((size_t)graph_n_nodes(in) + 1, sizeof *p.at);
     status st = p.at ? graph_new(graph_rules_of(in), &p.out) : err_nomem();
     if (st == ST_OK) {

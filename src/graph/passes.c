@@ -167,7 +167,7 @@ status graph_fuse_residuals(const graph *in, graph **out)
 static bool is_rowwise(op o)
 {
     return o == OP_RMS_NORM || o == OP_LAYER_NORM || o == OP_LINEAR || o == OP_GLU || o == OP_ACT || o == OP_SCALE || o == OP_ADD || o == OP_SLICE || o == OP_SPLIT_HEADS || o == OP_MERGE_HEADS ||
-           o == OP_ALL_REDUCE;
+           o == OP_ALL_REDUCE || o == OP_ROUTE || o == OP_EXPERTS;
 }
 
 /* note[id] = 1 for what is needed for the gathered rows only: row by row, and read by nothing else. */

@@ -6,9 +6,13 @@
  *
  * A partitioned graph opens with its mesh; parts of weights that are cut end in /shards, cut columns are named last:
  *
- *   mesh dp=1 tp=2 sp=0
+ *   mesh dp=1 tp=2 sp=0        (and ep=1 where experts are shared out)
  *   %4 = weight role=col "q"[0:64/64]heads/2 : f32[32, 64]{heads, embed} @0
  *   %5 = weight role=row "o"[0:64/64]embed cols/2 : f32[64, 32]{embed, heads} @0
+ *
+ * A part that takes every second row says so, and experts that are shared out are named after the columns:
+ *
+ *   %6 = weight role=col "experts[*]"[1:64/64:2]mlp experts/2 : f32[4, 32, 64]{experts, mlp, embed} @0
  *
  * A weight that is quantised ends in its scheme:
  *
@@ -59,10 +63,13 @@ static void print_weight(buf *out, const node *n)
         jw w = jw_to(out);
         buf_char(out, ' ');
         jw_str(&w, p->name);
-        buf_printf(out, "[%lld:%lld/%lld]%s", (long long)p->from, (long long)p->to, (long long)p->total, axis_name(p->out_axis));
+        buf_printf(out, "[%lld:%lld/%lld", (long long)p->from, (long long)p->to, (long long)p->total);
+        if (p->step > 1) buf_printf(out, ":%d", p->step);
+        buf_printf(out, "]%s", axis_name(p->out_axis));
         if (p->shards) buf_printf(out, "/%d", p->shards);
     }
     if (n->a.weight.col_shards) buf_printf(out, " cols/%lld", (long long)n->a.weight.col_shards);
+    if (n->a.weight.expert_shards) buf_printf(out, " experts/%lld", (long long)n->a.weight.expert_shards);
     if (n->a.weight.scheme) buf_printf(out, " scheme=%s", quant_name((quant_scheme)n->a.weight.scheme));
 }
 
@@ -89,7 +96,7 @@ static void print_node(buf *out, int id, const node *n)
 status graph_print(const graph *g, buf *out)
 {
     mesh m = graph_mesh(g);
-    if (m.dp != 1 || m.tp != 1) buf_printf(out, "mesh dp=%d tp=%d sp=%d\n", m.dp, m.tp, m.sp);
+    if (m.dp != 1 || m.tp != 1) buf_printf(out, "mesh dp=%d tp=%d sp=%d%s\n", m.dp, m.tp, m.sp, m.ep ? " ep=1" : "");
     for (int id = 1; id <= graph_n_nodes(g); id++) print_node(out, id, graph_at(g, id));
     if (graph_output(g).id) buf_printf(out, "output %%%d\n", graph_output(g).id);
     return buf_status(out);
@@ -253,6 +260,7 @@ static status read_parts(reader *r, weight_part *parts, int *n_parts)
         p->to = read_int(r);
         need(r, "/");
         p->total = read_int(r);
+        p->step = accept(r, ":") ? read_count(r) : 0;
         need(r, "]");
         p->out_axis = read_axis(r);
         p->shards = accept(r, "/") ? read_count(r) : 0;
@@ -347,6 +355,7 @@ static status read_node(reader *r)
         read_role(r, &w.role);
         TRY(read_parts(r, parts, &n_parts));
         if (accept(r, "cols/")) w.col_shards = read_count(r);
+        if (accept(r, "experts/")) w.expert_shards = read_count(r);
         read_scheme(r, &w.scheme);
         w.parts = parts;
         w.n_parts = n_parts;
@@ -368,7 +377,7 @@ static status read_node(reader *r)
 
 static void read_mesh(reader *r)
 {
-    mesh m = { 1, 1, false };
+    mesh m = { .dp = 1, .tp = 1 };
     if (!accept(r, "mesh")) return;
     r->node_line = r->line;
     need(r, "dp=");
@@ -377,6 +386,7 @@ static void read_mesh(reader *r)
     m.tp = read_count(r);
     need(r, "sp=");
     m.sp = read_int(r) != 0;
+    if (accept(r, "ep=")) m.ep = read_int(r) != 0;
     graph_set_mesh(r->g, m);
 }
 

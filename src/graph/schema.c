@@ -56,15 +56,31 @@ static bool floats_equal(const floats *a, const floats *b)
 static bool parts_equal(const node *a, const node *b)
 {
     if (a->a.weight.n_parts != b->a.weight.n_parts || a->a.weight.col_shards != b->a.weight.col_shards ||
-        a->a.weight.scheme != b->a.weight.scheme)
+        a->a.weight.scheme != b->a.weight.scheme || a->a.weight.expert_shards != b->a.weight.expert_shards)
         return false;
     for (int64_t i = 0; i < a->a.weight.n_parts; i++) {
         const weight_part *p = &a->a.weight.parts[i], *q = &b->a.weight.parts[i];
         if (p->from != q->from || p->to != q->to || p->total != q->total || p->out_axis != q->out_axis || p->shards != q->shards ||
+            weight_part_step(p) != weight_part_step(q) ||
             strcmp(p->name, q->name) != 0)
             return false;
     }
     return true;
+}
+
+/* ---- weights of experts ---- */
+
+bool weight_has_experts(const node *w) { return w->op == OP_WEIGHT && strchr(w->a.weight.parts[0].name, '*') != NULL; }
+int64_t weight_experts(const node *w) { return weight_has_experts(w) ? w->s.dim[0] : 1; }
+int64_t weight_rows(const node *w) { return w->s.dim[weight_rows_dim(w)]; }
+int64_t weight_cols(const node *w) { return w->s.rank > weight_rows_dim(w) + 1 ? w->s.dim[weight_rows_dim(w) + 1] : 1; }
+
+const char *weight_expert_name(const char *name, int64_t expert, char *dst, size_t cap)
+{
+    const char *star = strchr(name, '*');
+    if (!star) return name;
+    int n = snprintf(dst, cap, "%.*s%lld%s", (int)(star - name), name, (long long)expert, star + 1);
+    return n > 0 && (size_t)n < cap ? dst : NULL;
 }
 
 bool node_equal(const node *a, const node *b)

@@ -28,31 +28,35 @@ static status verify_weight(const graph *g, const node *n)
     int64_t rows = 0, count = n->a.weight.n_parts;
     if (count < 1 || count > GRAPH_MAX_PARTS) return err_set(ST_INTERNAL, "%lld parts, expected 1 to %d", (long long)count, GRAPH_MAX_PARTS);
     if (n->a.weight.role < 0 || n->a.weight.role >= ROLE_COUNT) return err_set(ST_INTERNAL, "unknown role");
-    if (n->s.rank > 2) return err_set(ST_INTERNAL, "rank %d, expected 1 or 2", n->s.rank);
+    int vector = weight_has_experts(n) ? 2 : 1;
+    if (n->s.rank < vector || n->s.rank > vector + 1) return err_set(ST_INTERNAL, "rank %d, expected %d or %d", n->s.rank, vector, vector + 1);
     for (int i = 0; i < n->s.rank; i++)
         if (n->s.dim[i] < 1) return err_set(ST_INTERNAL, "a weight's dimension is a symbol");
     for (int64_t i = 0; i < count; i++) {
         const weight_part *p = &n->a.weight.parts[i];
         if (!p->name[0]) return err_set(ST_INTERNAL, "a part has no name");
+        if ((strchr(p->name, '*') != NULL) != (vector == 2)) return err_set(ST_INTERNAL, "%s: some parts are of experts, some are not", p->name);
         if (p->from < 0 || p->to <= p->from || p->to > p->total)
             return err_set(ST_INTERNAL, "%s: rows %lld to %lld of %lld", p->name, (long long)p->from, (long long)p->to, (long long)p->total);
         TRY(verify_shards(g, p->name, p->shards));
         rows += weight_part_rows(p);
     }
     TRY(verify_shards(g, "columns", n->a.weight.col_shards));
-    if (n->a.weight.col_shards > 1 && n->s.rank != 2) return err_set(ST_INTERNAL, "a vector has no columns to cut");
+    TRY(verify_shards(g, "experts", n->a.weight.expert_shards));
+    if (n->a.weight.expert_shards > 1 && vector != 2) return err_set(ST_INTERNAL, "%s has no experts to cut", n->a.weight.parts[0].name);
+    if (n->a.weight.col_shards > 1 && n->s.rank == vector) return err_set(ST_INTERNAL, "a vector has no columns to cut");
     if (n->a.weight.scheme < 0 || n->a.weight.scheme >= QUANT_COUNT) return err_set(ST_INTERNAL, "unknown quantisation scheme");
-    if (n->a.weight.scheme && n->s.rank != 2) return err_set(ST_INTERNAL, "a vector is not quantised");
-    if (rows != n->s.dim[0]) return err_set(ST_INTERNAL, "parts have %lld rows, the weight %lld", (long long)rows, (long long)n->s.dim[0]);
+    if (n->a.weight.scheme && n->s.rank == vector) return err_set(ST_INTERNAL, "a vector is not quantised");
+    if (rows != weight_rows(n)) return err_set(ST_INTERNAL, "parts have %lld rows, the weight %lld", (long long)rows, (long long)weight_rows(n));
     return ST_OK;
 }
 
-/* Only linears know quantised weights. */
+/* Only linears and experts know quantised weights. */
 static status verify_readers(const graph *g, const node *n)
 {
     for (int i = 0; i < n->n_in; i++) {
         const node *w = graph_node(g, n->in[i]);
-        if (w->op == OP_WEIGHT && w->a.weight.scheme && !(n->op == OP_LINEAR && i == 1))
+        if (w->op == OP_WEIGHT && w->a.weight.scheme && !(n->op == OP_LINEAR && i == 1) && !(n->op == OP_EXPERTS && (i == 2 || i == 3)))
             return err_set(ST_INTERNAL, "input %d is quantised (%s), which only a linear's weight may be", i, quant_name((quant_scheme)w->a.weight.scheme));
     }
     return ST_OK;
@@ -83,8 +87,8 @@ status graph_verify(const graph *g)
 {
     int n_caches = 0;
     mesh m = graph_mesh(g);
-    if (m.dp < 1 || m.tp < 1 || (m.sp && m.tp < 2))
-        return err_set(ST_INTERNAL, "graph: mesh dp=%d tp=%d sp=%d, expected 1 or more each way, and tp for sp", m.dp, m.tp, m.sp);
+    if (m.dp < 1 || m.tp < 1 || ((m.sp || m.ep) && m.tp < 2))
+        return err_set(ST_INTERNAL, "graph: mesh dp=%d tp=%d sp=%d, expected 1 or more each way, and tp for sp and ep", m.dp, m.tp, m.sp);
     for (int id = 1; id <= graph_n_nodes(g); id++) {
         const node *n = graph_at(g, id);
         status st = verify_node(g, id);

@@ -24,7 +24,9 @@ typedef struct weight_data {
 
 typedef struct weight_source weight_source;
 struct weight_source {
-    /* Looks a tensor up by its checkpoint name. ST_NOT_FOUND names the tensor. Thread-safe. */
+    /* Looks a tensor up by its checkpoint name. ST_NOT_FOUND names the tensor. Thread-safe. Of experts one is asked for at a time:
+     * by its name with the number filled in, or as NAME[I], slice I of what holds all of them; NAME[I]T is a slice stored [in, out].
+     * What comes out is [out, in] (or a vector) in any case. */
     status (*get)(const weight_source *s, const char *name, weight_data *out);
     /* Done with it: frees what was made for it and tells the kernel that mapped pages may go. */
     void (*release)(const weight_source *s, const char *name, weight_data *w);

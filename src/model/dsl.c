@@ -16,8 +16,8 @@ static tensor weight(net *n, weight_ref w, const char *suffix, int rank, int64_t
 {
     char name[256];
     shape s = { n->type, rank, { w.to - w.from, width }, { w.out, in } };
-    weight_part part = { full_name(n, w.name, suffix, name, sizeof name), w.from, w.to, w.total, w.out, 0 };
-    return graph_weight_of(n->g, &s, &(weight_attrs){ w.role, 1, &part, 0, quant });
+    weight_part part = { full_name(n, w.name, suffix, name, sizeof name), w.from, w.to, w.total, w.out, 0, 0 };
+    return graph_weight_of(n->g, &s, &(weight_attrs){ w.role, 1, &part, 0, quant, 0 });
 }
 
 tensor linear(net *n, tensor x, weight_ref w, bool bias)

@@ -1,5 +1,6 @@
 /* Weights of a model by their checkpoint names: from safetensors, or made up (--load-format dummy). */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/buf.h"
@@ -34,13 +35,74 @@ static const st_tensor *find(const st_set *set, const char *name)
     return t;
 }
 
+/* NAME[I] is slice I of a tensor, NAME[I]T the same with its two dimensions swapped. */
+typedef struct slice_name { char base[WEIGHT_NAME_MAX]; int64_t index; bool transposed; } slice_name;
+
+static bool parse_slice(const char *name, slice_name *out)
+{
+    const char *open = strrchr(name, '[');
+    char *end = NULL;
+    if (!open || open[1] < '0' || open[1] > '9' || (size_t)(open - name) >= sizeof out->base) return false;
+    out->index = strtoll(open + 1, &end, 10);
+    out->transposed = strcmp(end, "]T") == 0;
+    if (!out->transposed && strcmp(end, "]") != 0) return false;
+    snprintf(out->base, sizeof out->base, "%.*s", (int)(open - name), name);
+    return true;
+}
+
+/* What a name stands for, as it is stored: a tensor or a slice of one. */
+typedef struct stored { st_tensor t; bool transposed; } stored;
+
+static status locate(const st_set *set, const char *name, stored *out)
+{
+    slice_name s;
+    const st_tensor *t = find(set, name);
+    *out = (stored){ 0 };
+    if (t) {
+        if (t->rank > 4) return err_set(ST_UNSUPPORTED, "tensor %s has %d dimensions", name, t->rank);
+        out->t = *t;
+        return ST_OK;
+    }
+    t = parse_slice(name, &s) ? find(set, s.base) : NULL;
+    if (!t) return err_set(ST_NOT_FOUND, "tensor %s is not in the checkpoint", name);
+    if (t->rank < 2 || t->rank > 4) return err_set(ST_INVALID, "tensor %s has %d dimensions, expected experts in front", t->name, t->rank);
+    if (s.index >= t->shape[0]) return err_set(ST_INVALID, "tensor %s is of %lld experts, number %lld is wanted", t->name, (long long)t->shape[0], (long long)s.index);
+    if (s.transposed && t->rank != 3) return err_set(ST_INVALID, "tensor %s has %d dimensions, expected 3", t->name, t->rank);
+    out->t = *t;
+    out->t.rank = t->rank - 1;
+    out->t.bytes = t->bytes / (size_t)t->shape[0];
+    out->t.data = (const char *)t->data + (size_t)s.index * out->t.bytes;
+    for (int i = 0; i < out->t.rank; i++) out->t.shape[i] = t->shape[i + 1];
+    out->transposed = s.transposed;
+    return ST_OK;
+}
+
+/* [rows, cols] to [cols, rows], in squares that stay in cache. */
+static void transpose(const char *src, char *dst, size_t size, int64_t rows, int64_t cols)
+{
+    enum { SQUARE = 32 };
+    for (int64_t r0 = 0; r0 < rows; r0 += SQUARE)
+        for (int64_t c0 = 0; c0 < cols; c0 += SQUARE)
+            for (int64_t c = c0; c < cols && c < c0 + SQUARE; c++)
+                for (int64_t r = r0; r < rows && r < r0 + SQUARE; r++)
+                    memcpy(dst + (size_t)(c * rows + r) * size, src + (size_t)(r * cols + c) * size, size);
+}
+
 static status get_stored(const weight_source *s, const char *name, weight_data *out)
 {
-    const st_tensor *t = find(((const source *)(const void *)s)->set, name);
-    if (!t) return err_set(ST_NOT_FOUND, "tensor %s is not in the checkpoint", name);
-    if (t->rank > 4) return err_set(ST_UNSUPPORTED, "tensor %s has %d dimensions", name, t->rank);
-    weight_data d = { .type = t->type, .rank = t->rank, .values = t->data };
-    for (int i = 0; i < t->rank; i++) d.shape[i] = t->shape[i];
+    stored at;
+    TRY(locate(((const source *)(const void *)s)->set, name, &at));
+    weight_data d = { .type = at.t.type, .rank = at.t.rank, .values = at.t.data };
+    for (int i = 0; i < at.t.rank; i++) d.shape[i] = at.t.shape[i];
+    if (at.transposed) {
+        if (dtype_bits(d.type) % 8) return err_set(ST_UNSUPPORTED, "tensor %s is %s, which is not transposed", name, dtype_name(d.type));
+        d.owned = mem_alloc(at.t.bytes + 1);
+        if (!d.owned) return err_nomem();
+        transpose(at.t.data, d.owned, dtype_bytes(d.type, 1), d.shape[0], d.shape[1]);
+        d.values = d.owned;
+        d.shape[0] = at.t.shape[1];
+        d.shape[1] = at.t.shape[0];
+    }
     *out = d;
     return ST_OK;
 }
@@ -48,12 +110,18 @@ static status get_stored(const weight_source *s, const char *name, weight_data *
 static void release_stored(const weight_source *s, const char *name, weight_data *w)
 {
     const source *src = (const source *)(const void *)s;
-    const st_tensor *t = find(src->set, name);
-    if (t) st_release(src->set, t);
+    stored at;
+    if (locate(src->set, name, &at) == ST_OK) st_release(src->set, &at.t);
+    mem_free(w->owned);
     *w = (weight_data){ 0 };
 }
 
-static bool has_stored(const weight_source *s, const char *name) { return find(((const source *)(const void *)s)->set, name) != NULL; }
+static bool has_stored(const weight_source *s, const char *name)
+{
+    slice_name slice;
+    const st_set *set = ((const source *)(const void *)s)->set;
+    return find(set, name) || (parse_slice(name, &slice) && find(set, slice.base));
+}
 
 static status identity_stored(const weight_source *s, buf *out) { return st_identity(((const source *)(const void *)s)->set, out); }
 
@@ -63,13 +131,24 @@ static status identity_dummy(const weight_source *s, buf *out)
     return buf_status(out);
 }
 
+/* Is `name` the part's, of any expert? */
+static bool names_part(const char *part, const char *name)
+{
+    const char *star = strchr(part, '*');
+    if (!star) return strcmp(part, name) == 0;
+    size_t head = (size_t)(star - part), digits;
+    if (strncmp(part, name, head) != 0) return false;
+    digits = strspn(name + head, "0123456789");
+    return digits > 0 && strcmp(star + 1, name + head + digits) == 0;
+}
+
 /* The part of the graph's weights with this name tells the shape. */
 static const node *find_part(const graph *g, const char *name, int64_t *rows)
 {
     for (int id = 1; id <= graph_n_nodes(g); id++) {
         const node *n = graph_at(g, id);
         for (int64_t i = 0; n->op == OP_WEIGHT && i < n->a.weight.n_parts; i++)
-            if (strcmp(n->a.weight.parts[i].name, name) == 0) {
+            if (names_part(n->a.weight.parts[i].name, name)) {
                 *rows = n->a.weight.parts[i].total;
                 return n;
             }
@@ -83,8 +162,9 @@ static status get_dummy(const weight_source *s, const char *name, weight_data *o
     int64_t rows = 0;
     const node *n = find_part(src->g, name, &rows);
     if (!n) return err_set(ST_NOT_FOUND, "tensor %s is not in the model", name);
-    weight_data d = { .type = n->s.type, .rank = n->s.rank, .shape = { rows, n->s.rank == 2 ? n->s.dim[1] : 0 } };
-    size_t count = (size_t)(rows * (n->s.rank == 2 ? n->s.dim[1] : 1));
+    int rank = n->s.rank - weight_rows_dim(n);
+    weight_data d = { .type = n->s.type, .rank = rank, .shape = { rows, rank == 2 ? weight_cols(n) : 0 } };
+    size_t count = (size_t)(rows * weight_cols(n));
     d.values = d.owned = mem_alloc(dtype_bytes(d.type, count));
     if (!d.owned) return err_nomem();
     dummy_fill(d.owned, d.type, count, name, src->seed);
@@ -107,22 +187,26 @@ static bool has_dummy(const weight_source *s, const char *name)
 
 /* ---- checking a checkpoint against the graph ---- */
 
-static status check_part(const st_set *set, const node *n, const weight_part *p, buf *missing, int *n_missing)
+static status check_part(const st_set *set, const node *n, const weight_part *p, int64_t expert, buf *missing, int *n_missing)
 {
-    const st_tensor *t = find(set, p->name);
-    if (!t) {
-        if ((*n_missing)++ < 5) buf_printf(missing, "%s%s", missing->len ? ", " : "", p->name);
+    char space[WEIGHT_NAME_MAX];
+    const char *name = weight_expert_name(p->name, expert, space, sizeof space);
+    stored at;
+    if (!name) return err_set(ST_LIMIT, "the name %s is too long", p->name);
+    status st = locate(set, name, &at);
+    const st_tensor *t = &at.t;
+    if (st == ST_NOT_FOUND) {
+        if ((*n_missing)++ < 5) buf_printf(missing, "%s%s", missing->len ? ", " : "", name);
         return ST_OK;
     }
+    TRY(st);
     if (t->type != DT_F32 && t->type != DT_BF16 && t->type != DT_F16 && t->type != DT_F64)
         return err_set(ST_UNSUPPORTED, "tensor %s is %s; supported: f32, bf16, f16, f64", t->name, dtype_name(t->type));
-    if (t->rank == n->s.rank && t->shape[0] == p->total && (t->rank == 1 || t->shape[1] == n->s.dim[1])) return ST_OK;
-    shape have = { .type = t->type, .rank = t->rank < GRAPH_MAX_RANK ? t->rank : GRAPH_MAX_RANK }, want = n->s;
-    for (int i = 0; i < have.rank; i++) have.dim[i] = t->shape[i];
-    want.dim[0] = p->total;
-    want.type = t->type;
+    shape have = { .type = t->type, .rank = t->rank }, want = { .type = t->type, .rank = n->s.rank - weight_rows_dim(n), .dim = { p->total, weight_cols(n) } };
+    for (int i = 0; i < have.rank; i++) have.dim[i] = t->shape[at.transposed ? 1 - i : i];
+    if (have.rank == want.rank && have.dim[0] == want.dim[0] && (have.rank == 1 || have.dim[1] == want.dim[1])) return ST_OK;
     char a[128], b[128];
-    return err_set(ST_INVALID, "tensor %s is %s, config.json wants %s", t->name, shape_format(&have, a, sizeof a), shape_format(&want, b, sizeof b));
+    return err_set(ST_INVALID, "tensor %s is %s, config.json wants %s", name, shape_format(&have, a, sizeof a), shape_format(&want, b, sizeof b));
 }
 
 static status check_all(const source *s)
@@ -132,8 +216,9 @@ static status check_all(const source *s)
     status st = ST_OK;
     for (int id = 1; id <= graph_n_nodes(s->g) && st == ST_OK; id++) {
         const node *n = graph_at(s->g, id);
-        for (int64_t i = 0; n->op == OP_WEIGHT && i < n->a.weight.n_parts && st == ST_OK; i++)
-            st = check_part(s->set, n, &n->a.weight.parts[i], &missing, &n_missing);
+        int64_t count = n->op == OP_WEIGHT ? n->a.weight.n_parts * weight_experts(n) : 0;
+        for (int64_t i = 0; i < count && st == ST_OK; i++)
+            st = check_part(s->set, n, &n->a.weight.parts[i % n->a.weight.n_parts], i / n->a.weight.n_parts, &missing, &n_missing);
     }
     if (st == ST_OK) st = buf_status(&missing);
     if (st == ST_OK && n_missing) {

@@ -152,7 +152,8 @@ typedef struct hlo_call {
     hlo *h;
     const graph *g;
     const node *n;
-    hlo_val in[GRAPH_MAX_INPUTS];
+    hlo_val in[GRAPH_MAX_INPUTS];   /* weights of experts in a loop over layers are all layers' [layers, ...]: */
+    hlo_val layer;                  /* then the i32 scalar that says which; else none */
     const hlo_step *step;
     hlo_val cache;                  /* attention: in and, updated, out */
     hlo_val first_page;             /* i32 scalar: page 0 of this layer */

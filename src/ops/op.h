@@ -41,11 +41,13 @@ typedef void op_ref_fn(const ref_call *c);
 
 /* ---- cpu ---- */
 
-/* The rows of a tensor: row r starts at f + r * ld (ld counts floats). Weights of rank 2 are packed (w), the rest is f or i. */
+/* The rows of a tensor: row r starts at f + r * ld (ld counts floats). Matrices of weights are packed: w, or for one per expert
+ * `experts` (elements by w->type, as in qgemm.h), whose parts start at whole panels each; the rest is f or i. */
 typedef struct cpu_tensor {
     float *f;
     const int32_t *i;
     const gemm_weight *w;
+    const struct qgemm_weight *experts;
     int64_t rows, cols, ld;
     dtype type;           /* what the graph says, which may be wider than what a weight is kept in */
 } cpu_tensor;
@@ -62,12 +64,13 @@ typedef struct cpu_call {
     const op_limits *limits;
     void *state;                  /* op_needs.state_bytes, shared by the threads, garbage at phase 0 */
     size_t state_bytes;
-    _Atomic int64_t *counters;    /* [OP_MAX_PHASES] zero at the start of the step */
+    _Atomic int64_t *counters;    /* [OP_MAX_PHASES] zero at the start of the step, then bytes of weights that were read (experts only) */
 } cpu_call;
 
 typedef struct cpu_thread { int id; void *scratch; } cpu_thread;   /* scratch: op_needs.scratch_bytes, 64-byte aligned */
 
-enum { OP_MAX_PHASES = 3 };
+enum { OP_MAX_PHASES = 4 };
+enum { OP_COUNT_BYTES = OP_MAX_PHASES, OP_COUNTERS };
 /* Runs this thread's share of a phase. All threads call it; a barrier lies between phases. Results do not depend on who
  * takes which share. */
 typedef void op_cpu_fn(const cpu_call *c, const cpu_thread *t, int phase);

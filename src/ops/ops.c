@@ -97,7 +97,7 @@ tensor case_ints(graph *g, input_kind kind)
 tensor case_weight(graph *g, const char *name, dtype t, int64_t rows, int64_t cols)
 {
     shape s = { t, cols ? 2 : 1, { rows, cols }, { AX_EMBED, cols ? AX_EMBED : AX_NONE } };
-    return graph_weight(g, ROLE_REPL, &s, &(weight_part){ name, 0, rows, rows, AX_EMBED, 0 }, 1);
+    return graph_weight(g, ROLE_REPL, &s, &(weight_part){ name, 0, rows, rows, AX_EMBED, 0, 0 }, 1);
 }
 
 /* ---- the reference ---- */

@@ -19,13 +19,14 @@ typedef struct cpu_device {
     char *weight_cache;      /* folder of packed weights, NULL = none */
 } cpu_device;
 
-/* A weight as kernels want it: packed panels for matrices, float32 for vectors. */
+/* A weight as kernels want it: packed panels for matrices, float32 for vectors. Of experts each is packed by itself. */
 typedef struct cpu_weight {
-    union {                  /* rank 2: by packed.type */
+    union {                  /* matrices: by packed.type; of experts the first */
         gemm_weight packed;
         qgemm_weight quantised;
     };
-    float *vector;           /* rank 1 */
+    qgemm_weight *experts;   /* [weight_experts], owned; NULL if it has none */
+    float *vector;           /* vectors, one after the other */
     void *mem;
     size_t bytes;
     enum { WEIGHT_ALLOCATED, WEIGHT_PAGES, WEIGHT_FILE } held;   /* mem is mem_aligned's, pages_alloc's, the weight cache's */
@@ -73,7 +74,7 @@ typedef struct cpu_model {
     const batch *b;          /* of the running step */
 } cpu_model;
 
-enum { COUNTERS = 8 };       /* per step: OP_MAX_PHASES used, a cache line apart from the next step's */
+enum { COUNTERS = 8 };       /* per step: OP_COUNTERS used, a cache line apart from the next step's */
 
 /* Buffers, steps, cache layout. The model's g, dev and limits are set. */
 status cpu_plan(cpu_model *m) FALLIBLE;

@@ -15,10 +15,13 @@
 enum { LEAST_PAGES = 1 << 20, LEAST_KEPT = 64 << 20 };    /* smaller models are packed as fast as they are mapped */
 static const int64_t MOST_KEPT = (int64_t)64 << 30;
 
+/* A weight, of experts one after the other. */
 typedef struct pack_job {
     const node *n;
     weight_data part[GRAPH_MAX_PARTS];
     cpu_weight *out;
+    size_t bytes;            /* of one expert */
+    void *dst;
     int64_t panels;
     _Atomic int64_t next;
 } pack_job;
@@ -28,11 +31,10 @@ static status check_part(const node *n, const weight_part *p, const weight_data 
     if (d->scales) return err_set(ST_UNSUPPORTED, "tensor %s is quantised, which the cpu device does not support here", p->name);
     if (d->type != DT_F32 && d->type != DT_BF16 && d->type != DT_F16 && d->type != DT_F64)
         return err_set(ST_UNSUPPORTED, "tensor %s is %s; supported: f32, bf16, f16, f64", p->name, dtype_name(d->type));
-    bool right = d->rank == n->s.rank && d->shape[0] == p->total && (n->s.rank == 1 || d->shape[1] == n->s.dim[1]);
-    if (right) return ST_OK;
-    shape have = { .type = d->type, .rank = d->rank < GRAPH_MAX_RANK ? d->rank : GRAPH_MAX_RANK }, want = n->s;
+    shape have = { .type = d->type, .rank = d->rank < GRAPH_MAX_RANK ? d->rank : GRAPH_MAX_RANK };
+    shape want = { .type = n->s.type, .rank = n->s.rank - weight_rows_dim(n), .dim = { p->total, weight_cols(n) } };
+    if (d->rank == want.rank && d->shape[0] == p->total && (want.rank == 1 || d->shape[1] == want.dim[1])) return ST_OK;
     for (int i = 0; i < have.rank; i++) have.dim[i] = d->shape[i];
-    want.dim[0] = p->total;
     char a[128], b[128];
     return err_set(ST_INVALID, "tensor %s is %s, expected %s", p->name, shape_format(&have, a, sizeof a), shape_format(&want, b, sizeof b));
 }
@@ -61,53 +63,96 @@ static void pack_panels(void *arg, int thread)
     (void)thread;
     pack_job *j = arg;
     const node *n = j->n;
-    int64_t k = n->s.dim[1], p;
+    int64_t k = weight_cols(n), p;
     while ((p = atomic_fetch_add(&j->next, 1)) < j->panels) {
         const void *rows[GEMM_PANEL] = { NULL };
         dtype type = j->part[0].type;
         int64_t at = 0;
         for (int64_t i = 0; i < n->a.weight.n_parts; i++) {
             const weight_part *part = &n->a.weight.parts[i];
-            int64_t count = part->to - part->from;
+            int64_t count = weight_part_count(part), every = weight_part_step(part);
             for (int64_t r = p * GEMM_PANEL; r < (p + 1) * GEMM_PANEL; r++)
                 if (r >= at && r < at + count)
-                    rows[r - p * GEMM_PANEL] = (const char *)j->part[i].values + dtype_bytes(j->part[i].type, (size_t)((part->from + r - at) * k));
-            at += count;
+                    rows[r - p * GEMM_PANEL] = (const char *)j->part[i].values + dtype_bytes(j->part[i].type, (size_t)((part->from + (r - at) * every) * k));
+            at += weight_has_experts(n) ? gemm_n_panels(count) * GEMM_PANEL : count;
         }
-        if (qgemm_is(&j->out->packed)) quantise_panel(j->out->quantised.scheme, j->out->mem, k, p, rows, type);
-        else gemm_pack_panel(j->out->packed.type, j->out->mem, k, p, rows, type);
+        if (qgemm_is(&j->out->packed)) quantise_panel(j->out->quantised.scheme, j->dst, k, p, rows, type);
+        else gemm_pack_panel(j->out->packed.type, j->dst, k, p, rows, type);
     }
 }
 
-static status pack_matrix(cpu_model *m, pack_job *j)
+/* Rows as they are packed: an expert's parts start at whole panels each, so that gate and up of a column lie alike. */
+static int64_t packed_rows(const node *n)
+{
+    int64_t rows = 0;
+    if (!weight_has_experts(n)) return weight_rows(n);
+    for (int64_t i = 0; i < n->a.weight.n_parts; i++) rows += gemm_n_panels(weight_part_count(&n->a.weight.parts[i])) * GEMM_PANEL;
+    return rows;
+}
+
+/* Bytes of one expert's matrix, or of the only one. */
+static size_t packed_bytes(const node *n, dtype type)
+{
+    quant_scheme s = (quant_scheme)n->a.weight.scheme;
+    size_t bytes = s ? qgemm_packed_bytes(s, packed_rows(n), weight_cols(n)) : gemm_packed_bytes(type, packed_rows(n), weight_cols(n));
+    return (bytes + 63) / 64 * 64;
+}
+
+/* How kernels find it, once it has memory and a type. */
+static status describe(cpu_weight *w, const node *n, dtype type)
+{
+    quant_scheme s = (quant_scheme)n->a.weight.scheme;
+    w->quantised = (qgemm_weight){ { .type = type, .n = packed_rows(n), .k = weight_cols(n), .data = w->mem }, s };
+    if (!weight_has_experts(n)) return ST_OK;
+    w->experts = mem_array((size_t)weight_experts(n), sizeof *w->experts);
+    if (!w->experts) return err_nomem();
+    for (int64_t e = 0; e < weight_experts(n); e++) {
+        w->experts[e] = w->quantised;
+        w->experts[e].base.data = (const char *)w->mem + (size_t)e * packed_bytes(n, type);
+    }
+    return ST_OK;
+}
+
+/* Memory for all experts, by what the first is stored as. */
+static status begin_matrix(pack_job *j)
+{
+    const node *n = j->n;
+    quant_scheme s = (quant_scheme)n->a.weight.scheme;
+    if (s && weight_cols(n) > QGEMM_MAX_K)
+        return err_set(ST_UNSUPPORTED, "tensor %s has %lld columns; quantised ones have %d at most", n->a.weight.parts[0].name, (long long)weight_cols(n), QGEMM_MAX_K);
+    dtype type = s ? quant_describe(s)->type : packed_type(n, j->part);
+    j->bytes = packed_bytes(n, type);
+    j->panels = gemm_n_panels(packed_rows(n));
+    TRY(reserve(j->out, j->bytes * (size_t)weight_experts(n), n->a.weight.parts[0].name));
+    return describe(j->out, n, type);
+}
+
+static status pack_matrix(cpu_model *m, pack_job *j, int64_t expert)
 {
     const node *n = j->n;
     for (int64_t i = 1; i < n->a.weight.n_parts; i++)
         if (j->part[i].type != j->part[0].type)
             return err_set(ST_UNSUPPORTED, "tensors %s and %s go together but are %s and %s", n->a.weight.parts[0].name, n->a.weight.parts[i].name,
                            dtype_name(j->part[0].type), dtype_name(j->part[i].type));
-    quant_scheme s = (quant_scheme)n->a.weight.scheme;
-    if (s && n->s.dim[1] > QGEMM_MAX_K)
-        return err_set(ST_UNSUPPORTED, "tensor %s has %lld columns; quantised ones have %d at most", n->a.weight.parts[0].name, (long long)n->s.dim[1], QGEMM_MAX_K);
-    dtype type = s ? quant_describe(s)->type : packed_type(n, j->part);
-    size_t bytes = s ? qgemm_packed_bytes(s, n->s.dim[0], n->s.dim[1]) : gemm_packed_bytes(type, n->s.dim[0], n->s.dim[1]);
-    TRY(reserve(j->out, bytes, n->a.weight.parts[0].name));
-    j->out->quantised = (qgemm_weight){ { .type = type, .n = n->s.dim[0], .k = n->s.dim[1], .data = j->out->mem }, s };
-    j->panels = gemm_n_panels(n->s.dim[0]);
+    if (expert == 0) TRY(begin_matrix(j));
+    j->dst = (char *)j->out->mem + (size_t)expert * j->bytes;
+    atomic_store(&j->next, 0);
     pool_run(m->dev->pool, pack_panels, j);
     return ST_OK;
 }
 
 /* Vectors are few and small: float32, rounded to the model's type first. */
-static status pack_vector(pack_job *j)
+static status pack_vector(pack_job *j, int64_t expert)
 {
     const node *n = j->n;
-    TRY(reserve(j->out, (size_t)n->s.dim[0] * sizeof(float), n->a.weight.parts[0].name));
-    float *v = j->out->vector = j->out->mem;
+    if (expert == 0) TRY(reserve(j->out, (size_t)(weight_experts(n) * weight_rows(n)) * sizeof(float), n->a.weight.parts[0].name));
+    j->out->vector = j->out->mem;
+    float *v = j->out->vector + expert * weight_rows(n);
     for (int64_t i = 0; i < n->a.weight.n_parts; i++) {
         const weight_part *p = &n->a.weight.parts[i];
-        size_t count = (size_t)(p->to - p->from);
-        dtype_to_f32(j->part[i].type, (const char *)j->part[i].values + dtype_bytes(j->part[i].type, (size_t)p->from), v, count);
+        size_t count = (size_t)weight_part_count(p), every = (size_t)weight_part_step(p);
+        for (size_t e = 0; e < count; e += every > 1 ? 1 : count)
+            dtype_to_f32(j->part[i].type, (const char *)j->part[i].values + dtype_bytes(j->part[i].type, (size_t)p->from + e * every), v + e, every > 1 ? 1 : count);
         for (size_t e = 0; e < count && n->s.type != DT_F32; e++) {
             uint32_t bits = 0;
             dtype_from_f32(n->s.type, &v[e], &bits, 1);
@@ -126,22 +171,27 @@ static void kept_name(const node *n, const char *packing, char *dst, size_t cap)
     snprintf(dst, cap, "%s %lld %s", n->a.weight.parts[0].name, (long long)n->a.weight.n_parts, packing);
 }
 
-static bool find_kept(cpu_model *m, int id, const char *packing, dtype type, quant_scheme s, size_t bytes)
+static bool find_kept(cpu_model *m, int id, const char *packing, dtype type)
 {
     const node *n = graph_at(m->g, id);
     cpu_weight *w = &m->weights[id];
     const void *data;
     char name[512];
     kept_name(n, packing, name, sizeof name);
-    bytes = (bytes + 63) / 64 * 64;
+    size_t bytes = packed_bytes(n, type) * (size_t)weight_experts(n);
     if (!pack_cache_get(m->packed, name, bytes, &data)) return false;
     w->held = WEIGHT_FILE;
     w->mem = (void *)(uintptr_t)data;
     w->bytes = bytes;
-    w->quantised = (qgemm_weight){ { .type = type, .n = n->s.dim[0], .k = n->s.dim[1], .data = data }, s };
+    if (describe(w, n, type) != ST_OK) {
+        *w = (cpu_weight){ 0 };     /* then it is packed, which says what is wrong */
+        return false;
+    }
     m->weight_bytes += (int64_t)bytes;
     return true;
 }
+
+static bool is_matrix(const node *n) { return n->s.rank == weight_rows_dim(n) + 2; }
 
 /* The key is of these values, so whatever type they were packed as is the right one. */
 static bool take_kept(cpu_model *m, int id)
@@ -149,10 +199,10 @@ static bool take_kept(cpu_model *m, int id)
     static const dtype types[] = { DT_F32, DT_BF16, DT_F16 };
     const node *n = graph_at(m->g, id);
     quant_scheme s = (quant_scheme)n->a.weight.scheme;
-    if (n->s.rank != 2) return false;
-    if (s) return find_kept(m, id, quant_describe(s)->name, quant_describe(s)->type, s, qgemm_packed_bytes(s, n->s.dim[0], n->s.dim[1]));
+    if (!is_matrix(n)) return false;
+    if (s) return find_kept(m, id, quant_describe(s)->name, quant_describe(s)->type);
     for (int i = 0; i < 3; i++)
-        if (find_kept(m, id, dtype_name(types[i]), types[i], s, gemm_packed_bytes(types[i], n->s.dim[0], n->s.dim[1]))) return true;
+        if (find_kept(m, id, dtype_name(types[i]), types[i])) return true;
     return false;
 }
 
@@ -161,7 +211,7 @@ static status make_key(const cpu_model *m, const weight_source *w, char key[PACK
 {
     uint8_t hash[SHA256_BYTES];
     buf all = {0};
-    buf_str(&all, "packed weights 2\n");
+    buf_str(&all, "packed weights 3\n");
     status st = graph_print(m->g, &all);
     if (st == ST_OK) st = w->identity(w, &all);
     if (st == ST_OK) st = buf_status(&all);
@@ -187,7 +237,7 @@ static status keep(cpu_model *m, const char *key)
     pack_entry *entries = mem_array(n, sizeof *entries);
     for (int id = 1; names && entries && id < (int)n; id++) {
         const cpu_weight *w = &m->weights[id];
-        if (!w->mem || graph_at(m->g, id)->s.rank != 2) continue;
+        if (!w->mem || !is_matrix(graph_at(m->g, id))) continue;
         kept_name(graph_at(m->g, id), w->quantised.scheme && qgemm_is(&w->packed) ? quant_describe(w->quantised.scheme)->name : dtype_name(w->packed.type),
                   names[count], sizeof names[count]);
         entries[count] = (pack_entry){ names[count], w->mem, w->bytes };
@@ -200,23 +250,44 @@ static status keep(cpu_model *m, const char *key)
     return st;
 }
 
+/* Parts that are of the same tensor (gate and up in one) share what the source made of it. */
+static status pack_expert(cpu_model *m, const weight_source *w, pack_job *j, int64_t expert)
+{
+    const node *n = j->n;
+    char names[GRAPH_MAX_PARTS][WEIGHT_NAME_MAX];
+    const char *name[GRAPH_MAX_PARTS];
+    bool same[GRAPH_MAX_PARTS];
+    int64_t got = 0;
+    status st = ST_OK;
+    for (; got < n->a.weight.n_parts && st == ST_OK; got++) {
+        const weight_part *p = &n->a.weight.parts[got];
+        same[got] = got > 0 && strcmp(p->name, n->a.weight.parts[got - 1].name) == 0;
+        if (same[got]) {
+            j->part[got] = j->part[got - 1];
+            continue;
+        }
+        name[got] = weight_expert_name(p->name, expert, names[got], sizeof names[got]);
+        st = name[got] ? w->get(w, name[got], &j->part[got]) : err_set(ST_LIMIT, "the name %s is too long", p->name);
+        if (st != ST_OK) break;
+        st = check_part(n, p, &j->part[got]);
+    }
+    dtype type = j->out->packed.type;
+    if (st == ST_OK && expert > 0 && is_matrix(n) && !n->a.weight.scheme && packed_type(n, j->part) != type)
+        st = err_set(ST_UNSUPPORTED, "tensor %s is %s, those of other experts are not", name[0], dtype_name(j->part[0].type));
+    if (st == ST_OK) st = is_matrix(n) ? pack_matrix(m, j, expert) : pack_vector(j, expert);
+    for (int64_t i = 0; i < got; i++)
+        if (!same[i]) w->release(w, name[i], &j->part[i]);
+    return st;
+}
+
 static status pack_one(cpu_model *m, const weight_source *w, int id)
 {
     const node *n = graph_at(m->g, id);
     if (m->packed && take_kept(m, id)) return ST_OK;
     pack_job j = { .n = n, .out = &m->weights[id] };
-    int64_t got = 0;
-    status st = ST_OK;
-    for (; got < n->a.weight.n_parts && st == ST_OK; got++) {
-        const weight_part *p = &n->a.weight.parts[got];
-        st = w->get(w, p->name, &j.part[got]);
-        if (st != ST_OK) break;
-        st = check_part(n, p, &j.part[got]);
-    }
-    if (st == ST_OK) st = n->s.rank == 2 ? pack_matrix(m, &j) : pack_vector(&j);
-    if (st == ST_OK) m->weight_bytes += (int64_t)j.out->bytes;
-    for (int64_t i = 0; i < got; i++) w->release(w, n->a.weight.parts[i].name, &j.part[i]);
-    return st;
+    for (int64_t e = 0; e < weight_experts(n); e++) TRY(pack_expert(m, w, &j, e));
+    m->weight_bytes += (int64_t)j.out->bytes;
+    return ST_OK;
 }
 
 static int64_t elements(const node *n) { return n->s.dim[0] * shape_cols(&n->s); }
@@ -244,7 +315,9 @@ status cpu_pack(cpu_model *m, const weight_source *w, void (*progress)(void *arg
     for (int s = 0; s < m->n_steps; s++)
         for (int i = 0; i < m->steps[s].call.n->n_in; i++) {
             int id = m->steps[s].call.n->in[i].id;
-            if (id && m->places[id].kind == PLACE_WEIGHT) m->steps[s].call.in[i].f = m->weights[id].vector;
+            if (!id || m->places[id].kind != PLACE_WEIGHT) continue;
+            m->steps[s].call.in[i].f = m->weights[id].vector;
+            m->steps[s].call.in[i].experts = m->weights[id].experts;
         }
     if (key[0] && !m->packed && keep(m, key) != ST_OK) log_warn("%s", err_msg());
     return ST_OK;
@@ -255,6 +328,7 @@ void cpu_unpack(cpu_model *m)
     pack_cache_close(m->packed); /* it may still be writing what is freed here */
     for (int id = 1; m->weights && id <= graph_n_nodes(m->g); id++) {
         cpu_weight *w = &m->weights[id];
+        mem_free(w->experts);
         if (w->held == WEIGHT_PAGES) pages_free(w->mem, w->bytes);
         else if (w->held == WEIGHT_ALLOCATED) mem_free(w->mem);
     }

@@ -127,7 +127,7 @@ static void bind_tensor(const cpu_model *m, int id, cpu_tensor *t)
     const place *p = &m->places[id];
     *t = (cpu_tensor){ .cols = shape_cols(&n->s), .ld = p->ld, .rows = n->s.dim[0], .type = n->s.type };
     if (p->kind == PLACE_BUFFER) t->f = (float *)(void *)(m->arena + m->places[p->root].offset) + p->col;
-    if (p->kind == PLACE_WEIGHT && n->s.rank == 2) t->w = &m->weights[id].packed;
+    if (p->kind == PLACE_WEIGHT && n->s.rank == weight_rows_dim(n) + 2) t->w = &m->weights[id].packed;
 }
 
 static status make_steps(cpu_model *m)

@@ -84,7 +84,7 @@ status cpu_run(device_model *dm, const batch *b)
     TRY(check_batch(m, b));
     for (int i = 0; i < m->n_steps; i++) {
         bind_step(m, &m->steps[i], b);
-        for (int j = 0; j < OP_MAX_PHASES; j++) atomic_store_explicit(&m->counters[i * COUNTERS + j], 0, memory_order_relaxed);
+        for (int j = 0; j < OP_COUNTERS; j++) atomic_store_explicit(&m->counters[i * COUNTERS + j], 0, memory_order_relaxed);
     }
     pool_run(m->dev->pool, walk, m);
     return ST_OK;

@@ -130,7 +130,12 @@ static void emit_node(lowering *l, int id)
     }
     describe_node(l, id);
     hlo_call c = { .h = &l->h, .g = l->g, .n = n, .step = &l->step };
-    for (int i = 0; i < n->n_in; i++) c.in[i] = operand(l, n->in[i].id);
+    for (int i = 0; i < n->n_in; i++) {
+        int arg = n->in[i].id ? l->p->arg_of[n->in[i].id] : -1;
+        bool stacked = arg >= 0 && l->p->weights[arg].stacked && weight_has_experts(graph_node(l->g, n->in[i]));
+        c.in[i] = stacked ? l->weights[arg] : operand(l, n->in[i].id);
+        if (stacked) c.layer = l->iteration;
+    }
     int group = -1;
     if (n->op == OP_PAGED_ATTENTION) {
         group = l->p->cache_at[n->a.paged_attention.cache].group;

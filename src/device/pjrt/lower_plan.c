@@ -25,10 +25,10 @@ static bool is_weight(const graph *g, int id) { return id && graph_at(g, id)->op
 static bool same_weight_form(const node *a, const node *b)
 {
     if (!shape_equal(&a->s, &b->s) || a->a.weight.role != b->a.weight.role || a->a.weight.n_parts != b->a.weight.n_parts ||
-        a->a.weight.col_shards != b->a.weight.col_shards) return false;
+        a->a.weight.col_shards != b->a.weight.col_shards || a->a.weight.expert_shards != b->a.weight.expert_shards) return false;
     for (int64_t i = 0; i < a->a.weight.n_parts; i++) {
         const weight_part *p = &a->a.weight.parts[i], *q = &b->a.weight.parts[i];
-        if (p->to - p->from != q->to - q->from || p->shards != q->shards) return false;
+        if (weight_part_count(p) != weight_part_count(q) || p->shards != q->shards) return false;
     }
     return true;
 }

@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "device/pjrt/pjrt_model.h"
 #include "graph/partition.h"
+#include "ops/op.h"
 
 enum { STAGE_BYTES = 256 << 20, HOSTILE_BYTES = 64 };
 
@@ -13,8 +14,9 @@ enum { STAGE_BYTES = 256 << 20, HOSTILE_BYTES = 64 };
 static bool fits(const node *n, const weight_part *p, const weight_data *d)
 {
     int64_t shards = n->a.weight.col_shards > 1 ? n->a.weight.col_shards : 1;
-    if (d->rank != n->s.rank || d->shape[0] != p->total) return false;
-    return n->s.rank < 2 || (d->shape[1] > 0 && (d->shape[1] - 1) / shards + 1 == n->s.dim[1]);
+    int rank = n->s.rank - weight_rows_dim(n);
+    if (d->rank != rank || d->shape[0] != p->total) return false;
+    return rank < 2 || (d->shape[1] > 0 && (d->shape[1] - 1) / shards + 1 == weight_cols(n));
 }
 
 static status check_part(const node *n, const weight_part *p, const weight_data *d)
@@ -25,7 +27,7 @@ static status check_part(const node *n, const weight_part *p, const weight_data 
     if (fits(n, p, d)) return ST_OK;
     char a[128], b[128];
     shape have = { .type = d->type, .rank = d->rank < GRAPH_MAX_RANK ? d->rank : GRAPH_MAX_RANK };
-    shape want = { .type = n->s.type, .rank = n->s.rank, .dim = { p->total, n->s.dim[1] * (n->a.weight.col_shards > 1 ? n->a.weight.col_shards : 1) } };
+    shape want = { .type = n->s.type, .rank = n->s.rank - weight_rows_dim(n), .dim = { p->total, weight_cols(n) * (n->a.weight.col_shards > 1 ? n->a.weight.col_shards : 1) } };
     for (int i = 0; i < have.rank; i++) have.dim[i] = d->shape[i];
     return err_set(ST_INVALID, "tensor %s is %s, expected %s", p->name, shape_format(&have, a, sizeof a), shape_format(&want, b, sizeof b));
 }
@@ -44,19 +46,19 @@ static void convert(dtype from, const char *src, dtype to, char *dst, size_t n)
     }
 }
 
-/* What tensor rank `rank` holds of a weight, row-major, in the node's type. */
+/* What tensor rank `rank` holds of a weight (of one expert of it), row-major, in the node's type. */
 static void fill_local(const node *n, const weight_data *parts, int rank, int tp, char *dst)
 {
-    int64_t cols = n->s.rank == 2 ? n->s.dim[1] : 1;
-    memset(dst, 0, dtype_bytes(n->s.type, (size_t)(n->s.dim[0] * cols)));
+    int64_t cols = weight_cols(n);
+    memset(dst, 0, dtype_bytes(n->s.type, (size_t)(weight_rows(n) * cols)));
     for (int64_t i = 0; i < n->a.weight.n_parts; i++) {
         const weight_part *p = &n->a.weight.parts[i];
         const weight_data *d = &parts[i];
         int64_t from, count, local, col = 0, n_cols = cols, local_cols = cols, width = d->rank == 2 ? d->shape[1] : 1;
         weight_part_local(p, rank, tp, &from, &count, &local);
-        if (n->s.rank == 2) weight_cols_local(n, width, rank, tp, &col, &n_cols, &local_cols);
+        if (d->rank == 2) weight_cols_local(n, width, rank, tp, &col, &n_cols, &local_cols);
         for (int64_t r = 0; r < count; r++)
-            convert(d->type, (const char *)d->values + dtype_bytes(d->type, (size_t)((from + r) * width + col)), n->s.type,
+            convert(d->type, (const char *)d->values + dtype_bytes(d->type, (size_t)((from + r * weight_part_step(p)) * width + col)), n->s.type,
                     dst + dtype_bytes(n->s.type, (size_t)(r * cols)), (size_t)n_cols);
         dst += dtype_bytes(n->s.type, (size_t)(local * cols));
     }
@@ -64,22 +66,36 @@ static void fill_local(const node *n, const weight_data *parts, int rank, int tp
 
 static int rank_of(const pjrt_model *m, int at) { return at % graph_mesh(m->c.plan->g).tp; }
 
-/* dst[d] gets device d's part of node `id`; equal ranks are filled once. */
-static status read_node(pjrt_model *m, const weight_source *w, int id, char *const *dst)
+/* One expert's tensors (or the only ones); every rank that has this expert gets its part of it. */
+static status read_expert(pjrt_model *m, const weight_source *w, const node *n, int64_t expert, char *const *dst)
 {
-    const node *n = graph_at(m->c.plan->g, id);
     weight_data parts[GRAPH_MAX_PARTS];
-    int64_t got = 0;
+    char names[GRAPH_MAX_PARTS][WEIGHT_NAME_MAX];
+    const char *name[GRAPH_MAX_PARTS];
+    int64_t got = 0, here = weight_experts(n);
     int tp = graph_mesh(m->c.plan->g).tp;
     status st = ST_OK;
     for (; got < n->a.weight.n_parts && st == ST_OK; got++) {
-        st = w->get(w, n->a.weight.parts[got].name, &parts[got]);
+        name[got] = weight_expert_name(n->a.weight.parts[got].name, expert, names[got], sizeof names[got]);
+        st = name[got] ? w->get(w, name[got], &parts[got]) : err_set(ST_LIMIT, "the name %s is too long", n->a.weight.parts[got].name);
         if (st != ST_OK) break;
         st = check_part(n, &n->a.weight.parts[got], &parts[got]);
     }
-    for (int r = 0; r < tp && st == ST_OK; r++) fill_local(n, parts, r, tp, dst[r]);
-    for (int64_t i = 0; i < got; i++) w->release(w, n->a.weight.parts[i].name, &parts[i]);
+    for (int r = 0; r < tp && st == ST_OK; r++) {
+        int64_t at = expert - weight_first_expert(n, r, tp);
+        if (at >= 0 && at < here) fill_local(n, parts, r, tp, dst[r] + dtype_bytes(n->s.type, (size_t)(at * weight_rows(n) * weight_cols(n))));
+    }
+    for (int64_t i = 0; i < got; i++) w->release(w, name[i], &parts[i]);
     return st;
+}
+
+/* dst[r] gets tensor rank r's part of node `id`. */
+static status read_node(pjrt_model *m, const weight_source *w, int id, char *const *dst)
+{
+    const node *n = graph_at(m->c.plan->g, id);
+    int64_t shards = n->a.weight.expert_shards > 1 ? n->a.weight.expert_shards : 1;
+    for (int64_t e = 0; e < weight_experts(n) * shards; e++) TRY(read_expert(m, w, n, e, dst));
+    return ST_OK;
 }
 
 /* stack [n, ...] (donated), one layer [...], its index: the stack with that layer. */
@@ -234,7 +250,7 @@ status pjrt_weights_load(pjrt_model *m, const weight_source *w, void (*progress)
     m->weight_bytes = l.total;
     for (int i = 0; i < m->c.plan->n_weights && st == ST_OK; i++) {
         const lower_weight *x = &m->c.plan->weights[i];
-        size_t layer = dtype_bytes(x->s.type, (size_t)(x->s.dim[0] * (x->s.rank == 2 ? x->s.dim[1] : 1)));
+        size_t layer = dtype_bytes(x->s.type, (size_t)(x->s.dim[0] * shape_cols(&x->s)));
         bool whole = x->n == 1 || layer * (size_t)x->n <= most;
         st = whole ? load_whole(&l, i, layer) : load_layers(&l, i, layer);
     }

@@ -49,7 +49,7 @@ static tensor build_case(graph *g, int i, dtype type)
     static const struct { int64_t rows, cols, dim, size; } cases[] = {
         { DIM_T, 1, 1, 0 }, { DIM_R, 24, 1, 0 }, { DIM_R, 24, 1, 47 }, { DIM_TS, 17, 0, 0 }, { 6, 16, 0, 0 }, { 6, 16, 0, 11 } };
     if (i >= 6) return NO_TENSOR;
-    graph_set_mesh(g, (mesh){ 1, 2, cases[i].rows == DIM_TS });
+    graph_set_mesh(g, (mesh){ 1, 2, cases[i].rows == DIM_TS, false });
     tensor x = case_input(g, cases[i].rows, cases[i].cols, AX_VOCAB);
     return graph_add(g, OP_ALL_GATHER, &x, 1, &(op_attrs){ .all_gather = { cases[i].dim, cases[i].size } });
 }

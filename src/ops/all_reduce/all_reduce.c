@@ -29,7 +29,7 @@ static tensor build_case(graph *g, int i, dtype type)
     (void)type;
     static const struct { int64_t rows, cols; } cases[] = { { DIM_T, 1 }, { DIM_T, 48 }, { DIM_R, 33 } };
     if (i >= 3) return NO_TENSOR;
-    graph_set_mesh(g, (mesh){ 1, 2, false });
+    graph_set_mesh(g, (mesh){ 1, 2, false, false });
     tensor x = case_input(g, cases[i].rows, cases[i].cols, AX_EMBED);
     return graph_add(g, OP_ALL_REDUCE, &x, 1, NULL);
 }

@@ -66,8 +66,8 @@ static tensor build_case(graph *g, int i, dtype type)
     if (i >= 6) return NO_TENSOR;
     if (i < 4) return graph_add(g, OP_EMBED, (tensor[]){ case_ints(g, IN_TOKENS), case_weight(g, "table", type, 50, widths[i]) }, 2, NULL);
     /* two ranks: 25 and 25 rows, 26 and 25 */
-    graph_set_mesh(g, (mesh){ 1, 2, false });
-    weight_part part = { "table", 0, i == 4 ? 50 : 51, i == 4 ? 50 : 51, AX_VOCAB, 2 };
+    graph_set_mesh(g, (mesh){ 1, 2, false, false });
+    weight_part part = { "table", 0, i == 4 ? 50 : 51, i == 4 ? 50 : 51, AX_VOCAB, 2, 0 };
     shape s = { type, 2, { weight_part_rows(&part), 16 }, { AX_VOCAB, AX_EMBED } };
     tensor in[] = { case_ints(g, IN_TOKENS), graph_weight(g, ROLE_VOCAB, &s, &part, 1) };
     return graph_add(g, OP_EMBED, in, 2, &(op_attrs){ .embed = { 2 } });

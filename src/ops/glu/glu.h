@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "graph/graph.h"
+#include "ops/hlo.h"
 #include "ops/isa.h"
 
 /* alpha, limit: of ACT_SWIGLU_OAI alone. */
@@ -17,6 +18,9 @@ typedef void act_fn(activation kind, const float *x, float *out, int64_t n);
 #define GLU_DECLARE(isa) glu_fn glu_##isa; act_fn act_##isa;
 ISA_VECTORS(GLU_DECLARE)
 #undef GLU_DECLARE
+
+/* glu of f32 values in a program. */
+hlo_val hlo_glu(hlo *h, activation act, double alpha, double limit, hlo_val gate, hlo_val up);
 
 /* The same in double precision, for references. */
 double act_exact(activation kind, double x);

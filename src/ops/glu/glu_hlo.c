@@ -1,4 +1,5 @@
 /* glu and act as StableHLO: in f32, rounded to the activations' type once. */
+#include "ops/glu/glu.h"
 #include "ops/op.h"
 
 static hlo_val constant(hlo *h, double v, hlo_val like) { return hlo_full_like(h, hlo_float(h, DT_F32, v), like); }
@@ -33,20 +34,24 @@ static hlo_val activated(hlo *h, activation kind, hlo_val x)
     return kind == ACT_GELU ? gelu(h, x) : gated(h, x, x);
 }
 
+hlo_val hlo_glu(hlo *h, activation act, double alpha, double limit, hlo_val gate, hlo_val up)
+{
+    if (act != ACT_SWIGLU_OAI) {
+        gate = activated(h, act, gate);
+    } else {
+        gate = hlo_bin_scalar(h, "minimum", gate, limit);
+        gate = gated(h, gate, hlo_bin_scalar(h, "multiply", gate, alpha));
+        up = hlo_bin_scalar(h, "maximum", hlo_bin_scalar(h, "minimum", up, limit), -limit);
+        up = hlo_bin_scalar(h, "add", up, 1);
+    }
+    return hlo_bin(h, "multiply", gate, up);
+}
+
 hlo_val glu_hlo(hlo_call *c)
 {
     hlo *h = c->h;
     hlo_val gate = hlo_convert(h, c->in[0], DT_F32), up = hlo_convert(h, c->in[1], DT_F32);
-    double limit = c->n->a.glu.limit;
-    if (c->n->a.glu.act != ACT_SWIGLU_OAI) {
-        gate = activated(h, (activation)c->n->a.glu.act, gate);
-    } else {
-        gate = hlo_bin_scalar(h, "minimum", gate, limit);
-        gate = gated(h, gate, hlo_bin_scalar(h, "multiply", gate, c->n->a.glu.alpha));
-        up = hlo_bin_scalar(h, "maximum", hlo_bin_scalar(h, "minimum", up, limit), -limit);
-        up = hlo_bin_scalar(h, "add", up, 1);
-    }
-    return hlo_convert(h, hlo_bin(h, "multiply", gate, up), c->step->act);
+    return hlo_convert(h, hlo_glu(h, (activation)c->n->a.glu.act, c->n->a.glu.alpha, c->n->a.glu.limit, gate, up), c->step->act);
 }
 
 hlo_val act_hlo(hlo_call *c)

@@ -36,7 +36,7 @@ static tensor build_case(graph *g, int i, dtype type)
     (void)type;
     static const int64_t widths[] = { 1, 33, 64 };
     if (i >= 3) return NO_TENSOR;
-    graph_set_mesh(g, (mesh){ 1, 2, true });
+    graph_set_mesh(g, (mesh){ 1, 2, true, false });
     tensor x = case_input(g, DIM_T, widths[i], AX_EMBED);
     return graph_add(g, OP_REDUCE_SCATTER, &x, 1, &(op_attrs){ .reduce_scatter = { 0 } });
 }

@@ -85,7 +85,7 @@ static status load_cpu(loaded *l, const decoder *x)
     memset(l, 0, sizeof *l);
     TRY(device_open("cpu", &(device_options){ .n_threads = 1 }, &d));
     l->own = true;
-    status st = load_to(l, d, x, (mesh){ 1, 1, false }, &limits);
+    status st = load_to(l, d, x, (mesh){ 1, 1, false, false }, &limits);
     if (st == ST_OK) st = device_kv_resize(l->m, DECODER_BLOCKS);
     if (st != ST_OK) drop(l);
     return st;
@@ -172,8 +172,8 @@ TEST(two_tensor_ranks)
 {
     NEED_CPU;
     static const decoder qwen = { .layers = 2, .hidden = 24, .heads = 8, .kv_heads = 1, .head_dim = 4, .mlp = 40, .vocab = VOCAB, .qk_norm = true, .bias = true, .tied = true, .period = 2 };
-    against_cpu(&qwen, (mesh){ 1, 2, false }, 1e-4);
-    against_cpu(&llama, (mesh){ 1, 2, true }, 1e-4);
+    against_cpu(&qwen, (mesh){ 1, 2, false, false }, 1e-4);
+    against_cpu(&llama, (mesh){ 1, 2, true, false }, 1e-4);
 }
 
 static sample_row greedy(int slot, int pos) { return (sample_row){ .slot = slot, .ring_pos = pos, .top_p = 1, .repetition_penalty = 1 }; }
@@ -298,7 +298,7 @@ TEST(two_models)
     CHECK_OK(run_steps(&c, &llama, want));
     drop(&c);
     REQUIRE_OK(load(&a, &llama, one));
-    REQUIRE_OK(load(&b, &llama, (mesh){ 1, 2, true }));
+    REQUIRE_OK(load(&b, &llama, (mesh){ 1, 2, true, false }));
     for (int i = 0; i < DECODER_STEPS; i++)
         for (int k = 0; k < 2; k++) {
             decoder_step(&s, &llama, i, 0);
@@ -384,7 +384,7 @@ TEST(blocks_travel)
     mem_free(other);
     mem_free(zero);
     drop(&l);
-    REQUIRE_OK(load(&l, &llama, (mesh){ 1, 2, true }));
+    REQUIRE_OK(load(&l, &llama, (mesh){ 1, 2, true, false }));
     CHECK_ERR(device_kv_read(l.m, 1, got), ST_UNSUPPORTED, "copying KV blocks of 2 devices");
     drop(&l);
 }
@@ -425,7 +425,7 @@ static void check_refused(const char *name, decoder_fault how, status code, cons
     loaded l;
     memset(&l, 0, sizeof l);
     REQUIRE_OK(decoder_whole(&llama, &l.whole));
-    REQUIRE_OK(decoder_graph(&llama, (mesh){ 1, 2, false }, &l.g));
+    REQUIRE_OK(decoder_graph(&llama, (mesh){ 1, 2, false, false }, &l.g));
     l.s = decoder_weights(l.whole, DT_F32);
     l.s.bad = name;
     l.s.how = how;
@@ -457,8 +457,8 @@ TEST(models_that_do_not_fit_the_device)
     NEED_CPU;
     loaded l;
     REQUIRE(opened());
-    CHECK_ERR(load(&l, &llama, (mesh){ 1, 4, false }), ST_INVALID, "the model is cut for 4 devices, 2 x cpu has 2");
-    CHECK_ERR(load(&l, &llama, (mesh){ 2, 1, false }), ST_UNSUPPORTED, "data parallel size 2");
+    CHECK_ERR(load(&l, &llama, (mesh){ 1, 4, false, false }), ST_INVALID, "the model is cut for 4 devices, 2 x cpu has 2");
+    CHECK_ERR(load(&l, &llama, (mesh){ 2, 1, false, false }), ST_UNSUPPORTED, "data parallel size 2");
     static const char text[] = "%1 = input kind=3 : f32[T, 8]{tokens, embed}\n%2 = weight role=repl \"w\"[0:4/4]embed : f32[4, 8]{embed, embed}\n%3 = linear(%1, %2) : f32[T, 4]{tokens, embed}\noutput %3\n";
     memset(&l, 0, sizeof l);
     REQUIRE_OK(graph_parse(ops_rules(), text, sizeof text - 1, &l.g));

@@ -48,7 +48,7 @@ static status program_text(const setup *u, buf *out)
     hlo h;
     hlo_arg args[N_ARGS];
     hlo_val a[N_ARGS] = {{0}}, carried[2], next[2];
-    hlo_begin(&h, "attention", (mesh){ 1, 1, false }, args, list_args(u, args), a);
+    hlo_begin(&h, "attention", (mesh){ 1, 1, false, false }, args, list_args(u, args), a);
     hlo_step s = { .T = u->T, .S = u->S, .decode = u->decode, .act = u->act, .page = u->page, .max_pages = u->max_pages, .q_tile = u->q_tile,
                    .n_tiles = u->n_tiles, .write_page = a[A_WRITE_PAGE], .write_slot = a[A_WRITE_SLOT], .page_table = a[A_TABLE], .kv_lens = a[A_LENS],
                    .seq_token = a[A_SEQ_TOKEN], .token_seq = a[A_TOKEN_SEQ], .tile_seq = a[A_TILE_SEQ], .tile_token = a[A_TILE_TOKEN],

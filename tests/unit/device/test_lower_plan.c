@@ -18,7 +18,7 @@ typedef struct maker { graph *g; int n_caches; tensor embedding; int tail_layer,
 static tensor make_weight(maker *m, const char *name, int64_t rows, int64_t cols)
 {
     shape s = { DT_F32, 2, { rows, cols }, { AX_EMBED, AX_EMBED } };
-    return graph_weight(m->g, ROLE_REPL, &s, &(weight_part){ name, 0, rows, rows, AX_EMBED, 0 }, 1);
+    return graph_weight(m->g, ROLE_REPL, &s, &(weight_part){ name, 0, rows, rows, AX_EMBED, 0, 0 }, 1);
 }
 
 static tensor make_linear(maker *m, int l, const char *name, tensor x, int64_t rows)
@@ -534,7 +534,7 @@ TEST(every_batch_has_a_bucket)
                 }
     bucket_list list;
     device_limits usual = { 2048, 64, 64, 4096, 16, DT_F32 };
-    buckets_make(&usual, (mesh){ 1, 1, false }, &list);
+    buckets_make(&usual, (mesh){ 1, 1, false, false }, &list);
     CHECK_INT(list.n, 4 + 8);
     CHECK(list.v[0].decode && list.v[0].seqs == 8 && list.v[3].seqs == 64 && list.v[4].tokens == 16 && list.v[4].seqs == 16 && list.v[11].tokens == 2048 && list.v[11].rows == 64);
     const batch beyond = { .n_tokens = 2049, .n_seqs = 1, .n_rows = 1 };

@@ -198,7 +198,7 @@ static status check_expectation(machine *one)
 static bool expect(const decoder *d, int n_ranks)
 {
     machine one;
-    status st = machine_open(&one, d, (mesh){ 1, 1, false }, true);
+    status st = machine_open(&one, d, (mesh){ 1, 1, false, false }, true);
     for (int r = 0; r < n_ranks && st == ST_OK; r++) {
         st = reset_cache(&one);
         for (int i = 0; i < DECODER_STEPS && st == ST_OK; i++) {
@@ -255,9 +255,9 @@ TEST(qwen_on_meshes)
 {
     NEED_CPU;
     if (!expect(&qwen, 2)) return;
-    check_mesh(&qwen, (mesh){ 1, 4, false }, true);
-    check_mesh(&qwen, (mesh){ 1, 2, true }, false);
-    check_mesh(&qwen, (mesh){ 2, 4, true }, false);
+    check_mesh(&qwen, (mesh){ 1, 4, false, false }, true);
+    check_mesh(&qwen, (mesh){ 1, 2, true, false }, false);
+    check_mesh(&qwen, (mesh){ 2, 4, true, false }, false);
 }
 
 /* Layers that differ in their windows, a KV head for each rank. */
@@ -265,8 +265,8 @@ TEST(sliding_on_meshes)
 {
     NEED_CPU;
     if (!expect(&sliding, 2)) return;
-    check_mesh(&sliding, (mesh){ 2, 2, false }, true);
-    check_mesh(&sliding, (mesh){ 1, 8, true }, false);
+    check_mesh(&sliding, (mesh){ 2, 2, false, false }, true);
+    check_mesh(&sliding, (mesh){ 1, 8, true, false }, false);
 }
 
 TEST_MAIN

@@ -116,7 +116,7 @@ TEST(graphs_for_meshes)
         REQUIRE_OK(make_family(&f, &m));
         for (int tp = 1; tp <= 4; tp *= 2)
             for (int uniform = 0; uniform < 2; uniform++) {
-                REQUIRE_OK(model_graph_for(m, (mesh){ 2, tp, false }, uniform, &g));
+                REQUIRE_OK(model_graph_for(m, (mesh){ 2, tp, false, false }, uniform, &g));
                 CHECK_INT(graph_mesh(g).dp, 2);
                 CHECK_INT(graph_mesh(g).tp, tp);
                 CHECK_INT(count(g, OP_ALL_REDUCE), tp > 1 ? 2 * 2 + 1 : 0);
@@ -126,7 +126,7 @@ TEST(graphs_for_meshes)
                 if (tp == 1) CHECK_INT(held(g), model_describe(m)->n_params);
                 graph_free(g);
             }
-        CHECK_ERR(model_graph_for(m, (mesh){ 1, 8, false }, false, &g), ST_INVALID,
+        CHECK_ERR(model_graph_for(m, (mesh){ 1, 8, false, false }, false, &g), ST_INVALID,
                   "Total number of attention heads (4) must be divisible by tensor parallel size (8).");
         model_free(m);
     }
@@ -248,7 +248,7 @@ TEST(published_configurations)
         if (m) CHECK_INT(model_describe(m)->n_params, models[i].params);
         for (int tp = 2; m && tp <= 16; tp *= 2) { /* nothing but norms is held twice, and KV heads where ranks outnumber them */
             graph *g = NULL;
-            CHECK_OK(model_graph_for(m, (mesh){ 1, tp, tp == 4 }, true, &g));
+            CHECK_OK(model_graph_for(m, (mesh){ 1, tp, tp == 4, false }, true, &g));
             if (g) CHECK(held(g) >= models[i].params && (tp > 8 || (double)held(g) < 1.002 * (double)models[i].params));
             graph_free(g);
         }
@@ -364,7 +364,7 @@ TEST(out_of_memory_is_a_status)
         graph *g = NULL;
         mem_fail_at(n);
         status st = make("Phi3ForCausalLM", BASE ", \"rope_scaling\": null", DT_BF16, &m);
-        if (st == ST_OK) st = model_graph_for(m, (mesh){ 1, 2, true }, true, &g);
+        if (st == ST_OK) st = model_graph_for(m, (mesh){ 1, 2, true, false }, true, &g);
         if (st == ST_OK) st = model_weights_open(m, NULL, true, 7, &w);
         done = !mem_failed();
         mem_fail_at(0);

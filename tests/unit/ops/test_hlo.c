@@ -374,7 +374,7 @@ TEST(collectives)
     NOT_ON(pair, hlo_tensor_rank(&h), "the tensor rank is not an argument of this program");
     NOT_ON(pair, hlo_all_gather(&h, a[F], 2), "all_gather: dimension 2 of rank 2");
     NOT_ON(pair, hlo_reduce_scatter(&h, a[F], 2), "reduce_scatter: dimension 2 of rank 2");
-    NOT_ON(((mesh){ 1, 4, false }), hlo_reduce_scatter(&h, a[F], 1), "reduce_scatter of 6 over 4 ranks");
+    NOT_ON(((mesh){ 1, 4, false, false }), hlo_reduce_scatter(&h, a[F], 1), "reduce_scatter of 6 over 4 ranks");
 }
 
 TEST(dimensions_of_a_bucket)

@@ -22,7 +22,7 @@ static tensor weight(graph *g, int l, weight_role role, const char *name, axis o
     else snprintf(full, sizeof full, "%s", name);
     graph_set_layer(g, l);
     shape s = { DT_F32, cols ? 2 : 1, { rows, cols }, { out, in } };
-    return graph_weight(g, role, &s, &(weight_part){ full, 0, rows, rows, out, 0 }, 1);
+    return graph_weight(g, role, &s, &(weight_part){ full, 0, rows, rows, out, 0, 0 }, 1);
 }
 
 static tensor linear(graph *g, int l, tensor x, weight_role role, const char *name, axis out, int64_t rows, bool bias)
@@ -125,7 +125,7 @@ static const decoder small = { .layers = 1, .hidden = 8, .heads = 2, .kv_heads =
 TEST(text_of_two_ranks)
 {
     graph *g;
-    REQUIRE_OK(cut(&small, (mesh){ 1, 2, false }, 0, &g));
+    REQUIRE_OK(cut(&small, (mesh){ 1, 2, false, false }, 0, &g));
     expect_print(g,
         "mesh dp=1 tp=2 sp=0\n"
         "%1 = input kind=0 : i32[T]{tokens}\n"
@@ -182,7 +182,7 @@ TEST(text_of_two_ranks)
 TEST(text_of_cut_tokens)
 {
     graph *g;
-    REQUIRE_OK(cut(&small, (mesh){ 2, 2, true }, 2, &g));
+    REQUIRE_OK(cut(&small, (mesh){ 2, 2, true, false }, 2, &g));
     expect_print(g,
         "mesh dp=2 tp=2 sp=1\n"
         "%1 = input kind=2 : i32[R]{rows}\n"
@@ -250,7 +250,7 @@ TEST(local_rows_and_columns)
         { 8, 64, 64, 0, 5, 8, 8, 56, 56 }, { 8, 64, 64, 1, 5, 8, 8, 56, 56 },                                          /* not cut */
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        weight_part p = { "w", cases[i].from, cases[i].to, cases[i].total, AX_HEADS, cases[i].shards };
+        weight_part p = { "w", cases[i].from, cases[i].to, cases[i].total, AX_HEADS, cases[i].shards, 0 };
         node w = { .op = OP_WEIGHT, .a.weight = { .col_shards = cases[i].shards } };
         int64_t at, n, n_local;
         weight_part_local(&p, cases[i].rank, cases[i].tp, &at, &n, &n_local);
@@ -310,14 +310,14 @@ TEST(structure_on_every_mesh)
         for (int tp = 1; tp <= 8; tp *= 2)
             for (int dp = 1; dp <= 2; dp++)
                 for (int sp = 0; sp < 2; sp++)
-                    for (int optimize = 0; optimize < 3; optimize++) check_structure(all[i], (mesh){ dp, tp, sp }, optimize);
+                    for (int optimize = 0; optimize < 3; optimize++) check_structure(all[i], (mesh){ dp, tp, sp, false }, optimize);
 }
 
 TEST(tied_embeddings_are_one_weight)
 {
     graph *g;
     int n = 0;
-    REQUIRE_OK(cut(&qwen3, (mesh){ 1, 8, false }, 1, &g));
+    REQUIRE_OK(cut(&qwen3, (mesh){ 1, 8, false, false }, 1, &g));
     for (int id = 1; id <= graph_n_nodes(g); id++) n += graph_at(g, id)->op == OP_WEIGHT && strcmp(graph_at(g, id)->a.weight.parts[0].name, "embed") == 0;
     CHECK_INT(n, 1);
     graph_free(g);
@@ -327,7 +327,7 @@ TEST(tied_embeddings_are_one_weight)
 TEST(fused_parts_keep_their_shards)
 {
     graph *g;
-    REQUIRE_OK(cut(&llama, (mesh){ 1, 4, false }, 1, &g));
+    REQUIRE_OK(cut(&llama, (mesh){ 1, 4, false, false }, 1, &g));
     for (int id = 1; id <= graph_n_nodes(g); id++) {
         const node *n = graph_at(g, id);
         if (n->op == OP_SLICE && n->a.slice.from == 8 && n->a.slice.to == 12) CHECK_INT(n->s.axes[1], AX_KV_HEADS);
@@ -382,14 +382,14 @@ TEST(uniform_graphs_have_equal_layers)
     for (int tp = 1; tp <= 8; tp *= 2)
         for (int sp = 0; sp < 2; sp++) {
             graph *g;
-            REQUIRE_OK(cut(&llama, (mesh){ 1, tp, sp }, 2, &g));
+            REQUIRE_OK(cut(&llama, (mesh){ 1, tp, sp, false }, 2, &g));
             CHECK(layers_equal(g, 0, 1) && layers_equal(g, 1, 2));
             bool narrow = false;   /* the final norm sees the wanted rows only, where the tokens are not cut */
             for (int id = 1; id <= graph_n_nodes(g); id++) narrow = narrow || (graph_at(g, id)->op == OP_RMS_NORM && graph_at(g, id)->s.dim[0] == DIM_R);
             CHECK_INT(narrow, tp == 1 || !sp);
             graph_free(g);
             if (sp) continue;
-            REQUIRE_OK(cut(&llama, (mesh){ 1, tp, false }, 1, &g));
+            REQUIRE_OK(cut(&llama, (mesh){ 1, tp, false, false }, 1, &g));
             CHECK(layers_equal(g, 0, 1) && !layers_equal(g, 1, 2));
             for (int id = 1; id <= graph_n_nodes(g); id++)   /* the last layer's sums are of the wanted rows */
                 if (graph_at(g, id)->op == OP_ALL_REDUCE) CHECK_INT(graph_at(g, id)->s.dim[0], graph_at(g, id)->layer == 2 ? DIM_R : DIM_T);
@@ -528,7 +528,7 @@ TEST(ranks_compute_what_one_device_does)
         CHECK(fabs((double)want[0] - (double)want[1]) > 1e-3);
         for (int tp = 1; tp <= 8; tp *= 2)
             for (int sp = 0; sp < 2; sp++)
-                for (int optimize = 0; optimize < 3; optimize++) check_results(all[i], (mesh){ 1, tp, sp }, optimize, want);
+                for (int optimize = 0; optimize < 3; optimize++) check_results(all[i], (mesh){ 1, tp, sp, false }, optimize, want);
     }
 }
 
@@ -575,7 +575,7 @@ TEST(costs_of_collectives)
     op_sizes s = { .tokens = 64, .tp = 4 };
     op_cost c[4] = { { 0 } };
     REQUIRE_OK(graph_new(ops_rules(), &g));
-    graph_set_mesh(g, (mesh){ 1, 4, true });
+    graph_set_mesh(g, (mesh){ 1, 4, true, false });
     tensor x = case_input(g, DIM_T, 32, AX_EMBED), sum = graph_add(g, OP_ALL_REDUCE, &x, 1, NULL), part = graph_add(g, OP_REDUCE_SCATTER, &x, 1, NULL);
     tensor all = graph_add(g, OP_ALL_GATHER, &part, 1, NULL), twice = two(g, OP_ADD, part, part);
     op_impl_of(OP_ALL_REDUCE)->cost(g, graph_node(g, sum), &s, &c[0]);
@@ -595,7 +595,7 @@ TEST(costs_of_collectives)
 static void expect_error(decoder d, int tp, const char *message)
 {
     graph *g = NULL;
-    CHECK_ERR(cut(&d, (mesh){ 1, tp, false }, 0, &g), ST_INVALID, message);
+    CHECK_ERR(cut(&d, (mesh){ 1, tp, false, false }, 0, &g), ST_INVALID, message);
     graph_free(g);
 }
 
@@ -643,12 +643,12 @@ TEST(graphs_that_cannot_be_cut)
           "paged_attention: q, k and v are not cut alike" },
         { "mesh dp=1 tp=2 sp=0\n" INPUT "%2 = all_reduce(%1) : f32[T, 8]{tokens, embed}\noutput %2\n", "the graph is partitioned already, for 1 x 2 devices" },
     };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) CHECK_ERR(partition_text(cases[i].text, (mesh){ 1, 2, false }), ST_INVALID, cases[i].message);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) CHECK_ERR(partition_text(cases[i].text, (mesh){ 1, 2, false, false }), ST_INVALID, cases[i].message);
     CHECK_ERR(partition_text(INPUT "%2 = weight role=col \"w\"[0:4/4]kv_heads : f32[4, 8]{kv_heads, embed}\n%3 = linear(%1, %2) : f32[T, 4]{tokens, kv_heads}\n"
-                             "%4 = split_heads(%3) head_dim=2 : f32[T, 2, 2]{tokens, kv_heads, head_dim}\noutput %3\n", (mesh){ 1, 4, false }),
+                             "%4 = split_heads(%3) head_dim=2 : f32[T, 2, 2]{tokens, kv_heads, head_dim}\noutput %3\n", (mesh){ 1, 4, false, false }),
               ST_INVALID, "%3, a linear, is needed whole, but there are more tensor ranks than heads");
-    CHECK_ERR(partition_text(cases[0].text, (mesh){ 0, 2, false }), ST_INVALID, "a mesh of 0 x 2 devices");
-    CHECK_ERR(partition_text(cases[0].text, (mesh){ 1, -2, false }), ST_INVALID, "a mesh of 1 x -2 devices");
+    CHECK_ERR(partition_text(cases[0].text, (mesh){ 0, 2, false, false }), ST_INVALID, "a mesh of 0 x 2 devices");
+    CHECK_ERR(partition_text(cases[0].text, (mesh){ 1, -2, false, false }), ST_INVALID, "a mesh of 1 x -2 devices");
 }
 
 /* Sinks go with their query heads; attributes that are off are not printed, and come back as they were. */
@@ -672,7 +672,7 @@ TEST(sinks_are_cut_like_heads)
     buf_printf(&text, "%s%%8 = weight role=col \"sinks\"[0:4/4]heads : f32[4]{heads}\n%s", head, tail);
     REQUIRE_OK(graph_parse(ops_rules(), text.data, text.len, &g));
     expect_print(g, text.data);
-    REQUIRE_OK(graph_partition(g, (mesh){ 1, 2, false }, &p));
+    REQUIRE_OK(graph_partition(g, (mesh){ 1, 2, false, false }, &p));
     expect_print(p,
         "mesh dp=1 tp=2 sp=0\n"
         "%1 = input kind=3 : f32[T, 8]{tokens, embed}\n"
@@ -691,7 +691,7 @@ TEST(sinks_are_cut_like_heads)
         "output %13\n");
     buf_clear(&text);
     buf_printf(&text, "%s%%8 = weight role=col \"sinks\"[0:5/5]heads : f32[5]{heads}\n%s", head, tail);
-    CHECK_ERR(partition_text(text.data, (mesh){ 1, 1, false }), ST_INTERNAL, "expected a weight with one number per head of q");
+    CHECK_ERR(partition_text(text.data, (mesh){ 1, 1, false, false }), ST_INTERNAL, "expected a weight with one number per head of q");
     buf_free(&text);
     graph_free(g);
     graph_free(p);
@@ -715,7 +715,7 @@ TEST(other_layouts)
         "output %11\n";
     graph *g, *p;
     REQUIRE_OK(graph_parse(ops_rules(), text, sizeof text - 1, &g));
-    REQUIRE_OK(graph_partition(g, (mesh){ 1, 2, true }, &p));
+    REQUIRE_OK(graph_partition(g, (mesh){ 1, 2, true, false }, &p));
     expect_print(p,
         "mesh dp=1 tp=2 sp=1\n"
         "%1 = input kind=3 : f32[T, 8]{tokens, embed}\n"
@@ -768,9 +768,9 @@ TEST(weights_know_their_shards)
 {
     graph *g;
     REQUIRE_OK(graph_new(ops_rules(), &g));
-    graph_set_mesh(g, (mesh){ 1, 4, false });
+    graph_set_mesh(g, (mesh){ 1, 4, false, false });
     shape s = { DT_F32, 2, { 4, 8 }, { AX_MLP, AX_EMBED } };
-    weight_part a = { "w", 0, 4, 4, AX_MLP, 0 }, b = { "w", 0, 4, 4, AX_MLP, 2 };
+    weight_part a = { "w", 0, 4, 4, AX_MLP, 0, 0 }, b = { "w", 0, 4, 4, AX_MLP, 2, 0 };
     tensor x = graph_weight(g, ROLE_COL, &s, &a, 1);
     CHECK_INT(graph_weight(g, ROLE_COL, &s, &a, 1).id, x.id);
     CHECK(graph_weight(g, ROLE_COL, &s, &b, 1).id != x.id);
@@ -786,7 +786,7 @@ TEST(out_of_memory_is_a_status)
         graph *g = NULL;
         buf b = { 0 };
         mem_fail_at(n);
-        status st = cut(&small, (mesh){ 2, 2, true }, 2, &g);
+        status st = cut(&small, (mesh){ 2, 2, true, false }, 2, &g);
         if (st == ST_OK) st = graph_print(g, &b);
         done = !mem_failed();
         mem_fail_at(0);

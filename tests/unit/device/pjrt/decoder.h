@@ -20,7 +20,7 @@ static inline tensor decoder_weight(graph *g, const decoder *d, int l, weight_ro
     else snprintf(full, sizeof full, "%s", name);
     graph_set_layer(g, l);
     shape s = { d->type, cols ? 2 : 1, { rows, cols }, { out, in } };
-    return graph_weight(g, role, &s, &(weight_part){ full, 0, rows, rows, out, 0 }, 1);
+    return graph_weight(g, role, &s, &(weight_part){ full, 0, rows, rows, out, 0, 0 }, 1);
 }
 
 static inline tensor decoder_linear(graph *g, const decoder *d, int l, tensor x, weight_role role, const char *name, axis out, int64_t rows, bool bias)

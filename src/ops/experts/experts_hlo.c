@@ -1,0 +1,160 @@
+/* experts as StableHLO: tokens in order of expert, each expert's rows padded to whole tiles, and a loop over the tiles that there
+ * are, with one expert's weights each (as MegaBlocks has it: Gale et al. 2022, arXiv:2211.15841). Shapes are static, the loop's count
+ * comes from the data: an expert without tokens is not read, one with few is read once, and nothing of [T, E, F] exists. One form
+ * for decode and prefill, since a decode step's tiles are just the experts that it reaches.
+ *
+ *   slot      a row of a tile: first tile of its expert, place among the expert's tokens
+ *   results   [slots, H], each a token's product times its weight, rounded to the activations' type; a token's are summed in f32
+ *
+ * Weights are sliced inside the loop, straight from the stack of all layers: a slice outside of it would be a copy. */
+#include "ops/experts/experts.h"
+#include "ops/glu/glu.h"
+
+/* Sums of x along a dimension up to and without each element; i32. */
+static hlo_val before(hlo *h, hlo_val x, int along)
+{
+    hlo_val zero = hlo_int(h, DT_I32, 0), sum = x;
+    int64_t n = x.dim[along];
+    for (int64_t by = 1; by < n; by *= 2) sum = hlo_bin(h, "add", sum, hlo_slice(h, hlo_pad(h, sum, along, by, 0, zero), along, 0, n));
+    return hlo_bin(h, "subtract", sum, x);
+}
+
+/* Rows of a tile: the mean number of an expert's tokens, within reason. */
+static int64_t tile_rows(int64_t pairs, int64_t experts)
+{
+    int64_t rows = 16;
+    while (rows < 256 && rows * experts < pairs) rows *= 2;
+    return rows;
+}
+
+typedef struct plan {
+    int64_t rows, tiles, slots, top;    /* of a tile; at most; tiles * rows; experts of a token here at most */
+    hlo_val n_tiles, expert;            /* i32 scalar; i32 [tiles] */
+    hlo_val slot, taken;                /* [T, top] i32, i1: where a token's results are */
+    hlo_val token, weight;              /* [slots] i32, f32 */
+} plan;
+
+static hlo_val column(hlo *h, hlo_val x) { return hlo_reshape(h, x, 2, (int64_t[]){ hlo_count(x), 1 }); }
+static hlo_val flat(hlo *h, hlo_val x) { return hlo_reshape(h, x, 1, (int64_t[]){ hlo_count(x) }); }
+static hlo_val zeros(hlo *h, dtype t, int64_t n) { return hlo_full(h, t == DT_F32 ? hlo_float(h, t, 0) : hlo_int(h, t, 0), 1, (int64_t[]){ n }); }
+
+/* A token's j-th expert, ascending: its slot and weight, as columns of [T, top]. */
+static void list_pairs(hlo *h, plan *p, hlo_val hit, hlo_val slot, hlo_val combine, hlo_val *weights)
+{
+    hlo_val order = before(h, hlo_convert(h, hit, DT_I32), 1), none_i = hlo_full_like(h, hlo_int(h, DT_I32, 0), slot), none_f = hlo_full_like(h, hlo_float(h, DT_F32, 0), combine);
+    hlo_val slots[EXPERTS_MOST_TOP], taken[EXPERTS_MOST_TOP], weight[EXPERTS_MOST_TOP];
+    for (int64_t j = 0; j < p->top; j++) {
+        hlo_val is = hlo_bin(h, "and", hit, hlo_cmp_scalar(h, "EQ", order, (double)j));
+        slots[j] = column(h, hlo_reduce(h, "add", hlo_select(h, is, slot, none_i), 1));
+        weight[j] = column(h, hlo_reduce(h, "add", hlo_select(h, is, combine, none_f), 1));
+        taken[j] = column(h, hlo_reduce(h, "or", is, 1));
+    }
+    p->slot = hlo_concat(h, slots, (int)p->top, 1);
+    p->taken = hlo_concat(h, taken, (int)p->top, 1);
+    *weights = hlo_concat(h, weight, (int)p->top, 1);
+}
+
+static plan make_plan(hlo *h, hlo_val combine, int64_t top_k)
+{
+    int64_t t = combine.dim[0], experts = combine.dim[1];
+    plan p = { .top = top_k < experts ? top_k : experts };
+    int64_t pairs = t * p.top, most = pairs < experts ? pairs : experts;
+    p.rows = tile_rows(pairs, experts);
+    p.tiles = most + (pairs - most) / p.rows;
+    p.slots = p.tiles * p.rows;
+    hlo_val hit = hlo_cmp_scalar(h, "NE", combine, 0), ones = hlo_convert(h, hit, DT_I32);
+    hlo_val count = hlo_reduce(h, "add", ones, 0), shift = hlo_bin_scalar(h, "add", count, (double)(p.rows - 1));
+    hlo_val tiles = hlo_bin_scalar(h, "divide", shift, (double)p.rows), first = before(h, tiles, 0), end = hlo_bin(h, "add", first, tiles), weights;
+    p.n_tiles = hlo_reduce(h, "add", tiles, 0);
+    hlo_val slot = hlo_bin(h, "add", before(h, ones, 0), hlo_broadcast_at(h, hlo_bin_scalar(h, "multiply", first, (double)p.rows), 1, ones));
+    list_pairs(h, &p, hit, slot, combine, &weights);
+    /* which tokens the slots hold: pairs that are none fall off the end */
+    hlo_val at = column(h, hlo_select(h, p.taken, p.slot, hlo_full_like(h, hlo_int(h, DT_I32, p.slots), p.slot)));
+    p.token = hlo_put(h, zeros(h, DT_I32, p.slots), at, flat(h, hlo_iota(h, DT_I32, 0, 2, p.slot.dim)));
+    p.weight = hlo_put(h, zeros(h, DT_F32, p.slots), at, flat(h, weights));
+    /* a tile's expert: as many as end before it */
+    const int64_t dim[] = { p.tiles, experts };
+    hlo_val past = hlo_cmp(h, "LE", hlo_broadcast(h, end, (int[]){ 1 }, 2, dim), hlo_iota(h, DT_I32, 0, 2, dim));
+    p.expert = hlo_bin_scalar(h, "minimum", hlo_reduce(h, "add", hlo_convert(h, past, DT_I32), 1), (double)(experts - 1));
+    return p;
+}
+
+/* One expert's tensor of a weight: w[e], or of a stack of layers w[layer][e]. */
+static hlo_val one_expert(hlo_call *c, int weight, hlo_val e)
+{
+    const shape *s = op_in(c->g, c->n, weight);
+    hlo_val w = c->in[weight], starts[HLO_RANK] = { { 0 } };
+    int64_t sizes[HLO_RANK], dim[HLO_RANK];
+    int lead = w.rank - s->rank + 1;
+    starts[lead - 1] = e;
+    if (lead == 2) starts[0] = c->layer;
+    for (int i = 0; i < w.rank; i++) sizes[i] = i < lead ? 1 : w.dim[i];
+    for (int i = lead; i < w.rank; i++) dim[i - lead] = w.dim[i];
+    return hlo_reshape(c->h, hlo_dynamic_slice(c->h, w, starts, sizes), w.rank - lead, dim);
+}
+
+/* x [rows, K] by the expert's [N, K], with its bias: f32. */
+static hlo_val product(hlo_call *c, hlo_val x, int weight, int bias, hlo_val e)
+{
+    hlo *h = c->h;
+    hlo_val w = one_expert(c, weight, e);
+    if (x.type != w.type) {
+        x = hlo_convert(h, x, DT_F32);
+        w = hlo_convert(h, w, DT_F32);
+    }
+    hlo_val y = hlo_dot(h, x, w, (hlo_dims){ 0 }, (hlo_dims){ 0 }, HLO_DIMS(1), HLO_DIMS(1), DT_F32);
+    if (!hlo_is(c->in[bias])) return y;
+    hlo_val b = hlo_convert(h, one_expert(c, bias, e), DT_F32);
+    if (bias == EXPERTS_BIAS_OUT && c->n->a.experts.cut > 1) {   /* the ranks' results are summed: one adds it */
+        hlo_val mine = hlo_cmp_scalar(h, "EQ", hlo_tensor_rank(h), 0);
+        b = hlo_bin(h, "multiply", b, hlo_full_like(h, hlo_convert(h, mine, DT_F32), b));
+    }
+    return hlo_bin(h, "add", y, hlo_broadcast_at(h, b, 1, y));
+}
+
+/* One tile: [rows, H] of the activations' type. */
+static hlo_val run_tile(hlo_call *c, const plan *p, hlo_val at)
+{
+    hlo *h = c->h;
+    const node *n = c->n;
+    int64_t f = op_in(c->g, n, EXPERTS_W_OUT)->dim[2];
+    hlo_val row = hlo_bin_scalar(h, "multiply", at, (double)p->rows), e = hlo_row(h, p->expert, at);
+    hlo_val token = hlo_dynamic_slice(h, p->token, &row, &p->rows), weight = hlo_dynamic_slice(h, p->weight, &row, &p->rows);
+    hlo_val x = hlo_take(h, c->in[EXPERTS_X], token);
+    if (n->a.experts.scale_input) {
+        x = hlo_convert(h, x, DT_F32);
+        x = hlo_convert(h, hlo_bin(h, "multiply", x, hlo_broadcast_at(h, weight, 0, x)), c->in[EXPERTS_X].type);
+    }
+    hlo_val y = product(c, x, EXPERTS_W_IN, EXPERTS_BIAS_IN, e);
+    y = hlo_glu(h, (activation)n->a.experts.act, n->a.experts.alpha, n->a.experts.limit, hlo_slice(h, y, 1, 0, f), hlo_slice(h, y, 1, f, 2 * f));
+    y = product(c, hlo_convert(h, y, c->step->act), EXPERTS_W_OUT, EXPERTS_BIAS_OUT, e);
+    if (!n->a.experts.scale_input) y = hlo_bin(h, "multiply", y, hlo_broadcast_at(h, weight, 0, y));
+    return hlo_convert(h, y, c->step->act);
+}
+
+hlo_val experts_hlo(hlo_call *c)
+{
+    hlo *h = c->h;
+    quant_scheme scheme = (quant_scheme)graph_node(c->g, c->n->in[EXPERTS_W_IN])->a.weight.scheme;
+    if (scheme) hlo_fail(h, "quantization %s is not supported on this device, only on cpu", quant_name(scheme));
+    hlo_val combine = hlo_convert(h, c->in[EXPERTS_COMBINE], DT_F32), results, in, at;
+    int64_t t = combine.dim[0], width = op_in(c->g, c->n, EXPERTS_W_OUT)->dim[1], experts = op_in(c->g, c->n, EXPERTS_W_IN)->dim[0];
+    if (c->n->a.experts.shards > 1) {
+        hlo_val starts[2] = { { 0 }, hlo_bin_scalar(h, "multiply", hlo_tensor_rank(h), (double)experts) };
+        combine = hlo_dynamic_slice(h, combine, starts, (int64_t[]){ t, experts });
+    }
+    plan p = make_plan(h, combine, c->n->a.experts.top_k);
+    hlo_val zero = hlo_float(h, c->step->act, 0), none = hlo_int(h, DT_I32, 0);
+    results = hlo_full(h, zero, 2, (int64_t[]){ p.slots, width });
+    at = hlo_for(h, none, p.n_tiles, &results, 1, &in);
+    hlo_val starts[2] = { hlo_bin_scalar(h, "multiply", at, (double)p.rows), none };
+    hlo_val next = hlo_dynamic_update(h, in, run_tile(c, &p, at), starts);
+    hlo_end_for(h, &next, &results);
+    hlo_val sum = hlo_full(h, hlo_float(h, DT_F32, 0), 2, (int64_t[]){ t, width }), no = sum;
+    for (int64_t j = 0; j < p.top; j++) {
+        hlo_val y = hlo_convert(h, hlo_take(h, results, flat(h, hlo_slice(h, p.slot, 1, j, j + 1))), DT_F32);
+        hlo_val taken = hlo_broadcast_at(h, flat(h, hlo_slice(h, p.taken, 1, j, j + 1)), 0, y);
+        sum = hlo_bin(h, "add", sum, hlo_select(h, taken, y, no));
+    }
+    return hlo_convert(h, sum, c->step->act);
+}
