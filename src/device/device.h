@@ -69,6 +69,10 @@ status device_kv_write(device_model *m, int32_t block, const void *src) FALLIBLE
 /* Runs one step; returns when b->logits is complete. One caller at a time. No allocation in a steady state.
  * A row's logits do not depend, bit for bit, on the other sequences, on how the sequence was chunked, or on the number of threads. */
 status device_run(device_model *m, const batch *b) FALLIBLE;
+/* The CPU's compute threads have nothing to do between steps and can help the host: fn(arg, 0..n-1) on all of them, 0 being the
+ * caller's, who is the caller of device_run. Other devices have one thread, the caller. */
+int device_n_threads(const device_model *m);
+void device_parallel(device_model *m, void (*fn)(void *arg, int thread), void *arg);
 
 /* Devices far from the host sample by themselves and take steps before earlier ones are done. device_depth: how many may be
  * in flight; 0 = this device only runs. One caller at a time. Steps run in order. */

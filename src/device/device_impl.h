@@ -19,6 +19,9 @@ typedef struct device_class {
     status (*kv_write)(device_model *m, int32_t block, const void *src);
     status (*run)(device_model *m, const batch *b);
     int64_t (*kv_bytes)(const device_model *m, double utilization);  /* NULL: no limit of its own */
+    /* NULL where all threads are the host's. */
+    int (*n_threads)(const device_model *m);
+    void (*parallel)(device_model *m, void (*fn)(void *arg, int thread), void *arg);
     /* NULL where the device only runs. */
     int (*depth)(const device_model *m);
     int (*n_slots)(const device_model *m);

@@ -10,6 +10,7 @@ static status submit(void *self, const batch *b) { return device_submit(self, b)
 static status wait_oldest(void *self) { return device_wait(self); }
 static status kv_resize(void *self, int32_t n_blocks) { return device_kv_resize(self, n_blocks); }
 static int64_t kv_block_bytes(void *self) { return device_kv_block_bytes(self); }
+static void parallel(void *self, void (*fn)(void *arg, int thread), void *arg) { device_parallel(self, fn, arg); }
 
 /* "cpu" as "CPU". */
 static void upper_case(const char *s, char *out, size_t cap)
@@ -25,7 +26,8 @@ status engine_start(device_model *dm, const model *m, const engine_options *o, e
     char name[32];
     device_describe(device_of(dm), &info);
     upper_case(info.platform, name, sizeof name);
-    engine_device dev = { .run = run, .kv_resize = kv_resize, .kv_block_bytes = kv_block_bytes, .self = dm, .name = name[0] ? name : NULL };
+    engine_device dev = { .run = run, .kv_resize = kv_resize, .kv_block_bytes = kv_block_bytes, .self = dm, .name = name[0] ? name : NULL,
+                          .n_threads = device_n_threads(dm), .parallel = parallel };
     if (device_depth(dm) > 0) {
         dev.depth = depth;
         dev.n_slots = n_slots;

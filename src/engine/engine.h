@@ -104,6 +104,9 @@ typedef struct engine_device {
     void *self;
     const char *name;                            /* "CPU": for log lines of engine_start */
     int64_t free_bytes;                          /* memory left for the KV cache, 0 = ask the operating system */
+    /* Threads that can sample between runs, as device_parallel has it; NULL and 0: the step thread alone. */
+    int n_threads;
+    void (*parallel)(void *self, void (*fn)(void *arg, int thread), void *arg);
 } engine_device;
 
 /* Applies vLLM's defaults and checks the combination: `out` has no zeros left where a value is needed. Planning planned options changes

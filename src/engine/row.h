@@ -37,10 +37,11 @@ typedef struct row_ops {
 
 /* The best this CPU can run. */
 const row_ops *row_ops_best(void);
-/* By name ("portable", "avx2"), or NULL: for tests. */
+/* By name ("portable", "avx2", "avx512"), or NULL: for tests. */
 const row_ops *row_ops_named(const char *name);
 
 extern const row_ops row_ops_portable;
 extern const row_ops row_ops_avx2;
+extern const row_ops row_ops_avx512;
 
 #endif

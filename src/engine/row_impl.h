@@ -1,5 +1,6 @@
 /* The passes of row.h in GCC's vector notation. Included by row_portable.c and row_avx2.c with ROW_OPS and ROW_NAME defined. */
 #include <math.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "engine/row.h"
@@ -261,6 +262,24 @@ INLINE void race_step(leader *l, vf x, vi at, vi id, float max, uint64_t key)
     l->at = picki(better, at, l->at);
 }
 
+/* True where none of 32 tokens from x on can reach `best`. Both bounds of a score are cheap: exp(d) is at most what linear interpolation
+ * between powers of two gives, which is what the bits of a float are; -log(1 - v) is at least v. A thousandth covers all rounding. */
+INLINE bool none_can_win(const float *x, int32_t first, float max, uint64_t key, float best)
+{
+    const vi lanes = { 0, 1, 2, 3, 4, 5, 6, 7 };
+    vi any = {0};
+    for (int j = 0; j < 4; j++) {
+        vf d = load(x + j * LANES) - max;
+        d = pick(d > splat(-87.0f), d, splat(-87.0f));
+        vf top = (vf)(__builtin_convertvector(d * (1.44269504088896341f * 0x1p23f), vi) + (127 << 23));
+        vf v = uniform((vu)(lanes + first + j * LANES), (uint32_t)key, (uint32_t)(key >> 32));
+        any |= top * 1.001f >= v * best;
+    }
+    uint64_t part[LANES / 2];
+    memcpy(part, &any, sizeof part);
+    return (part[0] | part[1] | part[2] | part[3]) == 0;
+}
+
 static size_t row_race(const float *x, const int32_t *ids, size_t n, float max, uint64_t key)
 {
     const vi lanes = { 0, 1, 2, 3, 4, 5, 6, 7 };
@@ -273,6 +292,11 @@ static size_t row_race(const float *x, const int32_t *ids, size_t n, float max, 
             race_step(&l, load(x + i), lanes + (int32_t)i, id, max, key);
         }
     } else {
+        for (float best = -1; i + 4 * LANES <= n; i += 4 * LANES) {
+            if (best > 0 && none_can_win(x + i, (int32_t)i, max, key, best)) continue;
+            for (size_t j = i; j < i + 4 * LANES; j += LANES) race_step(&l, load(x + j), lanes + (int32_t)j, lanes + (int32_t)j, max, key);
+            best = reduce_max(l.score);
+        }
         for (; i + LANES <= n; i += LANES) race_step(&l, load(x + i), lanes + (int32_t)i, lanes + (int32_t)i, max, key);
     }
     if (i < n) {

@@ -1,4 +1,5 @@
 #include <assert.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -18,7 +19,9 @@ typedef struct flight {
 
 struct stepper {
     engine_device dev;
-    sampler *sampler;
+    sampler *sampler;          /* the step thread's */
+    sampler **helpers;         /* [n_helpers] of the device's other threads */
+    int n_helpers;
     int vocab_size, max_rows;
     float *logits;             /* [max_rows][vocab]; NULL on devices that sample */
 
@@ -60,6 +63,16 @@ static status init_flights(stepper *s, int max_seqs)
     return ST_OK;
 }
 
+static status init_helpers(stepper *s, logprobs_mode mode)
+{
+    const int n = s->dev.parallel ? s->dev.n_threads - 1 : 0;
+    if (n <= 0) return ST_OK;
+    s->helpers = mem_calloc((size_t)n, sizeof *s->helpers);
+    if (!s->helpers) return err_nomem();
+    for (; s->n_helpers < n; s->n_helpers++) TRY(sampler_new(s->vocab_size, mode, &s->helpers[s->n_helpers]));
+    return ST_OK;
+}
+
 static status init(stepper *s, int max_seqs, logprobs_mode mode)
 {
     if (s->dev.depth && s->dev.depth(s->dev.self) > 0) {
@@ -67,6 +80,7 @@ static status init(stepper *s, int max_seqs, logprobs_mode mode)
     } else {
         s->logits = new_logits(s);
         if (!s->logits) return err_nomem();
+        TRY(init_helpers(s, mode));
     }
     return sampler_new(s->vocab_size, mode, &s->sampler);
 }
@@ -102,6 +116,8 @@ void stepper_free(stepper *s)
     mem_free(s->free_slots);
     mem_free(s->marks);
     sampler_free(s->sampler);
+    for (int i = 0; i < s->n_helpers; i++) sampler_free(s->helpers[i]);
+    mem_free(s->helpers);
     mem_free(s->logits);
     mem_free(s);
 }
@@ -134,7 +150,7 @@ static sample_input input_of(const plan_seq *q)
     return (sample_input){ .params = &r->params, .tokens = r->tokens, .n_prompt = r->n_prompt, .n_tokens = q->start + q->n, .seed = r->rng_seed };
 }
 
-static void sample_seq(stepper *s, plan *p, plan_seq *q)
+static void sample_seq(stepper *s, sampler *own, plan *p, plan_seq *q)
 {
     float *row = collect_prompt_lps(s, q, s->logits + (size_t)q->row * (size_t)s->vocab_size);
     q->failed = q->r->plp.failed;
@@ -142,8 +158,33 @@ static void sample_seq(stepper *s, plan *p, plan_seq *q)
     q->lp_n = 0;
     if (!q->sample) return;
     const sample_input in = input_of(q);
-    if (sampler_next(s->sampler, &in, row, &q->r->tokens[in.n_tokens], &p->lps) != ST_OK) q->failed = true;
+    if (sampler_next(own, &in, row, &q->r->tokens[in.n_tokens], &p->lps) != ST_OK) q->failed = true;
     q->lp_n = (int)(p->lps.len - q->lp_at);
+}
+
+/* Nothing but a token comes of it: sequences can be sampled in any order and by any thread. Logprobs are appended to one array. */
+static bool only_token(const plan_seq *q) { return q->sample && q->plp_to <= q->plp_from && !sampler_wants_logprobs(&q->r->params); }
+
+typedef struct sampling { stepper *s; plan *p; _Atomic int next; } sampling;
+
+static void sample_tokens(void *arg, int thread)
+{
+    sampling *job = arg;
+    plan *p = job->p;
+    sampler *own = thread ? job->s->helpers[thread - 1] : job->s->sampler;
+    for (int i; (i = atomic_fetch_add_explicit(&job->next, 1, memory_order_relaxed)) < p->b.n_seqs;)
+        if (only_token(&p->seqs[i])) sample_seq(job->s, own, p, &p->seqs[i]);
+}
+
+static void sample_all(stepper *s, plan *p)
+{
+    int n_easy = 0;
+    for (int i = 0; i < p->b.n_seqs; i++) n_easy += only_token(&p->seqs[i]);
+    const bool together = s->n_helpers > 0 && n_easy > 1;
+    sampling job = { .s = s, .p = p };
+    if (together) s->dev.parallel(s->dev.self, sample_tokens, &job);
+    for (int i = 0; i < p->b.n_seqs; i++)
+        if (!together || !only_token(&p->seqs[i])) sample_seq(s, s->sampler, p, &p->seqs[i]);
 }
 
 void stepper_run(stepper *s, plan *p)
@@ -156,7 +197,7 @@ void stepper_run(stepper *s, plan *p)
         err_copy(p->error, sizeof p->error);
         return;
     }
-    for (int i = 0; i < p->b.n_seqs; i++) sample_seq(s, p, &p->seqs[i]);
+    sample_all(s, p);
     p->event.seconds = clock_now() - start;
 }
 

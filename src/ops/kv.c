@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "ops/wide.h"
+
 kv_layer kv_layer_of(const graph *g, const node *attention, dtype type, int block_size)
 {
     const shape *k = &graph_node(g, attention->in[1])->s;
@@ -34,12 +36,29 @@ static int8_t to_int8(float x, float factor) { return factor == 0 ? 0 : (int8_t)
 #define STORE(ctype, expr) \
     for (int64_t i = 0; i < n; i++) { ctype *p = (ctype *)to + i * step; *p = (expr); } break
 
+/* f32_to_bf16 of eight at a time. */
+WIDE_BODY store_bf16_body(const float *x, int64_t n, uint16_t *to, int64_t step)
+{
+    int64_t i = 0;
+    for (; i + WIDE_LANES <= n; i += WIDE_LANES) {
+        wide_bits u = (wide_bits)WIDE_FROM(x + i), nan = (u & 0x7FFFFFFF) > 0x7F800000;
+        typedef uint32_t wide_word __attribute__((vector_size(sizeof(wide_bits))));
+        wide_word w = (wide_word)u, even = (w + 0x7FFFu + (w >> 16 & 1)) >> 16, quiet = w >> 16 | 0x40;
+        typedef uint16_t half __attribute__((vector_size(WIDE_LANES * 2), aligned(2), may_alias));
+        half h = __builtin_convertvector((even & ~(wide_word)nan) | (quiet & (wide_word)nan), half);
+        if (step == 1) *(half *)(void *)(to + i) = h;
+        else for (int l = 0; l < WIDE_LANES; l++) to[(i + l) * step] = h[l];
+    }
+    for (; i < n; i++) to[i * step] = f32_to_bf16(x[i]);
+}
+WIDE_TWICE(store_bf16, (const float *x, int64_t n, uint16_t *to, int64_t step), (x, n, to, step))
+
 /* x[n] to every step-th element; *scale is set for types that have one. */
 static void store(dtype type, const float *x, int64_t n, void *to, int64_t step, float *scale)
 {
     float factor = type == DT_I8 ? int8_factor(x, n, scale) : 1;
     switch (type) {
-    case DT_BF16: STORE(uint16_t, f32_to_bf16(x[i]));
+    case DT_BF16: store_bf16(x, n, to, step); break;
     case DT_F16: STORE(uint16_t, f32_to_f16(x[i]));
     case DT_F8E4M3: STORE(uint8_t, f32_to_f8e4m3(x[i]));
     case DT_F8E5M2: STORE(uint8_t, f32_to_f8e5m2(x[i]));

@@ -142,6 +142,9 @@ static status cpu_kv_write(device_model *dm, int32_t block, const void *src)
     return ST_OK;
 }
 
+static int cpu_n_threads(const device_model *dm) { return ((const cpu_model *)(const void *)dm)->limits.n_threads; }
+static void cpu_parallel(device_model *dm, void (*fn)(void *arg, int thread), void *arg) { pool_run(((cpu_model *)(void *)dm)->dev->pool, fn, arg); }
+
 const device_class device_cpu = { .name = "cpu", .open = cpu_open, .close = cpu_close, .describe = cpu_describe, .load = cpu_load, .unload = cpu_unload,
                                   .weight_bytes = cpu_weight_bytes, .kv_block_bytes = cpu_kv_block_bytes, .kv_resize = cpu_kv_resize,
-                                  .kv_read = cpu_kv_read, .kv_write = cpu_kv_write, .run = cpu_run };
+                                  .kv_read = cpu_kv_read, .kv_write = cpu_kv_write, .run = cpu_run, .n_threads = cpu_n_threads, .parallel = cpu_parallel };

@@ -70,10 +70,9 @@ TILE_INLINE void put_row(const int NP, const qgemm_call *c, int64_t row, int64_t
     }
 }
 
-TILE_INLINE void tile_channel(const int MR, const int NP, const qgemm_call *c, int64_t p, int64_t row, size_t ahead)
+TILE_INLINE void tile_channel(const int MR, const int NP, const qgemm_call *c, size_t stride, int64_t p, int64_t row, size_t ahead)
 {
     quant_scheme s = c->w->scheme;
-    size_t stride = qgemm_panel_bytes(s, c->w->base.k);
     const char *w = (const char *)c->w->base.data + (size_t)p * stride;
     const qgemm_scale *qs = c->s + row * c->lds;
     I sum[MAX_TILE_ROWS][MAX_TILE_NP * NV];
@@ -90,13 +89,12 @@ TILE_INLINE void tile_channel(const int MR, const int NP, const qgemm_call *c, i
     }
 }
 
-TILE_INLINE void tile_group(const int MR, const int NP, const int nibbles, const int group, const qgemm_call *c, int64_t p, int64_t row,
-                            size_t ahead)
+TILE_INLINE void tile_group(const int MR, const int NP, const int nibbles, const int group, const qgemm_call *c, size_t stride, int64_t p,
+                            int64_t row, size_t ahead)
 {
     quant_scheme s = c->w->scheme;
     const int vectors = group / (nibbles ? 8 : 4);
     int64_t groups = qgemm_groups(s, c->w->base.k);
-    size_t stride = qgemm_panel_bytes(s, c->w->base.k);
     const char *scales = (const char *)c->w->base.data + (size_t)p * stride, *w = scales + qgemm_scale_bytes(s, c->w->base.k);
     const int8_t *q = c->q + row * c->ldq;
     const qgemm_scale *qs = c->s + row * c->lds;
@@ -122,17 +120,17 @@ TILE_INLINE void tile_group(const int MR, const int NP, const int nibbles, const
 
 /* Each height and width is a function of its own, unrolled. */
 #define TILE_FN(kind, mr, np, ...) \
-    static void kind##_##mr##x##np(const qgemm_call *c, int64_t p, int64_t row, size_t ahead) { __VA_ARGS__; }
+    static void kind##_##mr##x##np(const qgemm_call *c, size_t stride, int64_t p, int64_t row, size_t ahead) { __VA_ARGS__; }
 #define CHANNEL_FN(mr) \
-    TILE_FN(int8, mr, 1, tile_channel(mr, 1, c, p, row, ahead)) TILE_FN(int8, mr, NP, tile_channel(mr, NP_CHANNEL, c, p, row, ahead))
+    TILE_FN(int8, mr, 1, tile_channel(mr, 1, c, stride, p, row, ahead)) TILE_FN(int8, mr, NP, tile_channel(mr, NP_CHANNEL, c, stride, p, row, ahead))
 #define GROUP_FN(mr)                                                                                                                    \
-    TILE_FN(int8_g32, mr, 1, tile_group(mr, 1, 0, 32, c, p, row, ahead)) TILE_FN(int8_g32, mr, NP, tile_group(mr, NP_GROUP, 0, 32, c, p, row, ahead))   \
-    TILE_FN(int4_g32, mr, 1, tile_group(mr, 1, 1, 32, c, p, row, ahead)) TILE_FN(int4_g32, mr, NP, tile_group(mr, NP_GROUP, 1, 32, c, p, row, ahead))   \
-    TILE_FN(int4_g128, mr, 1, tile_group(mr, 1, 1, 128, c, p, row, ahead)) TILE_FN(int4_g128, mr, NP, tile_group(mr, NP_GROUP, 1, 128, c, p, row, ahead))
+    TILE_FN(int8_g32, mr, 1, tile_group(mr, 1, 0, 32, c, stride, p, row, ahead)) TILE_FN(int8_g32, mr, NP, tile_group(mr, NP_GROUP, 0, 32, c, stride, p, row, ahead))   \
+    TILE_FN(int4_g32, mr, 1, tile_group(mr, 1, 1, 32, c, stride, p, row, ahead)) TILE_FN(int4_g32, mr, NP, tile_group(mr, NP_GROUP, 1, 32, c, stride, p, row, ahead))   \
+    TILE_FN(int4_g128, mr, 1, tile_group(mr, 1, 1, 128, c, stride, p, row, ahead)) TILE_FN(int4_g128, mr, NP, tile_group(mr, NP_GROUP, 1, 128, c, stride, p, row, ahead))
 HEIGHTS_CHANNEL(CHANNEL_FN)
 HEIGHTS_GROUP(GROUP_FN)
 
-typedef void tile_fn(const qgemm_call *c, int64_t p, int64_t row, size_t ahead);
+typedef void tile_fn(const qgemm_call *c, size_t stride, int64_t p, int64_t row, size_t ahead);
 /* By height: one panel wide, and the widest. */
 typedef struct tiles { int np, most; tile_fn *fn[MAX_TILE_ROWS + 1][2]; } tiles;
 
@@ -167,7 +165,7 @@ static void qgemm_drive(const qgemm_call *c, int64_t p0, int64_t p1)
         for (int64_t row = 0; row < c->m;) {
             int mr = c->m - row < t->most ? (int)(c->m - row) : t->most;
             while (!t->fn[mr][0]) mr--;
-            t->fn[mr][np > 1](c, p, row, row == 0 ? ahead : 0);
+            t->fn[mr][np > 1](c, panel, p, row, row == 0 ? ahead : 0);
             row += mr;
         }
         p += np;

@@ -3,6 +3,8 @@
 #include <float.h>
 #include <math.h>
 
+#include "ops/wide.h"
+
 /* Groups whose largest value is below count as zero: far under what any type of weights holds in earnest, and the division
  * by the scale stays finite. */
 static const float TINY = 0x1p-100f;
@@ -31,11 +33,9 @@ typedef struct range { float low[GEMM_PANEL], high[GEMM_PANEL], probe[GEMM_PANEL
 
 #define EACH_COLUMN for (int c = 0; c < GEMM_PANEL; c++)
 
-/* A row of the chunk as vectors of the compiler's: it does not make them of the loops by itself. Every operation is one IEEE
- * rounding, so that results are the same however wide the processor's vectors are. */
-enum { LANES = 8, NVEC = GEMM_PANEL / LANES };
-typedef float vec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef int32_t bits __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+enum { LANES = WIDE_LANES, NVEC = GEMM_PANEL / LANES };
+typedef wide vec;
+typedef wide_bits bits;
 #define EACH_VEC for (int j = 0; j < NVEC; j++)
 #define AT(p) (*(vec *)(void *)((p) + j * LANES))
 #define LARGER(a, b) CHOOSE((a) > (b), a, b)      /* b if either is NaN, as the instruction has it */
@@ -44,18 +44,7 @@ typedef int32_t bits __attribute__((vector_size(LANES * 4), aligned(4), may_alia
 /* To the nearest integer, ties to even, of what is far below 2^22. */
 #define NEAREST(v) ((v) + 0x1.8p23f - 0x1.8p23f)
 
-/* Twice: as the whole program is compiled, and for processors with wider vectors. */
-#if defined(__x86_64__)
-#define BOTH(name, params, args)                                                                                       \
-    __attribute__((target("avx2"))) static void name##_avx2 params { name##_body args; }                              \
-    static void name##_plain params { name##_body args; }                                                              \
-    static void name params { if (__builtin_cpu_supports("avx2")) name##_avx2 args; else name##_plain args; }
-#else
-#define BOTH(name, params, args) static void name params { name##_body args; }
-#endif
-#define BODY static inline __attribute__((always_inline)) void
-
-BODY add_range_body(chunk f, int64_t n, range *r)
+WIDE_BODY add_range_body(chunk f, int64_t n, range *r)
 {
     vec low[NVEC], high[NVEC], probe[NVEC];
     EACH_VEC low[j] = AT(r->low), high[j] = AT(r->high), probe[j] = AT(r->probe);
@@ -68,10 +57,10 @@ BODY add_range_body(chunk f, int64_t n, range *r)
         }
     EACH_VEC AT(r->low) = low[j], AT(r->high) = high[j], AT(r->probe) = probe[j];
 }
-BOTH(add_range, (chunk f, int64_t n, range *r), (f, n, r))
+WIDE_TWICE(add_range, (chunk f, int64_t n, range *r), (f, n, r))
 
 /* w / scale to the nearest integer, ties to even, within [least, most]. A scale of zero or NaN gives zeros. */
-BODY round_columns_body(chunk f, int64_t n, const float *scale, float least, float most, int8_t q[CHUNK][GEMM_PANEL])
+WIDE_BODY round_columns_body(chunk f, int64_t n, const float *scale, float least, float most, int8_t q[CHUNK][GEMM_PANEL])
 {
     float by[GEMM_PANEL], keep[GEMM_PANEL];
     EACH_COLUMN {
@@ -92,10 +81,10 @@ BODY round_columns_body(chunk f, int64_t n, const float *scale, float least, flo
         EACH_COLUMN q[i][c] = (int8_t)r[c];
     }
 }
-BOTH(round_columns, (chunk f, int64_t n, const float *scale, float least, float most, int8_t q[CHUNK][GEMM_PANEL]), (f, n, scale, least, most, q))
+WIDE_TWICE(round_columns, (chunk f, int64_t n, const float *scale, float least, float most, int8_t q[CHUNK][GEMM_PANEL]), (f, n, scale, least, most, q))
 
 /* What is off when int4 values are rounded with these scales: squares summed in float32, in ascending order. */
-BODY add_errors_body(chunk f, int64_t n, const float *scale, float *sum)
+WIDE_BODY add_errors_body(chunk f, int64_t n, const float *scale, float *sum)
 {
     vec s[NVEC], by[NVEC], e[NVEC], none = { 0 }, lo = none - 8, hi = none + 7;
     EACH_VEC s[j] = AT(scale), by[j] = 1 / s[j], e[j] = none;
@@ -109,7 +98,7 @@ BODY add_errors_body(chunk f, int64_t n, const float *scale, float *sum)
         }
     EACH_VEC AT(sum) = e[j];
 }
-BOTH(add_errors, (chunk f, int64_t n, const float *scale, float *sum), (f, n, scale, sum))
+WIDE_TWICE(add_errors, (chunk f, int64_t n, const float *scale, float *sum), (f, n, scale, sum))
 
 static const range no_range;
 

@@ -6,6 +6,7 @@
 #include <math.h>
 
 #include "ops/op.h"
+#include "ops/wide.h"
 
 static status infer(const graph *g, const node *n, shape *out)
 {
@@ -34,24 +35,32 @@ static void ref(const ref_call *c)
     }
 }
 
-static float sum_squares(const float *x, int64_t d)
+static inline __attribute__((always_inline)) float sum_squares(const float *x, int64_t d)
 {
-    float lane[16] = { 0 };
+    wide a = { 0 }, b = a;
+    float lane[16];
     int64_t i = 0;
-    for (; i + 16 <= d; i += 16)
-        for (int j = 0; j < 16; j++) lane[j] += x[i + j] * x[i + j];
+    for (; i + 16 <= d; i += 16) {
+        wide u = WIDE_FROM(x + i), v = WIDE_FROM(x + i + WIDE_LANES);
+        a += u * u;
+        b += v * v;
+    }
+    WIDE_AT(lane) = a;
+    WIDE_AT(lane + WIDE_LANES) = b;
     for (int j = 0; i + j < d; j++) lane[j] += x[i + j] * x[i + j];
     for (int w = 8; w; w /= 2)
         for (int j = 0; j < w; j++) lane[j] += lane[j + w];
     return lane[0];
 }
 
-static void scale_row(const float *x, float inv, const float *restrict w, bool plus_one, float *restrict o, int64_t d)
+WIDE_BODY norm_body(const float *x, const float *w, bool plus_one, int64_t d, float eps, float *o)
 {
-    if (!w) for (int64_t i = 0; i < d; i++) o[i] = x[i] * inv;
-    else if (plus_one) for (int64_t i = 0; i < d; i++) o[i] = x[i] * inv * (1.0f + w[i]);
-    else for (int64_t i = 0; i < d; i++) o[i] = x[i] * inv * w[i];
+    float inv = 1.0f / sqrtf(sum_squares(x, d) / (float)d + eps), one = plus_one ? 1.0f : 0.0f;
+    int64_t i = 0;
+    for (; i + WIDE_LANES <= d; i += WIDE_LANES) WIDE_AT(o + i) = w ? WIDE_FROM(x + i) * inv * (one + WIDE_FROM(w + i)) : WIDE_FROM(x + i) * inv;
+    for (; i < d; i++) o[i] = w ? x[i] * inv * (one + w[i]) : x[i] * inv;
 }
+WIDE_TWICE(norm, (const float *x, const float *w, bool plus_one, int64_t d, float eps, float *o), (x, w, plus_one, d, eps, o))
 
 static void cpu(const cpu_call *c, const cpu_thread *t, int phase)
 {
@@ -60,10 +69,7 @@ static void cpu(const cpu_call *c, const cpu_thread *t, int phase)
     float eps = (float)c->n->a.rms_norm.eps;
     const float *w = op_has_in(c->n, 1) ? c->in[1].f : NULL;
     while (cpu_take(c, phase, c->out.rows, 1, &from, &to))
-        for (int64_t j = 0; j < groups; j++) {
-            const float *x = c->in[0].f + from * c->in[0].ld + j * d;
-            scale_row(x, 1.0f / sqrtf(sum_squares(x, d) / (float)d + eps), w, c->n->a.rms_norm.plus_one, c->out.f + from * c->out.ld + j * d, d);
-        }
+        for (int64_t j = 0; j < groups; j++) norm(c->in[0].f + from * c->in[0].ld + j * d, w, c->n->a.rms_norm.plus_one, d, eps, c->out.f + from * c->out.ld + j * d);
 }
 
 static void cost(const graph *g, const node *n, const op_sizes *s, op_cost *out)

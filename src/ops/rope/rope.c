@@ -14,6 +14,7 @@
 
 #include "ops/op.h"
 #include "ops/rope/rope.h"
+#include "ops/wide.h"
 
 /* ---- rope_table ---- */
 
@@ -127,7 +128,7 @@ static status infer_rope(const graph *g, const node *n, shape *out)
 }
 
 /* Products are rounded before the sum, as in the papers' code, so vectorising changes nothing. */
-static void rotate(const float *x, const float *cos_sin, int64_t half, int64_t d, bool interleaved, float *restrict o)
+WIDE_BODY rotate_body(const float *x, const float *cos_sin, int64_t half, int64_t d, bool interleaved, float *o)
 {
     if (interleaved) {
         for (int64_t i = 0; i < half; i++) {
@@ -139,13 +140,20 @@ static void rotate(const float *x, const float *cos_sin, int64_t half, int64_t d
         return;
     }
     const float *cs = cos_sin, *sn = cos_sin + half;
-    for (int64_t i = 0; i < half; i++) {
+    int64_t i = 0;
+    for (; i + WIDE_LANES <= half; i += WIDE_LANES) {
+        wide a = WIDE_FROM(x + i), b = WIDE_FROM(x + half + i), c = WIDE_FROM(cs + i), s = WIDE_FROM(sn + i);
+        WIDE_AT(o + i) = a * c - b * s;
+        WIDE_AT(o + half + i) = b * c + a * s;
+    }
+    for (; i < half; i++) {
         float a = x[i], b = x[half + i];
         o[i] = a * cs[i] - b * sn[i];
         o[half + i] = b * cs[i] + a * sn[i];
     }
     memcpy(o + 2 * half, x + 2 * half, (size_t)(d - 2 * half) * sizeof(float));
 }
+WIDE_TWICE(rotate, (const float *x, const float *cos_sin, int64_t half, int64_t d, bool interleaved, float *o), (x, cos_sin, half, d, interleaved, o))
 
 static void ref_rope(const ref_call *c)
 {

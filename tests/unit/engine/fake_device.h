@@ -4,6 +4,7 @@
 #ifndef SYSTOLIC_TESTS_FAKE_DEVICE_H
 #define SYSTOLIC_TESTS_FAKE_DEVICE_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,8 @@ typedef struct fake_device {
     uint64_t *store;         /* [n_blocks * block_size] */
     int delay_us;
     int fail_at;             /* this run fails, 1-based; 0 = none */
+    int n_threads;           /* that help to sample; 0 = none */
+    atomic_int n_helped;     /* times they were asked to */
     atomic_int n_runs;
     atomic_int max_seqs_seen, max_tokens_seen;
 } fake_device;
@@ -96,9 +99,33 @@ static status fake_resize(void *self, int32_t n_blocks)
 
 static int64_t fake_block_bytes(void *self) { return ((fake_device *)self)->block_size * 8; }
 
+typedef struct fake_helper { void (*fn)(void *arg, int thread); void *arg; int thread; pthread_t id; } fake_helper;
+static void *fake_help(void *arg)
+{
+    fake_helper *h = arg;
+    h->fn(h->arg, h->thread);
+    return NULL;
+}
+
+static void fake_parallel(void *self, void (*fn)(void *arg, int thread), void *arg)
+{
+    enum { MOST = 8 };
+    fake_device *d = self;
+    fake_helper h[MOST];
+    int n = 1;
+    atomic_fetch_add(&d->n_helped, 1);
+    for (; n < d->n_threads && n < MOST; n++) {
+        h[n] = (fake_helper){ .fn = fn, .arg = arg, .thread = n };
+        if (pthread_create(&h[n].id, NULL, fake_help, &h[n])) break;
+    }
+    fn(arg, 0);
+    while (--n > 0) pthread_join(h[n].id, NULL);
+}
+
 static inline engine_device fake_engine_device(fake_device *d)
 {
-    return (engine_device){ .run = fake_run, .kv_resize = fake_resize, .kv_block_bytes = fake_block_bytes, .self = d, .name = "Fake", .free_bytes = 1 << 30 };
+    return (engine_device){ .run = fake_run, .kv_resize = fake_resize, .kv_block_bytes = fake_block_bytes, .self = d, .name = "Fake", .free_bytes = 1 << 30,
+                            .n_threads = d->n_threads, .parallel = d->n_threads ? fake_parallel : NULL };
 }
 
 #endif

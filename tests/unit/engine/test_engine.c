@@ -81,12 +81,13 @@ static void check_tokens(const char *what, int i, const outcome *o, const mix *x
 }
 
 /* All at once, then once more (prefix hits). Returns the stats at the end. */
+static int helpers, n_helped;    /* run_mix's device has threads that help to sample; how often they did */
 static engine_stats run_mix(const char *what, const engine_options *o, int rope_switch, bool one_by_one)
 {
     static mix m[N_MIX];
     static outcome out[N_MIX];
     engine_stats st = {0};
-    rig g = {0};
+    rig g = { .dev.n_threads = helpers };
     make_mix(m, o->max_model_len, rope_switch);
     g.mi.rope_switch_len = rope_switch;
     if (rig_start(&g, o) != ST_OK) {
@@ -107,6 +108,7 @@ static engine_stats run_mix(const char *what, const engine_options *o, int rope_
         if (!engine_check_kv(g.e)) FAIL("%s: the KV check failed", what);
     }
     engine_get_stats(g.e, &st);
+    n_helped = atomic_load(&g.dev.n_helped);
     rig_stop(&g);
     return st;
 }
@@ -128,6 +130,18 @@ TEST(same_tokens_in_a_batch)
     run_mix("batch, async", &o, 0, false);
     o.no_prefix_caching = true;
     CHECK_INT(run_mix("batch, async, no cache", &o, 0, false).prefix_hits, 0);
+}
+
+TEST(same_tokens_when_threads_help_to_sample)
+{
+    engine_options o = { .max_model_len = 128, .num_blocks_override = 2000, .no_prefix_caching = true };
+    for (helpers = 2; helpers <= 5; helpers += 3) {
+        run_mix("helped", &o, 0, false);
+        CHECK(n_helped > 0);
+        run_mix("helped, alone", &o, 0, true);
+        CHECK_INT(n_helped, 0);
+    }
+    helpers = 0;
 }
 
 TEST(same_tokens_chunked)

@@ -193,7 +193,7 @@ TEST(instruction_sets_agree_bit_for_bit)
     const row_ops *a = row_ops_named("portable"), *b = row_ops_best();
     enum { N = 5003 };
     static float x[N], y[N], ea[N], eb[N], va[N], vb[N];
-    static int32_t ia[N], ib[N];
+    static int32_t ia[N], ib[N], all[N];
     for (int round = 0; round < 200; round++) {
         const size_t n = round < 40 ? (size_t)round : (size_t)(uniform() * N);
         for (size_t i = 0; i < n; i++) x[i] = i % 97 == 5 ? -INFINITY : logit(1 + 8 * uniform(), round % 3 ? 0 : 0.5f);
@@ -212,6 +212,8 @@ TEST(instruction_sets_agree_bit_for_bit)
         CHECK_INT(k, b->collect_ge(x, n, m - 3, vb, ib));
         CHECK(memcmp(va, vb, k * sizeof *va) == 0 && memcmp(ia, ib, k * sizeof *ia) == 0);
         CHECK_INT(a->race(x, NULL, n, m, (uint64_t)round * 999), b->race(x, NULL, n, m, (uint64_t)round * 999));
+        for (size_t i = 0; i < n; i++) all[i] = (int32_t)i;
+        CHECK_INT(b->race(x, NULL, n, m, (uint64_t)round * 31), b->race(x, all, n, m, (uint64_t)round * 31)); /* skipping those that cannot win changes nothing */
         CHECK_INT(a->race(va, ia, k, m, 5), b->race(va, ia, k, m, 5));
         /* the race over survivors and over all with the others banned is the same race */
         b->ban_below(x, n, m - 3);
