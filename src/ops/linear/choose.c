@@ -19,7 +19,7 @@
 #if defined(__x86_64__)
 
 #define FORMAT "systolic-kernels-1"
-enum { FILE_LIMIT = 64 << 10, ENTRY_LIMIT = 32, KEY_BYTES = 16 };
+enum { ENTRY_LIMIT = 32, KEY_BYTES = 16 };
 
 /* ---- measuring ---- */
 
@@ -101,11 +101,9 @@ static status find_dir(const char *dir, buf *out)
     return buf_status(out);
 }
 
-/* The file's object, or NULL: what cannot be read or is not ours does not exist. */
-static status read_file(const char *path, jv **out)
+/* The file's object, or NULL: what could not be read or is not ours does not exist. */
+static status ours(status st, jv *v, jv **out)
 {
-    jv *v = NULL;
-    status st = jv_parse_file(path, FILE_LIMIT, &v);
     if (st == ST_NOMEM) return st;
     if (st == ST_OK && strcmp(jv_get_str(v, "format", ""), FORMAT) != 0) {
         jv_free(v);
@@ -114,6 +112,13 @@ static status read_file(const char *path, jv **out)
     err_clear();
     *out = v;
     return ST_OK;
+}
+
+static status read_file(const char *path, jv **out)
+{
+    jv *v = NULL;
+    status st = jv_parse_file(path, LINEAR_CHOICE_FILE_BYTES, &v);
+    return ours(st, v, out);
 }
 
 static bool read_entry(const jv *file, const char *key, linear_choice *out)
@@ -158,6 +163,18 @@ static status format_file(const jv *old, const char *key, const linear_choice *c
     jw_end_obj(&w);
     buf_char(out, '\n');
     return buf_status(out);
+}
+
+status linear_choice_edit(const char *text, size_t n, const char *key, const linear_choice *c, linear_choice *had, buf *out)
+{
+    jv *v = NULL, *file = NULL;
+    if (strlen(key) != 2 * KEY_BYTES) return err_set(ST_INVALID, "kernels.json: a key of %zu digits, expected %d", strlen(key), 2 * KEY_BYTES);
+    status st = n <= LINEAR_CHOICE_FILE_BYTES ? jv_parse(text, n, &v) : ST_OK;
+    TRY(ours(st, v, &file));
+    (void)read_entry(file, key, had);
+    st = format_file(file, key, c, out);
+    jv_free(file);
+    return st;
 }
 
 /* Beside the file first, then in its place: readers see the old one or the new one. That it cannot be written is no failure. */
@@ -226,6 +243,12 @@ status linear_choose(const char *machine, const char *dir, linear_choice *out)
     (void)machine, (void)dir;
     *out = (linear_choice){ .set = isa_best() };
     return ST_OK;
+}
+
+status linear_choice_edit(const char *text, size_t n, const char *key, const linear_choice *c, linear_choice *had, buf *out)
+{
+    (void)text, (void)n, (void)key, (void)c, (void)had, (void)out;
+    return err_set(ST_UNSUPPORTED, "there is nothing to choose from on this processor");
 }
 
 #endif

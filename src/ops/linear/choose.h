@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 
+#include "base/buf.h"
 #include "base/err.h"
 #include "ops/isa.h"
 
@@ -24,5 +25,11 @@ typedef struct linear_choice {
 /* machine: processor and microcode, in words. dir: where kernels.json is; NULL = $XDG_CACHE_HOME/systolic or ~/.cache/systolic, "" = nowhere.
  * Fails only for want of memory. */
 status linear_choose(const char *machine, const char *dir, linear_choice *out) FALLIBLE;
+
+/* Larger files are not read, and none is written. */
+enum { LINEAR_CHOICE_FILE_BYTES = 64 << 10 };
+/* The file's text: *had is what it says for `key` (32 hexadecimal digits), left alone if nothing in order, and `out` the text that takes
+ * its place, with `c` for `key` and the other entries that are in order. A text that is none of ours counts as empty. Pure. */
+status linear_choice_edit(const char *text, size_t n, const char *key, const linear_choice *c, linear_choice *had, buf *out) FALLIBLE;
 
 #endif
