@@ -39,9 +39,11 @@ status compile_plan_cut(compile_plan *p, mesh on) FALLIBLE;
 status compile_plan_target(const char *target, const pjrt_target_info *info, compile_plan *p) FALLIBLE;
 void compile_plan_free(compile_plan *p);
 
-/* KV bytes of one token on one device, and how many tokens fit on all devices together. */
+/* KV bytes of one token on one device (while all layers see it), how many tokens fit on all devices together (in all layers: fewer
+ * than can be served where layers forget), and how many sequences of max_model_len. */
 int64_t compile_token_bytes(const compile_plan *p);
 int64_t compile_kv_tokens(const compile_plan *p);
+int64_t compile_kv_sequences(const compile_plan *p);
 
 /* ---- which of its programs, and what became of them ---- */
 typedef struct compile_job {

@@ -45,7 +45,7 @@ static void add_op(const compile_plan *p, const node *n, const program_spec *s, 
     op_sizes sizes = { .tokens = b->tokens, .seqs = b->seqs, .rows = b->rows, .tp = p->on.sp ? p->on.tp : 0 };
     op_cost cost = {0};
     if (n->op == OP_PAGED_ATTENTION) {
-        const lower_cache *cache = &p->c.plan->caches[p->c.plan->cache_at[n->a.paged_attention.cache].group];
+        const lower_cache *cache = &p->c.plan->caches[p->c.plan->cache_at[n->a.kv.cache].array];
         int64_t window = n->a.paged_attention.window, chunk = n->a.paged_attention.chunk;
         reach r = reach_of(b, compile_assumed_context(p), window ? window : chunk);   /* a chunk at its fullest */
         sizes.kv_read = r.pairs;

@@ -128,10 +128,10 @@ static void explain_misfit(compile_plan *p, int64_t need)
 static status count_blocks(compile_plan *p)
 {
     engine_options o = p->model.eo;
-    const engine_device dev = { .name = p->target.platform, .free_bytes = p->memory_bytes - p->target.device.used_bytes };
+    const engine_device dev = { .name = p->target.platform, .kv = p->c.plan->groups, .free_bytes = p->memory_bytes - p->target.device.used_bytes };
     int64_t page = program_page_bytes(&p->c), need;
     bool known = p->memory_bytes > 0;
-    p->seq_blocks = (o.max_model_len + o.block_size - 1) / o.block_size;
+    p->seq_blocks = options_seq_blocks(&o, &dev);
     p->kv_bytes = known ? program_kv_bytes(&p->c, p->memory_bytes, p->utilization) : 0;
     if (known && o.kv_cache_bytes == 0) o.kv_cache_bytes = p->kv_bytes > 0 ? p->kv_bytes : 1;
     status st = options_count_blocks(&o, &dev, page, &p->n_blocks);
@@ -162,13 +162,17 @@ status compile_plan_target(const char *target, const pjrt_target_info *info, com
     return ST_OK;
 }
 
-int64_t compile_token_bytes(const compile_plan *p) { return program_page_bytes(&p->c) / p->c.lower.page; }
+int64_t compile_token_bytes(const compile_plan *p) { return program_page_bytes(&p->c) * p->c.plan->groups.n_groups / p->c.lower.page; }
 
-int64_t compile_kv_tokens(const compile_plan *p)
+/* KV blocks of one device; page 0 is padding's. */
+static int64_t usable_blocks(const compile_plan *p)
 {
     int64_t blocks = p->memory_bytes > 0 ? p->kv_bytes / program_page_bytes(&p->c) : p->n_blocks;
-    return blocks > 1 ? (blocks - 1) * p->c.lower.page * p->on.dp : 0; /* page 0 is padding's */
+    return blocks > 1 ? blocks - 1 : 0;
 }
+
+int64_t compile_kv_tokens(const compile_plan *p) { return usable_blocks(p) / p->c.plan->groups.n_groups * p->c.lower.page * p->on.dp; }
+int64_t compile_kv_sequences(const compile_plan *p) { return usable_blocks(p) / p->seq_blocks * p->on.dp; }
 
 /* ---- the programs ---- */
 

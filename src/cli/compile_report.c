@@ -11,12 +11,6 @@ static const char *kind_of(const program_spec *s) { return s->sampler ? "sampler
 static int tokens_of(const program_spec *s) { return s->sampler ? s->kind.rows : s->bucket.tokens; }
 static int seqs_of(const program_spec *s) { return s->sampler ? s->kind.rows : s->bucket.seqs; }
 
-static int64_t max_sequences(const compile_plan *p)
-{
-    int64_t blocks = compile_kv_tokens(p) / p->on.dp / p->c.lower.page;
-    return blocks / p->seq_blocks * p->on.dp;
-}
-
 static int count(const compile_jobs *j, bool cached)
 {
     int n = 0;
@@ -60,7 +54,7 @@ void compile_say_plan(const compile_report *r, FILE *f)
         return;
     }
     fprintf(f, "room for %lld tokens of KV, %lld sequences of %d tokens; serve makes %d blocks of %d tokens\n", (long long)compile_kv_tokens(p),
-            (long long)max_sequences(p), p->model.eo.max_model_len, p->n_blocks, p->c.lower.page);
+            (long long)compile_kv_sequences(p), p->model.eo.max_model_len, p->n_blocks, p->c.lower.page);
 }
 
 /* ---- the table ---- */
@@ -173,7 +167,7 @@ static void json_memory(jw *w, const compile_plan *p)
     jw_put_i64(w, "kv_bytes_per_token", compile_token_bytes(p) * p->on.tp);
     put_size(w, "kv_bytes_per_device", p->memory_bytes <= 0 ? -1 : p->kv_bytes > 0 ? p->kv_bytes : 0);
     jw_put_i64(w, "kv_tokens", compile_kv_tokens(p));
-    jw_put_i64(w, "max_sequences", max_sequences(p));
+    jw_put_i64(w, "max_sequences", compile_kv_sequences(p));
     jw_put_i64(w, "kv_blocks", p->n_blocks);
     jw_put_bool(w, "fits", p->shortfall_bytes == 0);
     jw_put_i64(w, "shortfall_bytes", p->shortfall_bytes);

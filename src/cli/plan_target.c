@@ -67,7 +67,7 @@ static status try_ranks(compile_plan *p, plan_fit *f, int tp)
     f->kv_bytes = p->kv_bytes;
     f->token_bytes = compile_token_bytes(p);
     f->kv_tokens = f->fits ? compile_kv_tokens(p) : 0;
-    f->sequences = f->fits ? compile_kv_tokens(p) / p->on.dp / p->c.lower.page / p->seq_blocks * p->on.dp : 0;
+    f->sequences = f->fits ? compile_kv_sequences(p) : 0;
     f->shortfall_bytes = p->shortfall_bytes;
     snprintf(f->why, sizeof f->why, "%s", p->misfit);
     return ST_OK;

@@ -48,6 +48,7 @@ void device_unload(device_model *m) { if (m) m->cls->unload(m); }
 const device *device_of(const device_model *m) { return m->device; }
 int64_t device_weight_bytes(const device_model *m) { return m->cls->weight_bytes(m); }
 int64_t device_kv_block_bytes(const device_model *m) { return m->cls->kv_block_bytes(m); }
+void device_kv_layout(const device_model *m, kv_layout *out) { m->cls->kv_layout(m, out); }
 status device_kv_resize(device_model *m, int32_t n_blocks) { return m->cls->kv_resize(m, n_blocks); }
 status device_kv_read(device_model *m, int32_t block, void *dst) { return m->cls->kv_read(m, block, dst); }
 status device_kv_write(device_model *m, int32_t block, const void *src) { return m->cls->kv_write(m, block, src); }

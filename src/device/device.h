@@ -11,6 +11,7 @@
 #include "graph/batch.h"
 #include "graph/dtype.h"
 #include "graph/graph.h"
+#include "graph/kv_groups.h"
 #include "graph/weights.h"
 
 typedef struct device device;             /* an opened device */
@@ -56,13 +57,15 @@ status device_load(device *d, const graph *g, const weight_source *w, const devi
 void device_unload(device_model *m);
 const device *device_of(const device_model *m);         /* where it is loaded */
 int64_t device_weight_bytes(const device_model *m);     /* as packed */
-int64_t device_kv_block_bytes(const device_model *m);   /* one block over all layers */
+int64_t device_kv_block_bytes(const device_model *m);   /* one block: of one group's layers, as large as the largest needs */
+/* Which layers share blocks: batches have pages for each of these groups. */
+void device_kv_layout(const device_model *m, kv_layout *out);
 /* How many bytes a KV cache may have on a device whose memory is managed to `utilization` (0 to 1) of it: what weights and steps
  * leave. 0 = no such limit: the host's memory decides. */
 int64_t device_kv_bytes(const device_model *m, double utilization);
 /* Reserves address space for n_blocks; memory is touched as blocks are used. */
 status device_kv_resize(device_model *m, int32_t n_blocks) FALLIBLE;
-/* Copies one block (all layers) out or in: offloading, transfer. `bytes` = device_kv_block_bytes. */
+/* Copies one block out or in: offloading, transfer. `bytes` = device_kv_block_bytes. */
 status device_kv_read(device_model *m, int32_t block, void *dst) FALLIBLE;
 status device_kv_write(device_model *m, int32_t block, const void *src) FALLIBLE;
 

@@ -14,6 +14,7 @@ typedef struct device_class {
     void (*unload)(device_model *m);
     int64_t (*weight_bytes)(const device_model *m);
     int64_t (*kv_block_bytes)(const device_model *m);
+    void (*kv_layout)(const device_model *m, kv_layout *out);
     status (*kv_resize)(device_model *m, int32_t n_blocks);
     status (*kv_read)(device_model *m, int32_t block, void *dst);
     status (*kv_write)(device_model *m, int32_t block, const void *src);

@@ -28,6 +28,7 @@ status engine_start(device_model *dm, const model *m, const engine_options *o, e
     upper_case(info.platform, name, sizeof name);
     engine_device dev = { .run = run, .kv_resize = kv_resize, .kv_block_bytes = kv_block_bytes, .self = dm, .name = name[0] ? name : NULL,
                           .n_threads = device_n_threads(dm), .parallel = parallel };
+    device_kv_layout(dm, &dev.kv);
     if (device_depth(dm) > 0) {
         dev.depth = depth;
         dev.n_slots = n_slots;

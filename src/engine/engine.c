@@ -31,6 +31,7 @@ struct engine {
     device_limits limits;
     int vocab_size, rope_switch_len;
     int32_t n_blocks;
+    kv_layout kv;
     block_hasher hasher;
     int depth;                 /* plans in flight */
     pthread_t sched_thread, step_thread;
@@ -412,11 +413,11 @@ static status make_sched(engine *e)
     e->check_idle = getenv("SYSTOLIC_CHECK_KV") != NULL;
 #endif
     sched_config c = { .o = &e->o, .limits = &e->limits, .hasher = e->o.no_prefix_caching ? NULL : &e->hasher, .rope_switch_len = e->rope_switch_len,
-                       .n_blocks = e->n_blocks, .preempt_every = hostile ? (int)strtol(hostile, NULL, 10) : 0, .before_end = publish, .arg = e };
+                       .n_blocks = e->n_blocks, .kv = e->kv, .preempt_every = hostile ? (int)strtol(hostile, NULL, 10) : 0, .before_end = publish, .arg = e };
     TRY(sched_new(&c, &e->sched));
     for (int i = 0; i < e->depth; i++) {
         plan *p;
-        TRY(plan_new(&e->limits, &p));
+        TRY(plan_new(&e->limits, e->kv.n_groups, &p));
         list_push(&e->spare, p);
     }
     sched_stats(e->sched, &e->stats);
@@ -438,6 +439,7 @@ static status start(engine *e, const engine_device *dev, const model_info *mi, c
     TRY(engine_plan(o, mi, &e->o, &e->limits));
     e->vocab_size = mi->vocab_size;
     e->rope_switch_len = mi->rope_switch_len;
+    e->kv = dev->kv.n_groups ? dev->kv : kv_layout_full();
     TRY(options_count_blocks(&e->o, dev, dev->kv_block_bytes(dev->self), &e->n_blocks));
     TRY(dev->kv_resize(dev->self, e->n_blocks));
     TRY(stepper_new(dev, &e->limits, e->vocab_size, e->o.logprobs_mode, &e->stepper));
@@ -517,7 +519,7 @@ status engine_submit(engine *e, const request_spec *spec, engine_request **out)
     pthread_mutex_unlock(&e->mu);
     TRY(st);
     engine_request *r;
-    TRY(request_new(spec, &e->o, e->vocab_size, e->rope_switch_len, e->o.no_prefix_caching ? NULL : &e->hasher, seq, &r));
+    TRY(request_new(spec, &e->o, e->vocab_size, e->rope_switch_len, e->kv.n_groups, e->o.no_prefix_caching ? NULL : &e->hasher, seq, &r));
     request_ref(r); /* the caller's; the first is the scheduler's */
     pthread_mutex_lock(&e->mu);
     st = check_admission(e, spec->n_prompt);

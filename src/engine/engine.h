@@ -101,6 +101,7 @@ typedef struct engine_device {
     status (*wait)(void *self);
     status (*kv_resize)(void *self, int32_t n_blocks);
     int64_t (*kv_block_bytes)(void *self);
+    kv_layout kv;                                /* which layers share blocks; all zero: one group that keeps everything */
     void *self;
     const char *name;                            /* "CPU": for log lines of engine_start */
     int64_t free_bytes;                          /* memory left for the KV cache, 0 = ask the operating system */

@@ -56,8 +56,9 @@ struct engine_request {
     int n_pending;                     /* outputs that plans in flight will add */
     int n_computed;                    /* tokens whose KV is in blocks, plans in flight included */
     int n_plp_planned;                 /* prompt positions whose logprobs were asked of the device */
-    int32_t *blocks;
-    int n_blocks, max_blocks;
+    int32_t *blocks;                   /* [n_groups][max_blocks]: a page table per group of layers */
+    int n_blocks, max_blocks;          /* blocks that its tokens take, in every group; */
+    int n_dropped[KV_MAX_GROUPS];      /* the first ones, which nobody will look at any more, are given back: their entries are 0 */
     block_hash *hashes;                /* of the full blocks of known tokens; NULL = caching is off */
     int n_hashes, n_registered;
     int rope_variant;
@@ -71,7 +72,7 @@ struct engine_request {
 void request_ref(engine_request *r);
 /* Checks the spec and copies what it needs; the new request has one reference. Hashes of the prompt are computed here, on the
  * caller's thread (hasher NULL = no prefix caching). */
-status request_new(const request_spec *spec, const engine_options *o, int vocab_size, int rope_switch_len, const block_hasher *hasher,
+status request_new(const request_spec *spec, const engine_options *o, int vocab_size, int rope_switch_len, int n_groups, const block_hasher *hasher,
                    uint64_t seq, engine_request **out) FALLIBLE;
 /* Extends the hash chain over all full blocks of known tokens. ST_NOMEM leaves a shorter chain. */
 status request_hash(engine_request *r, const block_hasher *h, int block_size, buf *scratch) FALLIBLE;
@@ -90,6 +91,8 @@ typedef struct plan_seq {
     int lp_n;
 } plan_seq;
 
+static inline int32_t *request_blocks(const engine_request *r, int group) { return r->blocks + (size_t)group * (size_t)r->max_blocks; }
+
 /* A step: filled by the scheduler, run by the step thread, applied by the scheduler. Allocated once. */
 typedef struct plan {
     batch b;
@@ -102,7 +105,7 @@ typedef struct plan {
     struct plan *next;
 } plan;
 
-status plan_new(const device_limits *l, plan **out) FALLIBLE;
+status plan_new(const device_limits *l, int n_groups, plan **out) FALLIBLE;
 void plan_free(plan *p);
 /* Lays the chosen parts p->seqs[0..n_seqs) out as the batch: everything but token ids, which the step thread adds. */
 void plan_build(plan *p, int n_seqs, int block_size);

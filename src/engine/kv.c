@@ -11,6 +11,7 @@ typedef struct kv_block {
     int32_t prev, next;
     int32_t chain;      /* next block in the hash bucket, 0 = end */
     bool hashed;
+    int16_t group;
     block_hash hash;
 } kv_block;
 
@@ -57,12 +58,12 @@ int32_t kv_n_blocks(const kv *k) { return k->n_blocks - 1; }
 int32_t kv_n_free(const kv *k) { return k->n_free; }
 int32_t kv_refs(const kv *k, int32_t block) { return k->blocks[block].refs; }
 
-/* The digest is uniform already: four of its bytes choose the bucket. */
-static int32_t *bucket_of(const kv *k, const block_hash *h)
+/* The digest is uniform already: four of its bytes choose the bucket, another one for each group. */
+static int32_t *bucket_of(const kv *k, const block_hash *h, int group)
 {
     uint32_t x;
     memcpy(&x, h->bytes, sizeof x);
-    return &k->buckets[x & k->mask];
+    return &k->buckets[(x + (uint32_t)group * 0x9E3779B1u) & k->mask];
 }
 
 static void unlink_free(kv *k, int32_t b)
@@ -98,7 +99,7 @@ static void forget(kv *k, int32_t b)
 {
     kv_block *x = &k->blocks[b];
     if (!x->hashed) return;
-    int32_t *at = bucket_of(k, &x->hash);
+    int32_t *at = bucket_of(k, &x->hash, x->group);
     while (*at != b) at = &k->blocks[*at].chain;
     *at = x->chain;
     x->chain = 0;
@@ -128,6 +129,7 @@ void kv_release(kv *k, const int32_t *blocks, int32_t n)
 {
     for (int32_t i = n - 1; i >= 0; i--) {
         int32_t b = blocks[i];
+        if (!b) continue;
         assert(b > 0 && b < k->n_blocks && k->blocks[b].refs > 0);
         if (--k->blocks[b].refs > 0) continue;
         if (k->blocks[b].hashed) append_free(k, b);
@@ -135,20 +137,21 @@ void kv_release(kv *k, const int32_t *blocks, int32_t n)
     }
 }
 
-int32_t kv_find(const kv *k, const block_hash *h)
+int32_t kv_find(const kv *k, const block_hash *h, int group)
 {
-    int32_t b = *bucket_of(k, h);
-    while (b && memcmp(&k->blocks[b].hash, h, sizeof *h) != 0) b = k->blocks[b].chain;
+    int32_t b = *bucket_of(k, h, group);
+    while (b && (k->blocks[b].group != group || memcmp(&k->blocks[b].hash, h, sizeof *h) != 0)) b = k->blocks[b].chain;
     return b;
 }
 
-void kv_register(kv *k, int32_t block, const block_hash *h)
+void kv_register(kv *k, int32_t block, const block_hash *h, int group)
 {
     kv_block *x = &k->blocks[block];
     assert(block > 0 && block < k->n_blocks && x->refs > 0);
-    if (x->hashed || kv_find(k, h)) return;
-    int32_t *at = bucket_of(k, h);
+    if (x->hashed || kv_find(k, h, group)) return;
+    int32_t *at = bucket_of(k, h, group);
     x->hash = *h;
+    x->group = (int16_t)group;
     x->hashed = true;
     x->chain = *at;
     *at = block;
@@ -189,7 +192,8 @@ status kv_check(const kv *k, bool idle)
         if (x->refs > 0 && idle) return err_set(ST_INTERNAL, "KV block %d has %d users while the engine is idle", b, x->refs);
         n_used += x->refs > 0;
         n_hashed += x->hashed;
-        if (x->hashed && kv_find(k, &x->hash) != b) return err_set(ST_INTERNAL, "KV block %d is cached but its hash finds block %d", b, kv_find(k, &x->hash));
+        if (x->hashed && kv_find(k, &x->hash, x->group) != b)
+            return err_set(ST_INTERNAL, "KV block %d is cached but its hash finds block %d", b, kv_find(k, &x->hash, x->group));
     }
     if (n_used + k->n_free != k->n_blocks - 1)
         return err_set(ST_INTERNAL, "KV blocks: %d used + %d free, expected %d in all", n_used, k->n_free, k->n_blocks - 1);

@@ -1,4 +1,5 @@
-/* KV blocks: integer ids with reference counts, a free queue in least-recently-used order and a map from content hash to block.
+/* KV blocks: integer ids with reference counts, a free queue in least-recently-used order and a map from content hash and group of
+ * layers (graph/kv_groups.h) to block: the same tokens fill one block in each group.
  *
  * Invariants (kv_check proves them): block 0 is the null block and never handed out; a block is in the free queue exactly when
  * its count is 0; a block with a hash keeps it, and its contents, until it is handed out again. Nothing here allocates after
@@ -25,14 +26,14 @@ bool kv_take(kv *k, int32_t n, int32_t *out);
 /* One more user of a block (a prefix hit). */
 void kv_ref(kv *k, int32_t block);
 int32_t kv_refs(const kv *k, int32_t block);
-/* One user less of each; those left without go to the queue's end in reverse order, so that a sequence's tail is evicted first.
+/* One user less of each that is not the null block; those left without go to the queue's end in reverse order, so that a sequence's tail is evicted first.
  * Blocks that cache nothing go to its front: they are taken again before memory that was never touched is. */
 void kv_release(kv *k, const int32_t *blocks, int32_t n);
 
-/* The block with this content, or 0. */
-int32_t kv_find(const kv *k, const block_hash *h);
-/* Says what a used block holds. Does nothing if the block or the hash is known already. */
-void kv_register(kv *k, int32_t block, const block_hash *h);
+/* A group's block with this content, or 0. */
+int32_t kv_find(const kv *k, const block_hash *h, int group);
+/* Says what a used block holds. Does nothing if the block or the content is known already. */
+void kv_register(kv *k, int32_t block, const block_hash *h, int group);
 /* Forgets the contents of all unused blocks; true if no used block is cached either. */
 bool kv_reset(kv *k);
 

@@ -129,9 +129,38 @@ static const char *with_commas(int64_t v, char s[32])
     return s;
 }
 
+/* What each kind of layer keeps, and how many groups of how many layers it makes. */
+static void log_groups(const engine_options *o, const kv_layout *kv, int64_t block_bytes)
+{
+    char number[32];
+    for (int g = 0; g < kv->n_groups; g++) {
+        const kv_group *x = &kv->group[g];
+        int n_layers = 0, n_groups = 0;
+        bool told = false;
+        for (int i = 0; i < kv->n_groups; i++) {
+            if (kv->group[i].window != x->window || kv->group[i].chunk != x->chunk) continue;
+            told = told || i < g;
+            n_layers += kv->group[i].n_layers;
+            n_groups++;
+        }
+        if (told) continue;
+        const int64_t blocks = n_groups * kv_group_blocks(x, o->max_model_len, o->max_num_batched_tokens, o->block_size);
+        char sees[64] = "all tokens";
+        if (kv_forgets(x)) snprintf(sees, sizeof sees, "%s of %s tokens", x->window ? "a window" : "a chunk", with_commas(x->window ? x->window : x->chunk, number));
+        log_info("KV cache: %d layers (%d x %d) see %s: %.3f GiB for a request of %d tokens", n_layers, n_groups, kv->n_places, sees,
+                 (double)(blocks * block_bytes) / GIB, o->max_model_len);
+    }
+}
+
+int64_t options_seq_blocks(const engine_options *o, const engine_device *dev)
+{
+    const kv_layout full = kv_layout_full();
+    return kv_layout_blocks(dev->kv.n_groups ? &dev->kv : &full, o->max_model_len, o->max_num_batched_tokens, o->block_size);
+}
+
 status options_count_blocks(const engine_options *o, const engine_device *dev, int64_t block_bytes, int32_t *out)
 {
-    const int64_t per_seq = (o->max_model_len + o->block_size - 1) / o->block_size;
+    const int64_t per_seq = options_seq_blocks(o, dev), n_groups = dev->kv.n_groups ? dev->kv.n_groups : 1;
     const int64_t most = (int64_t)o->max_num_seqs * per_seq + 1, addressable = INT32_MAX / o->block_size;
     int64_t bytes = 0, n = o->num_blocks_override;
     if (block_bytes < 1) return err_set(ST_INTERNAL, "the device says that a KV block has %lld bytes", (long long)block_bytes);
@@ -150,7 +179,8 @@ status options_count_blocks(const engine_options *o, const engine_device *dev, i
                        "or decreasing --max-model-len", o->max_model_len, (double)((per_seq + 1) * block_bytes) / GIB, (double)bytes / GIB,
                        (long long)n, o->block_size);
     char tokens[32], len[32];
-    const int64_t n_tokens = (n - 1) * o->block_size;
+    if (n_groups > 1 || kv_forgets(&dev->kv.group[0])) log_groups(o, &dev->kv, block_bytes);
+    const int64_t n_tokens = (n - 1) / n_groups * o->block_size;
     log_info("%s KV cache size: %s tokens, Maximum concurrency for %s tokens per request: %.2fx", dev->name ? dev->name : "CPU",
              with_commas(n_tokens, tokens), with_commas(o->max_model_len, len), (double)(n - 1) / (double)per_seq);
     *out = (int32_t)n;

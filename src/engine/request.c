@@ -123,14 +123,14 @@ static status copy_text(arena *a, const char *s, const char **out)
     return *out ? ST_OK : err_nomem();
 }
 
-static status fill(engine_request *r, const request_spec *spec, const engine_options *o, const block_hasher *hasher)
+static status fill(engine_request *r, const request_spec *spec, const engine_options *o, int n_groups, const block_hasher *hasher)
 {
     TRY(copy_params(&r->mem, &r->params));
     TRY(copy_text(&r->mem, spec->id ? spec->id : "", &r->id));
     TRY(copy_text(&r->mem, spec->cache_salt, &r->cache_salt));
     r->max_blocks = (r->limit_len + o->block_size - 1) / o->block_size;
     r->tokens = mem_array((size_t)r->limit_len, sizeof *r->tokens);
-    r->blocks = mem_array((size_t)r->max_blocks, sizeof *r->blocks);
+    r->blocks = mem_array((size_t)n_groups * (size_t)r->max_blocks, sizeof *r->blocks);
     if (!r->tokens || !r->blocks) return err_nomem();
     memcpy(r->tokens, spec->prompt, (size_t)r->n_prompt * sizeof *r->tokens);
     if (r->wants_prompt_logprobs) {
@@ -146,7 +146,7 @@ static status fill(engine_request *r, const request_spec *spec, const engine_opt
     return st;
 }
 
-status request_new(const request_spec *spec, const engine_options *o, int vocab_size, int rope_switch_len, const block_hasher *hasher,
+status request_new(const request_spec *spec, const engine_options *o, int vocab_size, int rope_switch_len, int n_groups, const block_hasher *hasher,
                    uint64_t seq, engine_request **out)
 {
     TRY(check_spec(spec, o, vocab_size));
@@ -170,7 +170,7 @@ status request_new(const request_spec *spec, const engine_options *o, int vocab_
     r->n_plp_planned = 1; /* the first token has none */
     r->rope_variant = rope_switch_len > 0 && r->n_prompt > rope_switch_len;
     r->heap_at = -1;
-    status st = fill(r, spec, o, hasher);
+    status st = fill(r, spec, o, n_groups, hasher);
     if (st != ST_OK) {
         engine_request_release(r);
         return st;

@@ -20,6 +20,7 @@ status sched_new(const sched_config *c, sched **out)
     sched *s = mem_calloc(1, sizeof *s);
     if (!s) return err_nomem();
     s->c = *c;
+    if (s->c.kv.n_groups == 0) s->c.kv = kv_layout_full();
     s->waiting.policy = c->o->policy;
     s->max_running = c->o->max_num_seqs;
     if (c->o->max_num_active_seqs > 0 && c->o->max_num_active_seqs < s->max_running) s->max_running = c->o->max_num_active_seqs;
@@ -77,7 +78,10 @@ void sched_add(sched *s, engine_request *r)
 
 static void drop_blocks(sched *s, engine_request *r)
 {
-    kv_release(s->kv, r->blocks, r->n_blocks);
+    for (int g = s->c.kv.n_groups - 1; g >= 0; g--) {
+        kv_release(s->kv, request_blocks(r, g), r->n_blocks);
+        r->n_dropped[g] = 0;
+    }
     r->n_blocks = r->n_registered = r->n_computed = 0;
 }
 
@@ -201,18 +205,47 @@ static void preempt(sched *s, draft *d, engine_request *v)
     s->stats.preemptions++;
 }
 
+/* The first block of a group that queries from `pos` on look at. */
+static int first_block(const sched *s, int group, int pos) { return (int)(kv_first_seen(&s->c.kv.group[group], pos) / s->c.o->block_size); }
+
+/* Gives back what no query from n_computed on will look at. A step in flight may: what takes the blocks next runs after it. */
+static void drop_unseen(sched *s, engine_request *r)
+{
+    for (int g = 0; g < s->c.kv.n_groups; g++) {
+        int32_t *blocks = request_blocks(r, g);
+        const int to = min_int(first_block(s, g, r->n_computed), r->n_blocks), from = r->n_dropped[g];
+        if (to <= from) continue;
+        kv_release(s->kv, blocks + from, to - from);
+        memset(blocks + from, 0, (size_t)(to - from) * sizeof *blocks);
+        r->n_dropped[g] = to;
+    }
+}
+
+/* The next n blocks in every group. False: too few are free, and nothing has changed. */
+static bool take_blocks(sched *s, engine_request *r, int n)
+{
+    if (n > kv_n_free(s->kv) / s->c.kv.n_groups) return false;
+    for (int g = 0; g < s->c.kv.n_groups; g++) {
+        const bool got = kv_take(s->kv, n, request_blocks(r, g) + r->n_blocks);
+        assert(got);
+        (void)got;
+    }
+    r->n_blocks += n;
+    return true;
+}
+
 /* Blocks for all tokens below `end`; preempts until they are there. False: r itself had to go. */
 static bool get_blocks(sched *s, draft *d, engine_request *r, int end)
 {
     const int need = blocks_for(s, end) - r->n_blocks;
+    drop_unseen(s, r);
     if (need <= 0) return true;
-    while (!kv_take(s->kv, need, r->blocks + r->n_blocks)) {
+    while (!take_blocks(s, r, need)) {
         engine_request *v = choose_victim(s);
         preempt(s, d, v);
         d->preempted = true;
         if (v == r) return false;
     }
-    r->n_blocks += need;
     return true;
 }
 
@@ -229,20 +262,38 @@ static void schedule_running(sched *s, draft *d)
     }
 }
 
-/* Cached blocks that r can start from; never all tokens, since the last one's logits are needed. Also counts those that are free,
- * because using them takes them off the free queue. */
-static int find_hits(sched *s, engine_request *r, int *n_free_hits)
+/* The largest n <= most so that a group has all blocks cached that a query after n blocks looks at. */
+static int hits_in_group(const sched *s, const engine_request *r, int group, int most)
 {
-    *n_free_hits = 0;
+    const bool keeps = !kv_forgets(&s->c.kv.group[group]);
+    int n = keeps ? 0 : most;
+    while (keeps && n < most && kv_find(s->kv, &r->hashes[n], group)) n++;
+    for (int i = n - 1; !keeps && i >= first_block(s, group, n * s->c.o->block_size); i--)
+        if (!kv_find(s->kv, &r->hashes[i], group)) n = i; /* what comes next must not need block i: at most the blocks before it */
+    return n;
+}
+
+/* Cached blocks that r can start from; never all tokens, since the last one's logits are needed. Leaves them in its page tables. */
+static int find_hits(sched *s, engine_request *r, int *n_free_hits, int *n_held)
+{
+    *n_free_hits = *n_held = 0;
     if (!r->hashes || r->wants_prompt_logprobs) return 0;
     if (request_hash(r, s->c.hasher, s->c.o->block_size, &s->scratch) != ST_OK) log_debug("%s: %s", r->id, err_msg());
-    const int most = min_int(r->n_hashes, (total_tokens(r) - 1) / s->c.o->block_size);
-    int n = 0;
-    for (; n < most; n++) {
-        int32_t b = kv_find(s->kv, &r->hashes[n]);
-        if (!b) break;
-        r->blocks[n] = b;
-        *n_free_hits += kv_refs(s->kv, b) == 0;
+    int n = min_int(r->n_hashes, (total_tokens(r) - 1) / s->c.o->block_size);
+    /* A group may cut what another one has looked at already: until all agree. */
+    for (int g = 0, agreed = 0; agreed < s->c.kv.n_groups && n > 0; g = (g + 1) % s->c.kv.n_groups) {
+        const int hits = hits_in_group(s, r, g, n);
+        agreed = hits == n ? agreed + 1 : 1;
+        n = hits;
+    }
+    for (int g = 0; g < s->c.kv.n_groups; g++) {
+        int32_t *blocks = request_blocks(r, g);
+        const int from = first_block(s, g, n * s->c.o->block_size);
+        for (int i = 0; i < n; i++) {
+            blocks[i] = i < from ? 0 : kv_find(s->kv, &r->hashes[i], g);
+            *n_held += i >= from;
+            *n_free_hits += i >= from && kv_refs(s->kv, blocks[i]) == 0; /* using them takes them off the free queue */
+        }
     }
     return n;
 }
@@ -265,22 +316,25 @@ static bool admit(sched *s, draft *d, engine_request *r)
 {
     if (awaits_end(r)) return false;
     rope_flips(s, r);
-    int n_free_hits;
-    const int hits = find_hits(s, r, &n_free_hits), start = hits * s->c.o->block_size;
+    int n_free_hits, n_held;
+    const int hits = find_hits(s, r, &n_free_hits, &n_held), start = hits * s->c.o->block_size;
     if (s->c.o->no_chunked_prefill && total_tokens(r) - start > d->budget) return false;
     const int n = chunk(s, d, r, start);
     if (n <= 0) return false;
     const int need = blocks_for(s, start + n) - hits;
-    const int must_fit = s->c.o->no_reserve_full_isl ? need : blocks_for(s, total_tokens(r)) - hits;
+    const int64_t whole = kv_layout_blocks(&s->c.kv, total_tokens(r), s->c.limits->max_tokens, s->c.o->block_size);
+    const int64_t must_fit = s->c.o->no_reserve_full_isl ? (int64_t)need * s->c.kv.n_groups : whole - n_held;
     const int reserve = s->n_running > 0 ? s->watermark_blocks : 0; /* alone, nothing would ever free more */
     if (must_fit > kv_n_free(s->kv) - n_free_hits - reserve) return false;
     pop_waiting(s, r);
-    for (int i = 0; i < hits; i++) kv_ref(s->kv, r->blocks[i]);
-    const bool got = kv_take(s->kv, need, r->blocks + hits);
+    for (int g = 0; g < s->c.kv.n_groups; g++) {
+        r->n_dropped[g] = first_block(s, g, start);
+        for (int i = r->n_dropped[g]; i < hits; i++) kv_ref(s->kv, request_blocks(r, g)[i]);
+    }
+    r->n_blocks = r->n_registered = hits;
+    const bool got = take_blocks(s, r, need);
     assert(got);
     (void)got;
-    r->n_blocks = hits + need;
-    r->n_registered = hits;
     r->n_computed = start;
     r->state = REQ_RUNNING;
     s->running[s->n_running++] = r;
@@ -307,7 +361,11 @@ void sched_register_blocks(sched *s, engine_request *r)
     if (!r->hashes) return;
     if (request_hash(r, s->c.hasher, s->c.o->block_size, &s->scratch) != ST_OK) log_debug("%s: %s", r->id, err_msg());
     const int n = min_int(r->n_hashes, r->n_computed / s->c.o->block_size);
-    for (; r->n_registered < n; r->n_registered++) kv_register(s->kv, r->blocks[r->n_registered], &r->hashes[r->n_registered]);
+    for (; r->n_registered < n; r->n_registered++)
+        for (int g = 0; g < s->c.kv.n_groups; g++) {
+            const int32_t b = request_blocks(r, g)[r->n_registered];
+            if (b) kv_register(s->kv, b, &r->hashes[r->n_registered], g); /* else a window has passed it meanwhile */
+        }
 }
 
 void sched_limit_prompts(sched *s, int n_tokens) { s->most_prompt = n_tokens; }
@@ -355,9 +413,15 @@ static status check_request(const sched *s, const engine_request *r, int *n_held
         return err_set(ST_INTERNAL, "request %s: %d computed of %d + %d tokens, limit %d", r->id, r->n_computed, r->n_known, r->n_pending, r->limit_len);
     if (r->n_blocks < blocks_for(s, r->n_computed) || r->n_blocks > r->max_blocks)
         return err_set(ST_INTERNAL, "request %s: %d blocks for %d tokens", r->id, r->n_blocks, r->n_computed);
-    for (int i = 0; i < r->n_blocks; i++)
-        if (kv_refs(s->kv, r->blocks[i]) < 1) return err_set(ST_INTERNAL, "request %s: block %d is free", r->id, r->blocks[i]);
-    *n_held += r->n_blocks;
+    for (int g = 0; g < s->c.kv.n_groups; g++) {
+        const int32_t *blocks = request_blocks(r, g);
+        if (r->n_dropped[g] > first_block(s, g, r->n_computed))
+            return err_set(ST_INTERNAL, "request %s: %d blocks of group %d are gone, but token %d looks at some", r->id, r->n_dropped[g], g, r->n_computed);
+        for (int i = 0; i < r->n_blocks; i++)
+            if (i < r->n_dropped[g] ? blocks[i] != 0 : blocks[i] < 1 || kv_refs(s->kv, blocks[i]) < 1)
+                return err_set(ST_INTERNAL, "request %s: block %d of group %d is %d, which is free", r->id, i, g, blocks[i]);
+        *n_held += r->n_blocks - r->n_dropped[g];
+    }
     return ST_OK;
 }
 

@@ -4,6 +4,10 @@
  * and a count of those computed; a step moves the count forward under one token budget. Plans are applied in the order they were
  * made; the next one may be made before the last one is applied.
  *
+ * Groups of layers (graph/kv_groups.h) have a page table each and take blocks of one pool. A group whose queries see a window or a
+ * chunk gives blocks back when the next token to be computed no longer sees them, before new ones are taken. A cached prefix can be
+ * used up to a block if full groups have all blocks before it and the others those that the next query sees.
+ *
  * Invariants: a request is in exactly one of waiting, running or finished; only running ones hold blocks; n_computed <= n_known +
  * n_pending <= limit_len. One thread; deterministic, no clock in any decision: tests and the fuzzer drive it without threads. */
 #ifndef SYSTOLIC_ENGINE_SCHED_H
@@ -18,6 +22,7 @@ typedef struct sched_config {
     const block_hasher *hasher;    /* NULL = no prefix caching */
     int rope_switch_len;
     int32_t n_blocks;              /* with the null block */
+    kv_layout kv;                  /* groups of layers that share blocks */
     void (*before_end)(void *arg); /* before a request's last output is delivered, when it is off the books; may be NULL */
     void *arg;
     int preempt_every;             /* testing: preempt a running request every so many plans; 0 = never */

@@ -33,9 +33,10 @@ typedef struct batch {
     const int32_t *positions;   /* [n_tokens] */
     const int32_t *cu_q_lens;   /* [n_seqs+1] */
     const int32_t *kv_lens;     /* [n_seqs] tokens in the cache after this step */
-    const int32_t *page_table;  /* [n_seqs][max_pages] block ids */
+    int n_groups;               /* of layers that share blocks (graph/kv_groups.h); 0 = 1 */
+    const int32_t *page_table;  /* [n_groups][n_seqs][max_pages] block ids; 0 where nobody looks any more */
     int max_pages;
-    const int32_t *slots;       /* [n_tokens] where each token's K and V go: block * block_size + offset */
+    const int32_t *slots;       /* [n_groups][n_tokens] where each token's K and V go: block * block_size + offset */
     const int32_t *rope_variant;/* [n_seqs] which frequency table a sequence uses (longrope: 0 short, 1 long) */
     const int32_t *rows;        /* [n_rows] indices into the tokens whose logits are wanted, ascending */
     float *logits;              /* out: [n_rows][vocab]; on devices that sample NULL = not wanted */
@@ -43,5 +44,10 @@ typedef struct batch {
     int32_t *sampled;           /* out: [n_rows] devices that sample only */
     const int32_t *positions3;  /* [n_tokens][3] time, height, width of multimodal rope; NULL = all three are the position */
 } batch;
+
+static inline int batch_groups(const batch *b) { return b->n_groups ? b->n_groups : 1; }
+/* A sequence's pages, and the tokens' slots, in a group of layers. */
+static inline const int32_t *batch_pages(const batch *b, int group, int seq) { return b->page_table + ((int64_t)group * b->n_seqs + seq) * b->max_pages; }
+static inline const int32_t *batch_slots(const batch *b, int group) { return b->slots + (int64_t)group * b->n_tokens; }
 
 #endif

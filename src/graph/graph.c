@@ -54,7 +54,7 @@ const node *graph_at(const graph *g, int id)
 int graph_n_caches(const graph *g)
 {
     int n = 0;
-    for (int i = 0; i < g->n; i++) n += g->nodes[i].op == OP_PAGED_ATTENTION;
+    for (int i = 0; i < g->n; i++) n += op_is(g->nodes[i].op, OPF_EFFECT);
     return n;
 }
 

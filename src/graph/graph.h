@@ -69,7 +69,7 @@ typedef enum op {
 enum {
     OPF_LEAF = 1,     /* no inputs, nothing to run */
     OPF_VIEW = 2,     /* no data of its own: another look at its input's rows */
-    OPF_EFFECT = 4,   /* writes the KV cache */
+    OPF_EFFECT = 4,   /* writes the KV cache that attrs.kv.cache numbers */
     OPF_COLLECTIVE = 8 /* talks to the other tensor ranks of the mesh */
 };
 
@@ -123,6 +123,7 @@ typedef enum activation { ACT_SILU, ACT_GELU_TANH, ACT_GELU, ACT_SWIGLU_OAI, ACT
 typedef struct floats { int64_t n; const float *v; } floats;
 
 typedef union op_attrs {
+    struct { int64_t cache; } kv;                           /* the first attribute of every operation with OPF_EFFECT: its cache's number */
     struct { int64_t kind; } input;
     weight_attrs weight;
     struct { int64_t shards; } embed;                       /* > 1: of the table's rows; ids of other ranks' rows give zeros */

@@ -93,8 +93,8 @@ status graph_verify(const graph *g)
         const node *n = graph_at(g, id);
         status st = verify_node(g, id);
         /* caches are numbered in order of use: a layer's cache is its place in memory */
-        if (st == ST_OK && n->op == OP_PAGED_ATTENTION && n->a.paged_attention.cache != n_caches++)
-            st = err_set(ST_INTERNAL, "cache %lld, expected %d", (long long)n->a.paged_attention.cache, n_caches - 1);
+        if (st == ST_OK && op_is(n->op, OPF_EFFECT) && n->a.kv.cache != n_caches++)
+            st = err_set(ST_INTERNAL, "cache %lld, expected %d", (long long)n->a.kv.cache, n_caches - 1);
         if (st != ST_OK) return err_wrap(st, "graph: %%%d %s", id, op_name(n->op));
     }
     tensor out = graph_output(g);

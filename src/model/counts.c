@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "graph/kv_groups.h"
 #include "ops/op.h"
 
 /* A tied head is the embedding again; where it is quantised it has a node of its own but the same values on disk. */
@@ -59,12 +60,12 @@ int model_kv_kinds(const graph *g, model_kv_kind out[MODEL_MAX_KV_KINDS])
     int n = 0;
     for (int everything = 1; everything >= 0; everything--)
         for (int id = 1; id <= graph_n_nodes(g); id++) {
-            const node *a = graph_at(g, id);
-            if (a->op != OP_PAGED_ATTENTION) continue;
-            const int64_t window = a->a.paged_attention.window, chunk = a->a.paged_attention.chunk, latent = a->a.paged_attention.latent;
-            const int64_t reach = window ? window : chunk, k = shape_cols(&graph_node(g, a->in[1])->s);
+            kv_spec s;
+            if (!kv_spec_of(g, graph_at(g, id), &s)) continue;
+            const int64_t reach = s.window ? s.window : s.chunk;
             if ((reach == 0) != everything) continue;
-            add_kind(out, &n, (model_kv_kind){ window ? "window" : chunk ? "chunk" : latent ? "latent" : "full", 1, reach, latent ? k : 2 * k });
+            add_kind(out, &n, (model_kv_kind){ s.latent ? "latent" : s.window ? "window" : s.chunk ? "chunk" : "full", 1, reach,
+                                               s.heads * s.dim * (s.latent ? 1 : 2) });
         }
     return n;
 }

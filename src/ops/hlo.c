@@ -269,6 +269,18 @@ hlo_val hlo_floats(hlo *h, const float *v, int rank, const int64_t *dim)
     return out;
 }
 
+hlo_val hlo_ints(hlo *h, const int32_t *v, int64_t n)
+{
+    hlo_val out = make(DT_I32, 1, &n);
+    begin_op(h, &out, "stablehlo.constant");
+    buf_str(&h->text, "dense<[");
+    for (int64_t i = 0; i < n; i++) buf_printf(&h->text, "%s%d", i ? ", " : "", v[i]);
+    buf_str(&h->text, "]> : ");
+    put_type(h, out);
+    end_op(h);
+    return out;
+}
+
 hlo_val hlo_iota(hlo *h, dtype t, int along, int rank, const int64_t *dim)
 {
     hlo_val out = make(t, rank, dim);

@@ -53,6 +53,7 @@ hlo_val hlo_int(hlo *h, dtype t, int64_t v);                  /* scalar */
 hlo_val hlo_full(hlo *h, hlo_val scalar, int rank, const int64_t *dim);   /* a scalar everywhere */
 hlo_val hlo_full_like(hlo *h, hlo_val scalar, hlo_val like);
 hlo_val hlo_floats(hlo *h, const float *v, int rank, const int64_t *dim); /* f32, row-major */
+hlo_val hlo_ints(hlo *h, const int32_t *v, int64_t n);         /* i32 [n] */
 hlo_val hlo_iota(hlo *h, dtype t, int along, int rank, const int64_t *dim);
 
 /* ---- element by element; both operands of one type and shape ---- */

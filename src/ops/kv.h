@@ -1,4 +1,4 @@
-/* How the CPU keeps K and V. The cache is an array of blocks; a block holds block_size tokens of every layer. A layer's share
+/* How the CPU keeps K and V. The cache is an array of blocks; a block holds block_size tokens of one group's layers (graph/kv_groups.h). A layer's share
  * of a block, at `offset` in it:
  *   K  [kv_heads][head_dim][block_size]      transposed, so that lanes run over keys
  *      [kv_heads][block_size] float          DT_I8 only: a scale per token and head
@@ -27,8 +27,9 @@ typedef struct kv_layer {
     int block_size;
     int64_t heads, dim, dim_pad;
     bool latent;           /* K alone, token after token */
+    int group;             /* whose page table and slots are meant */
     size_t offset;         /* of the layer in a block */
-    size_t block_bytes;    /* of all layers */
+    size_t block_bytes;    /* of all layers of a group */
     char *base;            /* block 0 */
 } kv_layer;
 

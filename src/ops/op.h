@@ -35,6 +35,7 @@ typedef struct ref_call {
     ref_tensor in[GRAPH_MAX_INPUTS], out;
     const batch *b;
     ref_cache *caches;
+    int group;              /* of the node's cache (graph/kv_groups.h) */
     int block_size;
 } ref_call;
 typedef void op_ref_fn(const ref_call *c);

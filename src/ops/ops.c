@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "graph/kv_groups.h"
 #include "ops/op.h"
 
 #define OP(up, low, lo, hi, fl, ...) extern const op_impl op_##low;
@@ -111,7 +112,7 @@ static int64_t value_of(const graph *g, const batch *b, int64_t dim)
 }
 
 static status ref_node(const graph *g, int id, ref_state *s, void (*weight)(void *, const node *, float *), void *arg, const batch *b,
-                       ref_cache *caches, int block_size)
+                       ref_cache *caches, const kv_place *places, int block_size)
 {
     const node *n = graph_at(g, id);
     ref_tensor *out = &s->t[id];
@@ -128,6 +129,7 @@ static status ref_node(const graph *g, int id, ref_state *s, void (*weight)(void
         return ST_OK;
     }
     ref_call c = { .n = n, .tp = graph_mesh(g).tp, .out = *out, .b = b, .caches = caches, .block_size = block_size };
+    if (op_is(n->op, OPF_EFFECT)) c.group = places[n->a.kv.cache].group;
     for (int i = 0; i < n->n_in; i++) c.in[i] = s->t[n->in[i].id];
     op_impl_of(n->op)->ref(&c);
     return ST_OK;
@@ -137,12 +139,15 @@ status ref_run(const graph *g, void (*weight)(void *, const node *, float *), vo
 {
     ref_state s = { .n = graph_n_nodes(g) };
     status st = ST_OK;
+    kv_layout groups;
+    kv_place *places = mem_calloc((size_t)graph_n_caches(g) + 1, sizeof *places);
     s.t = mem_calloc((size_t)s.n + 1, sizeof *s.t);
     s.own = mem_calloc((size_t)s.n + 1, sizeof *s.own);
-    if (!s.t || !s.own) st = err_nomem();
+    if (places) kv_layout_of(g, &groups, places);
+    if (!s.t || !s.own || !places) st = err_nomem();
     else if (graph_mesh(g).sp && b->n_tokens % graph_mesh(g).tp)
         st = err_set(ST_INVALID, "%d tokens, expected a multiple of the %d tensor ranks that share them", b->n_tokens, graph_mesh(g).tp);
-    for (int id = 1; id <= s.n && st == ST_OK; id++) st = ref_node(g, id, &s, weight, arg, b, caches, block_size);
+    for (int id = 1; id <= s.n && st == ST_OK; id++) st = ref_node(g, id, &s, weight, arg, b, caches, places, block_size);
     if (st == ST_OK) {
         ref_tensor *t = &s.t[graph_output(g).id];
         memcpy(out, t->f, (size_t)ref_count(t) * sizeof(float));
@@ -150,5 +155,6 @@ status ref_run(const graph *g, void (*weight)(void *, const node *, float *), vo
     for (int id = 1; s.own && id <= s.n; id++) mem_free(s.own[id]);
     mem_free(s.own);
     mem_free(s.t);
+    mem_free(places);
     return st;
 }

@@ -15,6 +15,7 @@ typedef struct client {
     int32_t tokens[80];
     int n_prompt, n, n_finals, n_prompt_lps;
     int rope_switch;
+    const kv_layout *kv;
     bool wants_prompt_logprobs;
 } client;
 
@@ -42,7 +43,7 @@ static void on_output(const engine_output *o)
     float logits[VOCAB];
     MUST(c->n_finals == 0);
     for (int i = 0; i < o->n_tokens; i++) {
-        fake_reference(c->tokens, c->n, c->rope_switch > 0 && c->n > c->rope_switch, VOCAB, logits);
+        fake_reference_kv(c->kv, c->tokens, c->n, c->rope_switch > 0 && c->n > c->rope_switch, VOCAB, logits);
         MUST(o->tokens[i] == argmax(logits));
         c->tokens[c->n++] = o->tokens[i];
     }
@@ -68,6 +69,7 @@ typedef struct world {
     client clients[MAX_REQS];
     int n_clients;
     int rope_switch;
+    kv_layout kv;
 } world;
 
 static void set_up(world *w, input *in)
@@ -85,17 +87,25 @@ static void set_up(world *w, input *in)
     w->rope_switch = flags & 32 ? 6 : 0;
     model_info mi = { .vocab_size = VOCAB, .max_model_len = o.max_model_len, .rope_switch_len = w->rope_switch };
     MUST(engine_plan(&o, &mi, &w->o, &w->limits) == ST_OK);
-    const int per_seq = (w->o.max_model_len + w->o.block_size - 1) / w->o.block_size;
+    w->kv = kv_layout_full();
+    if (take(in, 3)) { /* groups of several kinds */
+        w->kv.n_groups = 1 + (int)take(in, 4);
+        for (int g = 0; g < w->kv.n_groups; g++) {
+            const unsigned kind = take(in, 3);
+            w->kv.group[g] = (kv_group){ .window = kind == 1 ? 1 + take(in, 12) : 0, .chunk = kind == 2 ? 1 + take(in, 12) : 0 };
+        }
+    }
+    const int per_seq = (int)kv_layout_blocks(&w->kv, w->o.max_model_len, w->o.max_num_batched_tokens, w->o.block_size);
     const int32_t n_blocks = 1 + per_seq + (int)take(in, 10);
-    w->dev = (fake_device){ .vocab = VOCAB, .block_size = w->o.block_size };
+    w->dev = (fake_device){ .vocab = VOCAB, .block_size = w->o.block_size, .kv = w->kv };
     engine_device dev = fake_engine_device(&w->dev);
     MUST(dev.kv_resize(dev.self, n_blocks) == ST_OK);
     MUST(block_hasher_init(&w->hasher, HASH_XXHASH, "0", &w->scratch) == ST_OK);
     sched_config c = { .o = &w->o, .limits = &w->limits, .hasher = w->o.no_prefix_caching ? NULL : &w->hasher, .rope_switch_len = w->rope_switch,
-                       .n_blocks = n_blocks, .preempt_every = preempt_every };
+                       .n_blocks = n_blocks, .kv = w->kv, .preempt_every = preempt_every };
     MUST(sched_new(&c, &w->s) == ST_OK);
     MUST(stepper_new(&dev, &w->limits, VOCAB, LOGPROBS_RAW, &w->stepper) == ST_OK);
-    for (int i = 0; i < 2; i++) MUST(plan_new(&w->limits, &w->plans[i]) == ST_OK);
+    for (int i = 0; i < 2; i++) MUST(plan_new(&w->limits, w->kv.n_groups, &w->plans[i]) == ST_OK);
 }
 
 static void add(world *w, input *in)
@@ -105,11 +115,12 @@ static void add(world *w, input *in)
     const unsigned kind = take(in, 4);
     c->n_prompt = c->n = 1 + (int)take(in, (unsigned)w->o.max_model_len);
     c->rope_switch = w->rope_switch;
+    c->kv = &w->kv;
     c->wants_prompt_logprobs = kind == 3;
     for (int i = 0; i < c->n; i++) c->tokens[i] = (int32_t)((unsigned)i * (kind == 1 ? 3 : 1) % VOCAB);
     sampling_params p = { .top_p = 1, .repetition_penalty = 1, .max_tokens = 1 + (int)take(in, 30), .logprobs = -2, .prompt_logprobs = kind == 3 ? 0 : -2 };
     request_spec spec = { .id = "f", .prompt = c->tokens, .n_prompt = c->n, .params = &p, .priority = (int64_t)take(in, 3), .on_output = on_output, .user = c };
-    MUST(request_new(&spec, &w->o, VOCAB, w->rope_switch, w->o.no_prefix_caching ? NULL : &w->hasher, (uint64_t)w->n_clients, &c->r) == ST_OK);
+    MUST(request_new(&spec, &w->o, VOCAB, w->rope_switch, w->kv.n_groups, w->o.no_prefix_caching ? NULL : &w->hasher, (uint64_t)w->n_clients, &c->r) == ST_OK);
     request_ref(c->r);
     sched_add(w->s, c->r);
 }

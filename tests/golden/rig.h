@@ -7,7 +7,7 @@
 #include "model/model.h"
 #include "tests/test.h"
 
-enum { RIG_MAX_SEQS = 16, RIG_MAX_LEN = 1024 };
+enum { RIG_MAX_SEQS = 16, RIG_MAX_LEN = 1024, RIG_MAX_GROUPS = 8 };
 
 typedef struct rig_options { dtype weights, kv; int threads, block_size, max_tokens, max_model_len; const char *isa; quant_scheme quant; } rig_options;
 
@@ -18,11 +18,12 @@ typedef struct rig {
     device_model *dm;
     jv *config;
     device_limits limits;
+    kv_layout kv;
     int n_blocks, next_block, vocab;
 } rig;
 
-/* One sequence: what it has in the cache and where. */
-typedef struct rig_seq { int len, variant; int32_t pages[RIG_MAX_LEN]; } rig_seq;
+/* One sequence: what it has in the cache and where, in each group of layers. */
+typedef struct rig_seq { int len, variant; int32_t pages[RIG_MAX_GROUPS][RIG_MAX_LEN]; } rig_seq;
 /* New tokens for a sequence. logits: [n][vocab] or NULL when not wanted. */
 typedef struct rig_work { rig_seq *seq; const int32_t *tokens; int n; float *logits; } rig_work;
 
@@ -46,7 +47,12 @@ static inline status rig_open_config(rig *r, const jv *config, const char *dir, 
     r->limits = (device_limits){ tokens, RIG_MAX_SEQS, tokens, len, o.block_size ? o.block_size : 16, o.kv };
     r->vocab = model_describe(r->m)->vocab_size;
     TRY_OUT(device_load(r->dev, model_graph(r->m), r->w, &r->limits, NULL, NULL, &r->dm));
-    r->n_blocks = (RIG_MAX_SEQS * len + r->limits.block_size - 1) / r->limits.block_size + RIG_MAX_SEQS;
+    device_kv_layout(r->dm, &r->kv);
+    if (r->kv.n_groups > RIG_MAX_GROUPS) {
+        st = err_set(ST_LIMIT, "%d groups of layers", r->kv.n_groups);
+        goto out;
+    }
+    r->n_blocks = r->kv.n_groups * ((RIG_MAX_SEQS * len + r->limits.block_size - 1) / r->limits.block_size + RIG_MAX_SEQS);
     TRY_OUT(device_kv_resize(r->dm, r->n_blocks));
 out:
     if (st != ST_OK) rig_close(r);
@@ -69,29 +75,39 @@ static inline int32_t rig_block(rig *r)
     return (int32_t)((int64_t)r->next_block++ * stride % r->n_blocks);
 }
 
+/* A group's pages as the device may look at them: block 0, which is somebody else's, stands for those that no new token sees. */
+static inline void rig_pages(const rig *r, const rig_seq *s, int group, int first_new, int32_t *out)
+{
+    int from = (int)kv_first_seen(&r->kv.group[group], first_new) / r->limits.block_size;
+    for (int p = 0; p < RIG_MAX_LEN; p++) out[p] = p < from ? 0 : s->pages[group][p];
+}
+
 static inline status rig_step(rig *r, const rig_work *work, int n_work)
 {
-    static int32_t ids[4096], pos[4096], slots[4096], rows[4096], cu[RIG_MAX_SEQS + 1], kv[RIG_MAX_SEQS], variant[RIG_MAX_SEQS];
-    static int32_t pages[RIG_MAX_SEQS][RIG_MAX_LEN];
-    int t = 0, n_rows = 0, bs = r->limits.block_size;
+    static int32_t ids[4096], pos[4096], slots[RIG_MAX_GROUPS * 4096], rows[4096], cu[RIG_MAX_SEQS + 1], kv[RIG_MAX_SEQS], variant[RIG_MAX_SEQS];
+    static int32_t pages[RIG_MAX_GROUPS * RIG_MAX_SEQS][RIG_MAX_LEN];
+    int t = 0, n_rows = 0, n_tokens = 0, bs = r->limits.block_size, groups = r->kv.n_groups;
+    for (int s = 0; s < n_work; s++) n_tokens += work[s].n;
     for (int s = 0; s < n_work; s++) {
         const rig_work *w = &work[s];
         for (int i = 0; i < w->n; i++, t++) {
             int at = w->seq->len++;
-            if (at % bs == 0) w->seq->pages[at / bs] = rig_block(r);
+            for (int g = 0; g < groups; g++) {
+                if (at % bs == 0) w->seq->pages[g][at / bs] = rig_block(r);
+                slots[g * n_tokens + t] = w->seq->pages[g][at / bs] * bs + at % bs;
+            }
             ids[t] = w->tokens[i];
             pos[t] = at;
-            slots[t] = w->seq->pages[at / bs] * bs + at % bs;
             if (w->logits) rows[n_rows++] = t;
         }
         cu[s + 1] = t;
         kv[s] = w->seq->len;
         variant[s] = w->seq->variant;
-        memcpy(pages[s], w->seq->pages, sizeof pages[s]);
+        for (int g = 0; g < groups; g++) rig_pages(r, w->seq, g, w->seq->len - w->n, pages[g * n_work + s]);
     }
     float *logits = mem_array((size_t)n_rows + 1, (size_t)r->vocab * sizeof(float));
     if (!logits) return err_nomem();
-    batch b = { t, n_work, n_rows, ids, pos, cu, kv, pages[0], RIG_MAX_LEN, slots, variant, rows, logits, NULL, NULL, NULL };
+    batch b = { t, n_work, n_rows, ids, pos, cu, kv, groups, pages[0], RIG_MAX_LEN, slots, variant, rows, logits, NULL, NULL, NULL };
     status st = device_run(r->dm, &b);
     const float *from = logits;
     for (int s = 0; s < n_work && st == ST_OK; s++) {

@@ -105,6 +105,8 @@ static status cpu_load(device *dev, const graph *g, const weight_source *w, cons
 static int64_t cpu_weight_bytes(const device_model *m) { return ((const cpu_model *)(const void *)m)->weight_bytes; }
 static int64_t cpu_kv_block_bytes(const device_model *m) { return (int64_t)((const cpu_model *)(const void *)m)->block_bytes; }
 
+static void cpu_kv_layout(const device_model *m, kv_layout *out) { *out = ((const cpu_model *)(const void *)m)->groups; }
+
 static status cpu_kv_resize(device_model *dm, int32_t n_blocks)
 {
     cpu_model *m = (cpu_model *)(void *)dm;
@@ -146,5 +148,5 @@ static int cpu_n_threads(const device_model *dm) { return ((const cpu_model *)(c
 static void cpu_parallel(device_model *dm, void (*fn)(void *arg, int thread), void *arg) { pool_run(((cpu_model *)(void *)dm)->dev->pool, fn, arg); }
 
 const device_class device_cpu = { .name = "cpu", .open = cpu_open, .close = cpu_close, .describe = cpu_describe, .load = cpu_load, .unload = cpu_unload,
-                                  .weight_bytes = cpu_weight_bytes, .kv_block_bytes = cpu_kv_block_bytes, .kv_resize = cpu_kv_resize,
+                                  .weight_bytes = cpu_weight_bytes, .kv_block_bytes = cpu_kv_block_bytes, .kv_layout = cpu_kv_layout, .kv_resize = cpu_kv_resize,
                                   .kv_read = cpu_kv_read, .kv_write = cpu_kv_write, .run = cpu_run, .n_threads = cpu_n_threads, .parallel = cpu_parallel };

@@ -66,6 +66,7 @@ typedef struct cpu_model {
     void *state; size_t state_bytes;         /* of operations, shared */
     char *scratch; size_t scratch_bytes;     /* per thread */
     kv_layer *kv;            /* [n_caches] */
+    kv_layout groups;
     int n_caches;
     size_t block_bytes;
     char *cache; size_t cache_bytes;

@@ -76,19 +76,28 @@ static void place_buffers(cpu_model *m)
     }
 }
 
-static void plan_caches(cpu_model *m)
+/* A group's layers lie in its blocks one after the other; blocks are as large as the largest group needs. */
+static status plan_caches(cpu_model *m)
 {
-    size_t offset = 0;
+    kv_place *places = mem_calloc((size_t)m->n_caches + 1, sizeof *places);
+    size_t used[KV_MAX_GROUPS] = { 0 };
+    kv_spec s;
+    if (!places) return err_nomem();
+    kv_layout_of(m->g, &m->groups, places);
     for (int id = 1; id <= graph_n_nodes(m->g); id++) {
         const node *n = graph_at(m->g, id);
-        if (n->op != OP_PAGED_ATTENTION) continue;
-        kv_layer *kv = &m->kv[n->a.paged_attention.cache];
+        if (!kv_spec_of(m->g, n, &s)) continue;
+        kv_layer *kv = &m->kv[s.cache];
+        size_t *offset = &used[places[s.cache].group];
         *kv = kv_layer_of(m->g, n, m->limits.kv_dtype, m->limits.block_size);
-        kv->offset = offset;
-        offset += kv_layer_bytes(kv);
+        kv->group = places[s.cache].group;
+        kv->offset = *offset;
+        *offset += kv_layer_bytes(kv);
+        if (*offset > m->block_bytes) m->block_bytes = *offset;
     }
-    m->block_bytes = offset;
-    for (int i = 0; i < m->n_caches; i++) m->kv[i].block_bytes = offset;
+    for (int i = 0; i < m->n_caches; i++) m->kv[i].block_bytes = m->block_bytes;
+    mem_free(places);
+    return ST_OK;
 }
 
 /* ---- steps ---- */
@@ -144,7 +153,7 @@ static status make_steps(cpu_model *m)
         for (int i = 0; i < n->n_in; i++)
             if (n->in[i].id) bind_tensor(m, n->in[i].id, &st->call.in[i]);
         bind_tensor(m, id, &st->call.out);
-        if (n->op == OP_PAGED_ATTENTION) st->call.kv = &m->kv[n->a.paged_attention.cache];
+        if (op_is(n->op, OPF_EFFECT)) st->call.kv = &m->kv[n->a.kv.cache];
         for (int j = first; j < id && !st->barrier; j++)
             st->barrier = !op_is(graph_at(m->g, j)->op, OPF_LEAF | OPF_VIEW) && conflicts(m, j, id);
         if (st->barrier) first = id;
@@ -178,7 +187,7 @@ status cpu_plan(cpu_model *m)
     if (!m->places || !m->weights || !m->kv) return err_nomem();
     TRY(place_nodes(m));
     place_buffers(m);
-    plan_caches(m);
+    TRY(plan_caches(m));
     find_needs(m);
     m->steps = mem_calloc((size_t)m->n_steps, sizeof *m->steps);
     m->counters = mem_aligned(64, (size_t)m->n_steps * COUNTERS * sizeof *m->counters);

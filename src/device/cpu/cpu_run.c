@@ -19,7 +19,8 @@ static status check_seq(const cpu_model *m, const batch *b, int s)
         return err_set(ST_INVALID, "batch: sequence %d has %d new tokens of %d, at most %d", s, q, b->kv_lens[s], m->limits.max_model_len);
     int pages = (b->kv_lens[s] + m->limits.block_size - 1) / m->limits.block_size;
     if (pages > b->max_pages) return err_set(ST_INVALID, "batch: sequence %d needs %d pages, its row has %d", s, pages, b->max_pages);
-    return check_range("page_table", b->page_table + (int64_t)s * b->max_pages, pages, m->n_blocks);
+    for (int g = 0; g < m->groups.n_groups; g++) TRY(check_range("page_table", batch_pages(b, g, s), pages, m->n_blocks));
+    return ST_OK;
 }
 
 static status check_batch(const cpu_model *m, const batch *b)
@@ -29,10 +30,12 @@ static status check_batch(const cpu_model *m, const batch *b)
         return err_set(ST_INVALID, "batch: %d tokens, %d sequences, %d rows; planned for %d, %d, %d", b->n_tokens, b->n_seqs, b->n_rows,
                        l->max_tokens, l->max_seqs, l->max_rows);
     if (b->cu_q_lens[0] != 0 || b->cu_q_lens[b->n_seqs] != b->n_tokens) return err_set(ST_INVALID, "batch: cu_q_lens does not span the tokens");
+    if (batch_groups(b) != m->groups.n_groups)
+        return err_set(ST_INVALID, "batch: pages for %d groups of layers, the model has %d", batch_groups(b), m->groups.n_groups);
     for (int s = 0; s < b->n_seqs; s++) TRY(check_seq(m, b, s));
     if (m->vocab) TRY(check_range("token_ids", b->token_ids, b->n_tokens, m->vocab));
     TRY(check_range("positions", b->positions, b->n_tokens, INT32_MAX));
-    TRY(check_range("slots", b->slots, b->n_tokens, (int64_t)m->n_blocks * l->block_size));
+    TRY(check_range("slots", b->slots, b->n_tokens * m->groups.n_groups, (int64_t)m->n_blocks * l->block_size));
     return check_range("rows", b->rows, b->n_rows, b->n_tokens);
 }
 

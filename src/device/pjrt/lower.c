@@ -19,6 +19,8 @@ typedef struct lowering {
     hlo_val caches[HLO_CARRIED];
     hlo_val iteration;      /* of the loop being emitted; id 0 outside */
     const lower_segment *segment;
+    hlo_val page_tables, write_pages;       /* several groups: [groups, S, max_pages], [groups, T] */
+    int32_t *first_pages, *repeat_groups;   /* [n_caches + 1] of a loop's repetitions */
 } lowering;
 
 /* ---- inputs ---- */
@@ -42,16 +44,19 @@ static void unpack_step(lowering *l, const lower_bucket *b, hlo_val meta, hlo_va
     hlo *h = &l->h;
     hlo_step *s = &l->step;
     step_layout m;
+    int64_t groups = l->p->groups.n_groups;
     step_layout_of(b, l->o, &m);
     *s = (hlo_step){ .T = b->tokens, .S = b->seqs, .R = b->rows, .decode = b->decode, .act = l->o->act, .page = l->o->page, .max_pages = l->o->max_pages, .kv_block = l->o->kv_block,
                      .q_tile = bucket_q_tile(b), .n_tiles = bucket_n_tiles(b) };
     hlo_comment(h, "the step's inputs");
     s->tokens = resolve_tokens(l, meta_part(l, meta, &m, STEP_TOKENS), ring);
     s->positions = meta_part(l, meta, &m, STEP_POSITIONS);
-    s->write_page = meta_part(l, meta, &m, STEP_WRITE_PAGE);
+    if (groups == 1) s->write_page = meta_part(l, meta, &m, STEP_WRITE_PAGE);
+    else l->write_pages = hlo_reshape(h, meta_part(l, meta, &m, STEP_WRITE_PAGE), 2, (int64_t[]){ groups, b->tokens });
     s->write_slot = meta_part(l, meta, &m, STEP_WRITE_SLOT);
     s->rows = meta_part(l, meta, &m, STEP_ROWS);
-    s->page_table = hlo_reshape(h, meta_part(l, meta, &m, STEP_PAGE_TABLE), 2, (int64_t[]){ b->seqs, l->o->max_pages });
+    if (groups == 1) s->page_table = hlo_reshape(h, meta_part(l, meta, &m, STEP_PAGE_TABLE), 2, (int64_t[]){ b->seqs, l->o->max_pages });
+    else l->page_tables = hlo_reshape(h, meta_part(l, meta, &m, STEP_PAGE_TABLE), 3, (int64_t[]){ groups, b->seqs, l->o->max_pages });
     s->kv_lens = meta_part(l, meta, &m, STEP_KV_LENS);
     s->rope_variant = meta_part(l, meta, &m, STEP_ROPE_VARIANT);
     if (b->decode) return;
@@ -92,22 +97,56 @@ static hlo_val operand(lowering *l, int id)
     }
 }
 
-/* Page 0 of the layer that an attention node uses, of this repetition. */
-static hlo_val first_page(lowering *l, int cache)
+/* v[iteration]: in closed form where it grows evenly, else from a table. */
+static hlo_val by_iteration(lowering *l, const int32_t *v, int count)
 {
     hlo *h = &l->h;
-    int at = l->p->cache_at[cache].index;
-    hlo_val first = hlo_int(h, DT_I32, (int64_t)at * l->o->n_pages);
-    if (!hlo_is(l->iteration)) return first;
+    int32_t step = v[1] - v[0];
+    for (int k = 2; k < count; k++)
+        if (v[k] != v[0] + k * step) return hlo_row(h, hlo_ints(h, v, count), l->iteration);
+    return hlo_bin(h, "add", hlo_int(h, DT_I32, v[0]), hlo_bin_scalar(h, "multiply", l->iteration, (double)step));
+}
+
+/* The places of the caches that a loop's repetitions have where the first one has `cache`. */
+static int places_in_loop(lowering *l, int cache, int32_t *first_pages, int32_t *groups)
+{
     const lower_segment *s = l->segment;
     for (int j = 0; j < s->n_nodes; j++) {
-        const node *n = graph_at(l->g, s->nodes[j]), *next = graph_at(l->g, s->nodes[s->n_nodes + j]);
-        if (n->op != OP_PAGED_ATTENTION || n->a.paged_attention.cache != cache) continue;
-        int64_t stride = (int64_t)(l->p->cache_at[next->a.paged_attention.cache].index - at) * l->o->n_pages;
-        return hlo_bin(h, "add", first, hlo_bin_scalar(h, "multiply", l->iteration, (double)stride));
+        const node *n = graph_at(l->g, s->nodes[j]);
+        if (!op_is(n->op, OPF_EFFECT) || n->a.kv.cache != cache) continue;
+        for (int k = 0; k < s->count; k++) {
+            const struct lower_place *p = &l->p->cache_at[graph_at(l->g, s->nodes[k * s->n_nodes + j])->a.kv.cache];
+            first_pages[k] = p->index * l->o->n_pages;
+            groups[k] = p->group;
+        }
+        return s->count;
     }
-    hlo_fail(h, "cache %d is not of this loop", cache);
-    return first;
+    hlo_fail(&l->h, "cache %d is not of this loop", cache);
+    return 0;
+}
+
+static hlo_val number(lowering *l, hlo_val stacked, int i)
+{
+    return hlo_reshape(&l->h, hlo_slice(&l->h, stacked, 0, i, i + 1), stacked.rank - 1, stacked.dim + 1);
+}
+
+/* The call of an operation with a cache: page 0 of its place, and a step whose pages are those of its layer's group; in a loop, of
+ * this repetition's layer. */
+static void bind_cache(lowering *l, const node *n, hlo_call *c, hlo_step *step)
+{
+    hlo *h = &l->h;
+    struct lower_place at = l->p->cache_at[n->a.kv.cache];
+    int count = hlo_is(l->iteration) ? places_in_loop(l, (int)n->a.kv.cache, l->first_pages, l->repeat_groups) : 0;
+    bool one = true;
+    for (int k = 1; k < count; k++) one = one && l->repeat_groups[k] == at.group;
+    c->cache = l->caches[at.array];
+    c->first_page = count ? by_iteration(l, l->first_pages, count) : hlo_int(h, DT_I32, (int64_t)at.index * l->o->n_pages);
+    c->step = step;
+    *step = l->step;
+    if (l->p->groups.n_groups == 1) return;
+    hlo_val group = one ? (hlo_val){0} : by_iteration(l, l->repeat_groups, count);
+    step->page_table = one ? number(l, l->page_tables, at.group) : hlo_row(h, l->page_tables, group);
+    step->write_page = one ? number(l, l->write_pages, at.group) : hlo_row(h, l->write_pages, group);
 }
 
 static void describe_node(lowering *l, int id)
@@ -136,14 +175,10 @@ static void emit_node(lowering *l, int id)
         c.in[i] = stacked ? l->weights[arg] : operand(l, n->in[i].id);
         if (stacked) c.layer = l->iteration;
     }
-    int group = -1;
-    if (n->op == OP_PAGED_ATTENTION) {
-        group = l->p->cache_at[n->a.paged_attention.cache].group;
-        c.cache = l->caches[group];
-        c.first_page = first_page(l, (int)n->a.paged_attention.cache);
-    }
+    hlo_step step;
+    if (op_is(n->op, OPF_EFFECT)) bind_cache(l, n, &c, &step);
     l->vals[id] = impl->hlo(&c);
-    if (group >= 0) l->caches[group] = c.cache;
+    if (op_is(n->op, OPF_EFFECT)) l->caches[l->p->cache_at[n->a.kv.cache].array] = c.cache;
 }
 
 /* ---- segments ---- */
@@ -214,7 +249,7 @@ static int make_args(const lower_plan *p, const lower_bucket *b, const lower_opt
     if (lower_n_leading(p->g) > n) args[n++] = (hlo_arg){ "rank", DT_I32, 0, { 0 }, -1 };
     for (int c = 0; c < p->n_caches; c++) {
         const lower_cache *x = &p->caches[c];
-        args[n++] = (hlo_arg){ "kv", x->kv.type, 4, { (int64_t)x->n_layers * o->n_pages, o->page, x->kv.rows, x->kv.lanes }, c };
+        args[n++] = (hlo_arg){ "kv", x->kv.type, 4, { (int64_t)x->n_places * o->n_pages, o->page, x->kv.rows, x->kv.lanes }, c };
     }
     for (int i = 0; i < p->n_inputs; i++) {
         const shape *s = &graph_at(p->g, p->inputs[i])->s;
@@ -250,8 +285,8 @@ status lower_check(const lower_plan *p, int64_t n_pages)
 {
     if (p->n_caches > HLO_CARRIED - 2) return err_set(ST_UNSUPPORTED, "%d caches of different shapes; at most %d are supported", p->n_caches, HLO_CARRIED - 2);
     for (int c = 0; c < p->n_caches; c++)
-        if (n_pages * p->caches[c].n_layers > INT32_MAX)
-            return err_set(ST_LIMIT, "%lld KV pages for each of %d layers, at most %d are supported", (long long)n_pages, p->caches[c].n_layers, INT32_MAX / p->caches[c].n_layers);
+        if (n_pages * p->caches[c].n_places > INT32_MAX)
+            return err_set(ST_LIMIT, "%lld KV pages for each of %d layers, at most %d are supported", (long long)n_pages, p->caches[c].n_places, INT32_MAX / p->caches[c].n_places);
     return ST_OK;
 }
 
@@ -260,6 +295,8 @@ int lower_n_leading(const graph *g) { return graph_mesh(g).tp > 1 ? 3 : 2; }
 status lower_step(const lower_plan *p, const lower_bucket *b, const lower_options *o, buf *out)
 {
     mesh m = graph_mesh(p->g);
+    if ((o->n_groups ? o->n_groups : 1) != p->groups.n_groups)
+        return err_set(ST_INTERNAL, "options for %d groups of layers, the graph has %d", o->n_groups, p->groups.n_groups);
     if (m.sp && b->tokens % m.tp) return err_set(ST_INTERNAL, "a bucket of %d tokens under sequence parallelism over %d ranks", b->tokens, m.tp);
     TRY(lower_check(p, o->n_pages));
     size_t n_args = (size_t)(lower_n_leading(p->g) + p->n_caches + p->n_inputs + p->n_weights);
@@ -267,8 +304,11 @@ status lower_step(const lower_plan *p, const lower_bucket *b, const lower_option
     l.vals = mem_calloc((size_t)graph_n_nodes(p->g) + 1, sizeof *l.vals);
     hlo_arg *args = mem_array(n_args, sizeof *args);
     hlo_val *arg_vals = mem_array(n_args, sizeof *arg_vals);
-    status st = l.vals && args && arg_vals ? emit_program(&l, b, out, args, arg_vals) : err_nomem();
+    l.first_pages = mem_array((size_t)graph_n_caches(p->g) + 1, 2 * sizeof *l.first_pages);
+    l.repeat_groups = l.first_pages ? l.first_pages + graph_n_caches(p->g) + 1 : NULL;
+    status st = l.vals && args && arg_vals && l.first_pages ? emit_program(&l, b, out, args, arg_vals) : err_nomem();
     mem_free(l.vals);
+    mem_free(l.first_pages);
     mem_free(args);
     mem_free(arg_vals);
     return st;

@@ -5,8 +5,9 @@
  *         ──step_meta───▶ a step's batch as the one integer array that the program reads
  *
  * Layers that are equal but for their weights become one stablehlo.while over stacked weights; so do repeating periods of
- * layers (sliding, full, sliding, ...). All KV of equal shape is one flat array [layers * pages, page, rows, lanes], carried
- * through the loops and donated, so that it is updated in place.
+ * layers (sliding, full, sliding, ...). All KV of equal shape is one flat array [places * pages, page, rows, lanes], carried
+ * through the loops and donated, so that it is updated in place. Place p of a page holds the layers that are the p-th of their
+ * group (graph/kv_groups.h): as many as the largest group has, which is all of them where a model has one kind of layer.
  *
  * Arguments of a program, in order: meta i32 [step_meta_len], ring i32 [n_slots * BATCH_RING] (sampled tokens, only read), with
  * more than one tensor rank the device's own (i32 scalar), the caches, test inputs (IN_ACTIVATION nodes, by id), the weights.
@@ -19,12 +20,13 @@
 #include "base/arena.h"
 #include "graph/batch.h"
 #include "graph/graph.h"
+#include "graph/kv_groups.h"
 #include "ops/hlo.h"
 
 /* An argument that holds a weight: of one node, or of n layers stacked into one more dimension in front. */
 typedef struct lower_weight { int n; const int *nodes; bool stacked; shape s; /* of one layer, local */ } lower_weight;
-/* A flat cache: [n_layers * pages, page, kv.rows, kv.lanes] */
-typedef struct lower_cache { hlo_kv kv; int n_layers; } lower_cache;
+/* A flat cache: [n_places * pages, page, kv.rows, kv.lanes] */
+typedef struct lower_cache { hlo_kv kv; int n_places; } lower_cache;
 
 /* A run of layers: `count` repetitions of a group of nodes that differ only in their weights. count 1: emitted as they are.
  * What one repetition hands to the next (the residual stream) is carried: position carry_at[c] in the group's nodes. */
@@ -40,7 +42,8 @@ typedef struct lower_plan {
     arena mem;
     lower_weight *weights; int n_weights;
     lower_cache *caches; int n_caches;
-    struct lower_place { int group, index; } *cache_at;     /* [graph_n_caches] which array, which layer of it */
+    struct lower_place { int array, index, group; } *cache_at;  /* [graph_n_caches] which array, which place of it, whose pages */
+    kv_layout groups;
     lower_segment *segments; int n_segments;                /* in order; every node but the leaves is in one */
     int *inputs; int n_inputs;      /* IN_ACTIVATION nodes */
     int *arg_of;                    /* [n_nodes + 1] of a weight node: index into weights, else -1 */
@@ -54,14 +57,15 @@ typedef struct lower_options {
     dtype act;                      /* DT_F32, DT_BF16, DT_F16 */
     int page;                       /* tokens per KV page */
     int max_pages;                  /* per sequence */
-    int32_t n_pages;                /* per layer, page 0 (padding's) included */
+    int n_groups;                   /* lower_plan.groups.n_groups; 0 = 1 */
+    int32_t n_pages;                /* page 0 (padding's) included */
     int n_slots;                    /* of the ring */
     int64_t kv_block;               /* hlo_step.kv_block */
 } lower_options;
 
 /* Arguments before the caches. */
 int lower_n_leading(const graph *g);
-/* Can programs be made for caches of n_pages per layer? */
+/* Can programs be made for caches of n_pages? */
 status lower_check(const lower_plan *p, int64_t n_pages) FALLIBLE;
 /* Appends the program's text. */
 status lower_step(const lower_plan *p, const lower_bucket *b, const lower_options *o, buf *out) FALLIBLE;

@@ -39,7 +39,7 @@ static bool same_attrs(const node *a, const node *b)
     node x = *a, y = *b;
     x.layer = y.layer;
     x.n_in = y.n_in = 0;
-    if (x.op == OP_PAGED_ATTENTION) x.a.paged_attention.cache = y.a.paged_attention.cache = 0;
+    if (op_is(x.op, OPF_EFFECT)) x.a.kv.cache = y.a.kv.cache = 0;
     return node_equal(&x, &y);
 }
 
@@ -90,30 +90,11 @@ static bool repeats(const finder *f, int a, int b, int n, lower_segment *s)
     for (int i = 0; i < n; i++) {
         const node *x = graph_at(f->g, f->order[a + i]), *y = graph_at(f->g, f->order[b + i]);
         if (x->n_in != y->n_in || !same_attrs(x, y)) return false;
-        if (x->op == OP_PAGED_ATTENTION) {
-            struct lower_place cx = f->p->cache_at[x->a.paged_attention.cache], cy = f->p->cache_at[y->a.paged_attention.cache];
-            if (cx.group != cy.group) return false;
-        }
+        if (op_is(x->op, OPF_EFFECT) && f->p->cache_at[x->a.kv.cache].array != f->p->cache_at[y->a.kv.cache].array) return false;
         for (int j = 0; j < x->n_in; j++)
             if (!same_input(f, a, b, n, x->in[j].id, y->in[j].id, s)) return false;
     }
     return plain_carries(f, a, b, n, s);
-}
-
-/* Caches of one position must step evenly from repetition to repetition. */
-static bool even_caches(const finder *f, int a, int n, int count)
-{
-    for (int i = 0; i < n; i++) {
-        const node *x = graph_at(f->g, f->order[a + i]);
-        if (x->op != OP_PAGED_ATTENTION) continue;
-        int first = f->p->cache_at[x->a.paged_attention.cache].index, step = 0;
-        for (int k = 1; k < count; k++) {
-            int at = f->p->cache_at[graph_at(f->g, f->order[a + k * n + i])->a.paged_attention.cache].index;
-            if (k == 1) step = at - first;
-            if (at != first + k * step) return false;
-        }
-    }
-    return true;
 }
 
 /* Nothing after the loop may read what only an earlier repetition, or no carried value, holds. */
@@ -147,7 +128,7 @@ static int best_loop(const finder *f, int i, lower_segment *best)
         }
         if (!layers) break;
         while (i + (s.count + 1) * period <= f->n_spans && a + (s.count + 1) * s.n_nodes <= f->n_order && repeats(f, a, a + s.count * s.n_nodes, s.n_nodes, &s)) s.count++;
-        while (s.count > 1 && (!even_caches(f, a, s.n_nodes, s.count) || !closed(f, a, s.n_nodes, s.count, &s))) s.count--;
+        while (s.count > 1 && !closed(f, a, s.n_nodes, s.count, &s)) s.count--;
         if (s.count < 2 || s.count * period <= covered) continue;
         covered = s.count * period;
         *best = s;
@@ -169,17 +150,37 @@ static void find_segments(finder *f)
 
 /* ---- caches ---- */
 
-static void group_caches(lower_plan *p, dtype type)
+/* The array of caches of this shape, made if there is none. */
+static int array_of(lower_plan *p, const node *n, dtype type)
 {
-    for (int id = 1; id <= graph_n_nodes(p->g); id++) {
-        const node *n = graph_at(p->g, id);
-        if (n->op != OP_PAGED_ATTENTION) continue;
-        hlo_kv kv = hlo_kv_for(p->g, n, type);
-        int c = 0;
-        while (c < p->n_caches && (p->caches[c].kv.heads != kv.heads || p->caches[c].kv.dim != kv.dim || p->caches[c].kv.latent != kv.latent)) c++;
-        if (c == p->n_caches) p->caches[p->n_caches++] = (lower_cache){ .kv = kv };
-        p->cache_at[n->a.paged_attention.cache] = (struct lower_place){ c, p->caches[c].n_layers++ };
+    hlo_kv kv = hlo_kv_for(p->g, n, type);
+    for (int c = 0; c < p->n_caches; c++) {
+        const hlo_kv *x = &p->caches[c].kv;
+        if (x->heads == kv.heads && x->dim == kv.dim && x->latent == kv.latent) return c;
     }
+    p->caches[p->n_caches] = (lower_cache){ .kv = kv };
+    return p->n_caches++;
+}
+
+/* Layers of a group take places one after the other, those of each shape for themselves. */
+static status place_caches(lower_plan *p, dtype type)
+{
+    int n = graph_n_caches(p->g);
+    kv_place *at = mem_calloc((size_t)n + 1, sizeof *at);
+    int *used = mem_calloc((size_t)(n + 1) * KV_MAX_GROUPS, sizeof *used);
+    kv_spec s;
+    if (at && used) kv_layout_of(p->g, &p->groups, at);
+    for (int id = 1; at && used && id <= graph_n_nodes(p->g); id++) {
+        const node *x = graph_at(p->g, id);
+        if (!kv_spec_of(p->g, x, &s)) continue;
+        int c = array_of(p, x, type), group = at[s.cache].group, index = used[c * KV_MAX_GROUPS + group]++;
+        p->cache_at[s.cache] = (struct lower_place){ c, index, group };
+        if (index >= p->caches[c].n_places) p->caches[c].n_places = index + 1;
+    }
+    status st = at && used ? ST_OK : err_nomem();
+    mem_free(at);
+    mem_free(used);
+    return st;
 }
 
 /* ---- weights ---- */
@@ -259,7 +260,9 @@ status lower_plan_new(const graph *g, dtype kv_dtype, lower_plan **out)
     if (st == ST_OK) {
         find_order(&f);
         for (size_t i = 0; i < n; i++) p->arg_of[i] = -1;
-        group_caches(p, kv_dtype);
+        st = place_caches(p, kv_dtype);
+    }
+    if (st == ST_OK) {
         find_segments(&f);
         st = collect_weights(p);
     }

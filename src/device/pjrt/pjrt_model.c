@@ -157,7 +157,7 @@ static status make_caches(pjrt_model *m)
     pjrt_buffer *made[PJRT_MAX_DEVICES];
     for (int c = 0; c < m->c.plan->n_caches; c++) {
         const lower_cache *x = &m->c.plan->caches[c];
-        const int64_t dim[] = { (int64_t)x->n_layers * m->c.lower.n_pages, m->c.lower.page, x->kv.rows, x->kv.lanes };
+        const int64_t dim[] = { (int64_t)x->n_places * m->c.lower.n_pages, m->c.lower.page, x->kv.rows, x->kv.lanes };
         status st = pjrt_zeros(m->dev->client, m->n_devices, x->kv.type, dim, 4, made);
         if (st != ST_OK) return err_wrap(st, "KV cache of %d blocks", m->n_blocks);
         for (int d = 0; d < m->n_devices; d++) m->caches[d * m->c.plan->n_caches + c] = made[d];
@@ -184,6 +184,7 @@ static status pjrt_kv_resize(device_model *dm, int32_t n_blocks)
 }
 
 static int64_t pjrt_kv_block_bytes(const device_model *dm) { return program_page_bytes(&((const pjrt_model *)(const void *)dm)->c); }
+static void pjrt_kv_layout(const device_model *dm, kv_layout *out) { *out = ((const pjrt_model *)(const void *)dm)->c.plan->groups; }
 static int64_t pjrt_weight_bytes(const device_model *dm) { return ((const pjrt_model *)(const void *)dm)->weight_bytes; }
 
 static int64_t pjrt_kv_bytes(const device_model *dm, double utilization)
@@ -195,7 +196,7 @@ static int64_t pjrt_kv_bytes(const device_model *dm, double utilization)
     return bytes > 0 ? bytes : 1;
 }
 
-/* One block is one page of every layer of every cache of every device: copied by way of the whole cache, which only tests and
+/* One block is one page of every place of every cache of every device: copied by way of the whole cache, which only tests and
  * offloading do. Steps in flight come first: the cache is what the last one makes of it. */
 static status kv_copy(pjrt_model *m, int32_t block, char *dst, const char *src)
 {
@@ -203,12 +204,12 @@ static status kv_copy(pjrt_model *m, int32_t block, char *dst, const char *src)
     if (m->n_devices > 1) return err_set(ST_UNSUPPORTED, "copying KV blocks of %d devices", m->n_devices);
     for (int c = 0; c < m->c.plan->n_caches; c++) {
         const lower_cache *x = &m->c.plan->caches[c];
-        const int64_t dim[] = { (int64_t)x->n_layers * m->n_blocks, m->c.lower.page, x->kv.rows, x->kv.lanes };
+        const int64_t dim[] = { (int64_t)x->n_places * m->n_blocks, m->c.lower.page, x->kv.rows, x->kv.lanes };
         size_t page = dtype_bytes(x->kv.type, (size_t)(dim[1] * dim[2] * dim[3])), all = page * (size_t)dim[0];
         char *host = mem_alloc(all);
         if (!host) return err_nomem();
         status st = pjrt_download_now(m->dev->client, m->caches[c], host, all);
-        for (int l = 0; l < x->n_layers && st == ST_OK; l++) {
+        for (int l = 0; l < x->n_places && st == ST_OK; l++) {
             char *at = host + ((size_t)l * (size_t)m->n_blocks + (size_t)block) * page;
             if (dst) memcpy(dst, at, page);
             else memcpy(at, src, page);
@@ -331,7 +332,7 @@ static int pjrt_n_slots(const device_model *dm) { return ((const pjrt_model *)(c
 
 #define PJRT_CLASS(NAME, OPEN) \
     { .name = NAME, .open = OPEN, .close = pjrt_device_close, .describe = pjrt_device_describe, .load = pjrt_load, .unload = pjrt_unload, \
-      .weight_bytes = pjrt_weight_bytes, .kv_block_bytes = pjrt_kv_block_bytes, .kv_bytes = pjrt_kv_bytes, .kv_resize = pjrt_kv_resize, \
+      .weight_bytes = pjrt_weight_bytes, .kv_block_bytes = pjrt_kv_block_bytes, .kv_layout = pjrt_kv_layout, .kv_bytes = pjrt_kv_bytes, .kv_resize = pjrt_kv_resize, \
       .kv_read = pjrt_kv_read, .kv_write = pjrt_kv_write, .run = pjrt_model_run, .depth = pjrt_depth, .n_slots = pjrt_n_slots, \
       .submit = pjrt_model_submit, .wait = pjrt_model_wait }
 const device_class device_tpu = PJRT_CLASS("tpu", pjrt_device_open_tpu);

@@ -78,7 +78,8 @@ static status check_seq(const pjrt_model *m, const batch *b, int s)
         return err_set(ST_INVALID, "batch: sequence %d has %d new tokens of %d, at most %d", s, q, b->kv_lens[s], m->c.limits.max_model_len);
     int pages = (b->kv_lens[s] - 1) / m->c.lower.page + 1;
     if (pages > b->max_pages) return err_set(ST_INVALID, "batch: sequence %d needs %d pages, its row has %d", s, pages, b->max_pages);
-    return check_range("page_table", b->page_table + (int64_t)s * b->max_pages, pages, 0, m->n_blocks);
+    for (int g = 0; g < m->c.plan->groups.n_groups; g++) TRY(check_range("page_table", batch_pages(b, g, s), pages, 0, m->n_blocks));
+    return ST_OK;
 }
 
 static status check_batch(const pjrt_model *m, const batch *b)
@@ -87,10 +88,12 @@ static status check_batch(const pjrt_model *m, const batch *b)
     if (b->n_tokens < 1 || b->n_tokens > l->max_tokens || b->n_seqs < 1 || b->n_seqs > l->max_seqs || b->n_rows < 0 || b->n_rows > l->max_rows)
         return err_set(ST_INVALID, "batch: %d tokens, %d sequences, %d rows; planned for %d, %d, %d", b->n_tokens, b->n_seqs, b->n_rows, l->max_tokens, l->max_seqs, l->max_rows);
     if (b->cu_q_lens[0] != 0 || b->cu_q_lens[b->n_seqs] != b->n_tokens) return err_set(ST_INVALID, "batch: cu_q_lens does not span the tokens");
+    int groups = m->c.plan->groups.n_groups;
+    if (batch_groups(b) != groups) return err_set(ST_INVALID, "batch: pages for %d groups of layers, the model has %d", batch_groups(b), groups);
     for (int s = 0; s < b->n_seqs; s++) TRY(check_seq(m, b, s));
     if (m->n_ids) TRY(check_range("token_ids", b->token_ids, b->n_tokens, -(int64_t)m->c.lower.n_slots * BATCH_RING, m->n_ids));
     TRY(check_range("positions", b->positions, b->n_tokens, 0, INT32_MAX));
-    TRY(check_range("slots", b->slots, b->n_tokens, 0, (int64_t)m->n_blocks * l->block_size));
+    TRY(check_range("slots", b->slots, b->n_tokens * groups, 0, (int64_t)m->n_blocks * l->block_size));
     for (int i = 0; b->samples && i < b->n_rows; i++)
         if (b->samples[i].slot >= m->c.lower.n_slots || b->samples[i].ring_pos < 0 || b->samples[i].ring_pos >= BATCH_RING)
             return err_set(ST_INVALID, "batch: row %d goes to slot %d, place %d of the ring, which has %d slots of %d", i, b->samples[i].slot, b->samples[i].ring_pos,

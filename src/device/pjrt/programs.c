@@ -56,7 +56,7 @@ status program_context_new(const graph *g, const device_limits *l, dtype act, pr
     TRY(lower_plan_new(g, l->kv_dtype, &plan));
     *out = (program_context){ .plan = plan, .limits = *l, .vocab = (int)graph_node(g, graph_output(g))->s.dim[1] };
     out->lower = (lower_options){ .act = act, .page = l->block_size, .max_pages = (l->max_model_len + l->block_size - 1) / l->block_size,
-                                  .n_slots = STEP_DEPTH * l->max_seqs + 1 };
+                                  .n_groups = plan->groups.n_groups, .n_slots = STEP_DEPTH * l->max_seqs + 1 };
     buckets_make(l, m, &out->buckets);
     return ST_OK;
 }
@@ -134,7 +134,7 @@ static int64_t page_bytes(const lower_cache *x, int page) { return (int64_t)dtyp
 int64_t program_page_bytes(const program_context *c)
 {
     int64_t bytes = 0;
-    for (int i = 0; i < c->plan->n_caches; i++) bytes += page_bytes(&c->plan->caches[i], c->lower.page) * c->plan->caches[i].n_layers;
+    for (int i = 0; i < c->plan->n_caches; i++) bytes += page_bytes(&c->plan->caches[i], c->lower.page) * c->plan->caches[i].n_places;
     return bytes;
 }
 

@@ -41,7 +41,7 @@ void program_options(const graph *g, const char *kind, pjrt_compile_options *out
 
 /* ---- memory of one device ---- */
 int64_t program_weight_bytes(const program_context *c);
-int64_t program_page_bytes(const program_context *c);                   /* one page over all layers */
+int64_t program_page_bytes(const program_context *c);                   /* one page over all places */
 int64_t program_layer_cache_bytes(const program_context *c);            /* of the smallest array, with n_pages set */
 /* Memory for KV: utilization of memory_bytes less the weights and what steps and sampling need beside (an estimate on the safe
  * side: compilers say how much only when n_pages is known). Below 0: it does not fit by that much. */

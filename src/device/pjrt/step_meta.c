@@ -24,10 +24,10 @@ int64_t bucket_n_tiles(const lower_bucket *b)
 
 void step_layout_of(const lower_bucket *b, const lower_options *o, step_layout *out)
 {
-    int64_t tiles = bucket_n_tiles(b), at = 0;
+    int64_t tiles = bucket_n_tiles(b), at = 0, groups = o->n_groups ? o->n_groups : 1;
     const int64_t len[STEP_PARTS] = {
-        [STEP_TOKENS] = b->tokens, [STEP_POSITIONS] = b->tokens, [STEP_WRITE_PAGE] = b->tokens, [STEP_WRITE_SLOT] = b->tokens, [STEP_ROPE_VARIANT] = b->tokens,
-        [STEP_ROWS] = b->rows, [STEP_PAGE_TABLE] = (int64_t)b->seqs * o->max_pages, [STEP_KV_LENS] = b->seqs,
+        [STEP_TOKENS] = b->tokens, [STEP_POSITIONS] = b->tokens, [STEP_WRITE_PAGE] = groups * b->tokens, [STEP_WRITE_SLOT] = b->tokens, [STEP_ROPE_VARIANT] = b->tokens,
+        [STEP_ROWS] = b->rows, [STEP_PAGE_TABLE] = groups * b->seqs * o->max_pages, [STEP_KV_LENS] = b->seqs,
         [STEP_SEQ_TOKEN] = b->decode ? 0 : b->seqs, [STEP_TOKEN_SEQ] = b->decode ? 0 : b->tokens, [STEP_TILE_SEQ] = tiles, [STEP_TILE_TOKEN] = tiles,
         [STEP_TILE_POS] = tiles, [STEP_TILE_LEN] = tiles, [STEP_TILES] = b->decode ? 0 : 1 };
     for (int i = 0; i < STEP_PARTS; i++) {
@@ -65,6 +65,17 @@ static void fill_tiles(const lower_bucket *b, const batch *x, int s, const step_
     }
 }
 
+/* Where a group's layers write and read. */
+static void fill_pages(const lower_bucket *b, const lower_options *o, const batch *x, int group, const step_layout *l, int32_t *meta)
+{
+    int32_t *write = meta + l->at[STEP_WRITE_PAGE] + (int64_t)group * b->tokens, *table = meta + l->at[STEP_PAGE_TABLE] + (int64_t)group * b->seqs * o->max_pages;
+    for (int t = 0; t < x->n_tokens; t++) write[t] = batch_slots(x, group)[t] / o->page;
+    for (int s = 0; s < x->n_seqs; s++) {
+        int64_t used = ((int64_t)x->kv_lens[s] + o->page - 1) / o->page;
+        memcpy(table + (int64_t)s * o->max_pages, batch_pages(x, group, s), (size_t)used * sizeof *table);
+    }
+}
+
 void step_meta_fill(const lower_bucket *b, const lower_options *o, const batch *x, int32_t *meta)
 {
     step_layout l;
@@ -74,15 +85,11 @@ void step_meta_fill(const lower_bucket *b, const lower_options *o, const batch *
     memcpy(meta + l.at[STEP_TOKENS], x->token_ids, (size_t)x->n_tokens * sizeof *meta);
     memcpy(meta + l.at[STEP_POSITIONS], x->positions, (size_t)x->n_tokens * sizeof *meta);
     memcpy(meta + l.at[STEP_ROWS], x->rows, (size_t)x->n_rows * sizeof *meta);
-    for (int t = 0; t < x->n_tokens; t++) {
-        meta[l.at[STEP_WRITE_PAGE] + t] = x->slots[t] / o->page;
-        meta[l.at[STEP_WRITE_SLOT] + t] = x->slots[t] % o->page;
-    }
+    for (int t = 0; t < x->n_tokens; t++) meta[l.at[STEP_WRITE_SLOT] + t] = x->slots[t] % o->page; /* the same in all groups */
+    for (int g = 0; g < batch_groups(x); g++) fill_pages(b, o, x, g, &l, meta);
     for (int64_t i = 0; i < l.len[STEP_TOKEN_SEQ]; i++) meta[l.at[STEP_TOKEN_SEQ] + i] = -1;
     for (int s = 0; s < x->n_seqs; s++) {
         int first = x->cu_q_lens[s], len = x->cu_q_lens[s + 1] - first;
-        int64_t used = ((int64_t)x->kv_lens[s] + o->page - 1) / o->page;
-        memcpy(meta + l.at[STEP_PAGE_TABLE] + (int64_t)s * o->max_pages, x->page_table + (int64_t)s * x->max_pages, (size_t)used * sizeof *meta);
         for (int t = first; x->rope_variant && t < first + len; t++) meta[l.at[STEP_ROPE_VARIANT] + t] = x->rope_variant[s];
         if (len == 1) meta[l.at[STEP_KV_LENS] + s] = x->kv_lens[s];
         if (b->decode) continue;

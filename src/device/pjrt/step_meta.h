@@ -5,9 +5,11 @@
 #include "device/pjrt/lower.h"
 
 typedef enum step_part {
-    STEP_TOKENS, STEP_POSITIONS, STEP_WRITE_PAGE, STEP_WRITE_SLOT, STEP_ROPE_VARIANT,   /* [T] */
+    STEP_TOKENS, STEP_POSITIONS,                                                        /* [T] */
+    STEP_WRITE_PAGE,                                                                    /* [groups][T] */
+    STEP_WRITE_SLOT, STEP_ROPE_VARIANT,                                                 /* [T] */
     STEP_ROWS,                                                                          /* [R] */
-    STEP_PAGE_TABLE,                                                                    /* [S][max_pages] */
+    STEP_PAGE_TABLE,                                                                    /* [groups][S][max_pages] */
     STEP_KV_LENS,                                                                       /* [S] of hlo_step.kv_lens */
     STEP_SEQ_TOKEN,                                                                     /* [S] from here on: not in decode buckets */
     STEP_TOKEN_SEQ,                                                                     /* [T] */

@@ -59,12 +59,12 @@ static void ref_write(const ref_call *c, int which, float *cache)
     int64_t heads = c->in[which].dim[1], d = c->in[which].dim[2];
     dtype type = c->caches[c->n->a.paged_attention.cache].type;
     for (int64_t t = 0; t < c->b->n_tokens; t++)
-        for (int64_t h = 0; h < heads; h++) kv_rounded(type, c->in[which].f + (t * heads + h) * d, d, &cache[(c->b->slots[t] * heads + h) * d]);
+        for (int64_t h = 0; h < heads; h++) kv_rounded(type, c->in[which].f + (t * heads + h) * d, d, &cache[(batch_slots(c->b, c->group)[t] * heads + h) * d]);
 }
 
-static int64_t slot_of(const batch *b, int s, int64_t pos, int block_size)
+static int64_t slot_of(const ref_call *c, int s, int64_t pos)
 {
-    return (int64_t)b->page_table[(int64_t)s * b->max_pages + pos / block_size] * block_size + pos % block_size;
+    return (int64_t)batch_pages(c->b, c->group, s)[pos / c->block_size] * c->block_size + pos % c->block_size;
 }
 
 /* The score of a key, given where it is in the cache. */
@@ -88,7 +88,7 @@ static void ref_query(const ref_call *c, int s, int64_t t, int64_t pos, int64_t 
     double max = sinks ? c->in[SINKS].f[h] : -INFINITY, sum = 0;
     for (int pass = 0; pass < 2; pass++)
         for (int64_t j = first_key(c->n, pos); j <= pos; j++) {
-            double score = ref_score(c, q, cache->k + (slot_of(c->b, s, j, c->block_size) * kv_heads + kh) * d, d);
+            double score = ref_score(c, q, cache->k + (slot_of(c, s, j) * kv_heads + kh) * d, d);
             if (pass == 0) max = score > max ? score : max;
             else sum += exp(score - max);
         }
@@ -96,7 +96,7 @@ static void ref_query(const ref_call *c, int s, int64_t t, int64_t pos, int64_t 
     for (int64_t i = 0; i < dv; i++) {
         double value = 0;
         for (int64_t j = first_key(c->n, pos); j <= pos; j++) {
-            int64_t at = (slot_of(c->b, s, j, c->block_size) * kv_heads + kh) * d;
+            int64_t at = (slot_of(c, s, j) * kv_heads + kh) * d;
             value += exp(ref_score(c, q, cache->k + at, d) - max) / sum * values[at + i];
         }
         out[i] = (float)value;
@@ -220,7 +220,8 @@ static void make_plan(const cpu_call *c, const heads *h)
 static void write_token(const cpu_call *c, int64_t t, int64_t head)
 {
     int64_t at = head * c->kv->dim;
-    kv_store(c->kv, c->b->slots[t], head, c->in[K].f + t * c->in[K].ld + at, c->kv->latent ? NULL : c->in[VAL].f + t * c->in[VAL].ld + at);
+    const float *v = c->kv->latent ? NULL : c->in[VAL].f + t * c->in[VAL].ld + at;
+    kv_store(c->kv, batch_slots(c->b, c->kv->group)[t], head, c->in[K].f + t * c->in[K].ld + at, v);
 }
 
 /* ---- one unit ---- */
@@ -336,7 +337,7 @@ static void gather_group(const attn_kernels *kern, const kv_layer *kv, attn_tile
 static void point_at_keys(const cpu_call *c, const attn_kernels *kern, attn_tile *t, work *w, int seq, int64_t kh, int part, int64_t end, bool cold)
 {
     const kv_layer *kv = c->kv;
-    const int32_t *pages = c->b->page_table + (int64_t)seq * c->b->max_pages;
+    const int32_t *pages = batch_pages(c->b, kv->group, seq);
     int64_t key0 = (int64_t)part * ATTN_PART;
     bool groups = kv->block_size % 16 == 0 && !kv->latent, direct = groups && (t->rows < WIDE_ROWS || kv->type == DT_F32);
     t->type = direct ? kv->type : DT_F32;

@@ -69,12 +69,20 @@ static status load_to(loaded *l, device *d, const decoder *x, mesh on, const dev
     return device_load(d, l->g, &l->s.base, lim, NULL, NULL, &l->m);
 }
 
+/* Room for each group's pages. */
+static status resize(device_model *m)
+{
+    kv_layout kv;
+    device_kv_layout(m, &kv);
+    return device_kv_resize(m, kv.n_groups * DECODER_BLOCKS);
+}
+
 static status load(loaded *l, const decoder *x, mesh on)
 {
     memset(l, 0, sizeof *l);
     device *d = opened();
     status st = d ? load_to(l, d, x, on, &limits) : ST_INTERNAL;
-    if (st == ST_OK) st = device_kv_resize(l->m, DECODER_BLOCKS);
+    if (st == ST_OK) st = resize(l->m);
     if (st != ST_OK) drop(l);
     return st;
 }
@@ -86,7 +94,7 @@ static status load_cpu(loaded *l, const decoder *x)
     TRY(device_open("cpu", &(device_options){ .n_threads = 1 }, &d));
     l->own = true;
     status st = load_to(l, d, x, (mesh){ 1, 1, false, false }, &limits);
-    if (st == ST_OK) st = device_kv_resize(l->m, DECODER_BLOCKS);
+    if (st == ST_OK) st = resize(l->m);
     if (st != ST_OK) drop(l);
     return st;
 }
@@ -98,7 +106,10 @@ static status run_steps(loaded *l, const decoder *x, float out[DECODER_STEPS][4 
 {
     static case_step s;
     for (int i = 0; i < DECODER_STEPS; i++) {
+        kv_layout kv;
         decoder_step(&s, x, i, 0);
+        device_kv_layout(l->m, &kv);
+        if (kv.n_groups > 1) case_step_groups(&s, &kv, DECODER_BLOCKS);
         s.b.logits = out[i];
         TRY(device_run(l->m, &s.b));
     }

@@ -198,12 +198,12 @@ TEST(stacks_and_caches)
     REQUIRE_OK(lower_plan_new(g, DT_BF16, &p));
     CHECK_INT(p->n_caches, 2);
     for (int c = 0; c < 2; c++) {
-        CHECK_INT(p->caches[c].n_layers, 2);
+        CHECK_INT(p->caches[c].n_places, 2);
         CHECK_INT(p->caches[c].kv.heads, 2);
         CHECK_INT(p->caches[c].kv.dim, c ? 16 : 8);
         CHECK_INT(p->caches[c].kv.type, DT_BF16);
     }
-    for (int l = 0; l < 4; l++) CHECK(p->cache_at[l].group == l % 2 && p->cache_at[l].index == l / 2);
+    for (int l = 0; l < 4; l++) CHECK(p->cache_at[l].array == l % 2 && p->cache_at[l].index == l / 2);
     /* embed, q and o of both kinds, A, head */
     CHECK_INT(p->n_weights, 7);
     static const char *const first[] = { "embed", "0.q", "0.o", "1.q", "1.o", "A", "head" }, *const second[] = { NULL, "2.q", "2.o", "3.q", "3.o", NULL, NULL };
@@ -419,7 +419,7 @@ TEST(meta_of_a_mixed_batch)
     static const int32_t cu[] = { 0, 11, 12, 14 }, lens[] = { 13, 6, 2 }, variant[] = { 1, 0, 1 }, rows[] = { 10, 11, 13 };
     static const int32_t pages[] = { 7, 3, 2, 8, -1, -1, 5, 9, -1, -1, -1, -1, 6, -1, -1, -1, -1, -1 };
     static const int32_t slots[] = { 30, 31, 12, 13, 14, 15, 8, 9, 10, 11, 32, 37, 24, 25 };
-    const batch b = { 14, 3, 3, ids, pos, cu, lens, pages, 6, slots, variant, rows, NULL, NULL, NULL, NULL };
+    const batch b = { 14, 3, 3, ids, pos, cu, lens, 0, pages, 6, slots, variant, rows, NULL, NULL, NULL, NULL };
     int32_t meta[161];
     step_layout l;
     CHECK(bucket_fits(&mixed, &b) && !bucket_fits(&decode, &b));
@@ -449,7 +449,7 @@ TEST(meta_of_a_mixed_batch)
 TEST(meta_of_a_decode_batch)
 {
     static const int32_t ids[] = { 4, -1 }, pos[] = { 8, 0 }, cu[] = { 0, 1, 2 }, lens[] = { 9, 1 }, rows[] = { 0, 1 }, pages[] = { 1, 2, 3, 4, 9, 9 }, slots[] = { 12, 16 };
-    const batch b = { 2, 2, 2, ids, pos, cu, lens, pages, 3, slots, NULL, rows, NULL, NULL, NULL, NULL };
+    const batch b = { 2, 2, 2, ids, pos, cu, lens, 0, pages, 3, slots, NULL, rows, NULL, NULL, NULL, NULL };
     int32_t meta[64];
     step_layout l;
     CHECK(bucket_fits(&decode, &b) && bucket_fits(&mixed, &b));

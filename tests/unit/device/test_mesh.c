@@ -90,7 +90,7 @@ static status compile(machine *m, int i)
 static status reset_cache(machine *m)
 {
     const lower_cache *x = &m->context.plan->caches[0];
-    const int64_t dim[] = { (int64_t)x->n_layers * DECODER_BLOCKS, DECODER_BLOCK, x->kv.rows, x->kv.lanes };
+    const int64_t dim[] = { (int64_t)x->n_places * m->context.lower.n_pages, DECODER_BLOCK, x->kv.rows, x->kv.lanes };
     for (int d = 0; d < m->n_devices; d++) {
         pjrt_buffer_free(m->c, m->caches[d]);
         m->caches[d] = NULL;
@@ -106,7 +106,7 @@ static status machine_open(machine *m, const decoder *d, mesh on, bool decode)
     TRY(decoder_whole(d, &m->whole));
     TRY(decoder_graph(d, on, &m->g));
     TRY(program_context_new(m->g, &l, DT_F32, &m->context));
-    m->context.lower.n_pages = DECODER_BLOCKS;
+    m->context.lower.n_pages = m->context.plan->groups.n_groups * DECODER_BLOCKS;
     if (m->context.plan->n_caches != 1) return err_set(ST_INTERNAL, "%d caches", m->context.plan->n_caches);
     for (int i = 0; i <= decode; i++) TRY(compile(m, i));
     for (int i = 0; i < m->n_devices; i++) TRY(put_weights(m, i));
@@ -130,6 +130,13 @@ static void machine_close(machine *m)
 static status put_ints(machine *m, int at, const int32_t *v, int64_t n, bool scalar, pjrt_buffer **out)
 {
     return pjrt_upload(m->c, at, DT_I32, &n, !scalar, v, PJRT_HOLD_CALL, out, NULL);
+}
+
+/* A step with pages for each of the model's groups of layers. */
+static void make_step(const machine *m, case_step *s, int step, int rank)
+{
+    decoder_step(s, m->d, step, rank);
+    case_step_groups(s, &m->context.plan->groups, DECODER_BLOCKS);
 }
 
 /* Device d's leading arguments: meta, ring, rank. */
@@ -187,7 +194,7 @@ static status check_expectation(machine *one)
         for (int j = 0; j < VOCAB; j++) most = fmax(most, fabs((double)expected[i][0][j]));
         CHECK(most > 0.1 && most < 1000);
     }
-    decoder_step(&s, one->d, 2, 0);
+    make_step(one, &s, 2, 0);
     TRY(reset_cache(one));
     TRY(machine_run(one, &s, 2, got));
     CHECK(case_error(got[0], expected[2][0], VOCAB) > 1e-3);
@@ -203,7 +210,7 @@ static bool expect(const decoder *d, int n_ranks)
         st = reset_cache(&one);
         for (int i = 0; i < DECODER_STEPS && st == ST_OK; i++) {
             case_step s;
-            decoder_step(&s, d, i, r);
+            make_step(&one, &s, i, r);
             st = machine_run(&one, &s, i, got);
             memcpy(expected[i][r], got[0], sizeof got[0]);
         }
@@ -230,7 +237,7 @@ static void check_mesh(const decoder *d, mesh on, bool decode)
     CHECK_OK(st);
     for (int i = 0; i < DECODER_STEPS && st == ST_OK; i++) {
         for (int r = 0; r < on.dp; r++) {
-            decoder_step(&steps[r], d, i, r);
+            make_step(&m, &steps[r], i, r);
             CHECK(bucket_fits(&buckets[0], &steps[r].b) && bucket_fits(&buckets[1], &steps[r].b) == (i >= 2));
         }
         st = machine_run(&m, steps, i, got);

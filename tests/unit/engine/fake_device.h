@@ -14,6 +14,7 @@
 
 typedef struct fake_device {
     int vocab, block_size;
+    kv_layout kv;            /* groups of layers; all zero: one that keeps everything */
     int32_t n_blocks;
     uint64_t *store;         /* [n_blocks * block_size] */
     int delay_us;
@@ -48,33 +49,45 @@ static inline void fake_logits(uint64_t h, int vocab, float *out)
     }
 }
 
-/* The logits after `n` tokens, straight from the definition. */
-static inline void fake_reference(const int32_t *tokens, int n, int variant, int vocab, float *out)
+/* The logits after `n` tokens, straight from the definition: each group of layers sees its part of the history, and keeps something
+ * of its own of each token. */
+static inline void fake_reference_kv(const kv_layout *kv, const int32_t *tokens, int n, int variant, int vocab, float *out)
 {
     uint64_t h = 1;
-    for (int i = 0; i < n; i++) h = fake_fold(h, fake_cell(tokens[i], i, variant));
+    for (int g = 0; g < kv->n_groups; g++)
+        for (int i = (int)kv_first_seen(&kv->group[g], n - 1); i < n; i++) h = fake_fold(h, fake_cell(tokens[i], i, variant) + (uint64_t)g);
     fake_logits(h, vocab, out);
+}
+
+static inline void fake_reference(const int32_t *tokens, int n, int variant, int vocab, float *out)
+{
+    const kv_layout full = kv_layout_full();
+    fake_reference_kv(&full, tokens, n, variant, vocab, out);
 }
 
 static void fake_seq(fake_device *d, const batch *b, int s, int *row)
 {
-    const int32_t *pages = b->page_table + (size_t)s * (size_t)b->max_pages;
-    for (int t = b->cu_q_lens[s]; t < b->cu_q_lens[s + 1]; t++) d->store[b->slots[t]] = fake_cell(b->token_ids[t], b->positions[t], b->rope_variant[s]);
-    uint64_t h = 1;
+    const kv_layout full = kv_layout_full(), *kv = d->kv.n_groups ? &d->kv : &full;
     const int first = b->kv_lens[s] - (b->cu_q_lens[s + 1] - b->cu_q_lens[s]);
-    for (int pos = 0; pos < b->kv_lens[s]; pos++) {
-        h = fake_fold(h, d->store[pages[pos / d->block_size] * d->block_size + pos % d->block_size]);
-        const int t = b->cu_q_lens[s] + pos - first;
-        if (pos >= first && *row < b->n_rows && b->rows[*row] == t) {
-            fake_logits(h, d->vocab, b->logits + (size_t)*row * (size_t)d->vocab);
-            ++*row;
-        }
+    for (int g = 0; g < kv->n_groups; g++)
+        for (int t = b->cu_q_lens[s]; t < b->cu_q_lens[s + 1]; t++)
+            d->store[batch_slots(b, g)[t]] = fake_cell(b->token_ids[t], b->positions[t], b->rope_variant[s]) + (uint64_t)g;
+    for (int t = b->cu_q_lens[s]; t < b->cu_q_lens[s + 1]; t++) {
+        if (*row >= b->n_rows || b->rows[*row] != t) continue;
+        uint64_t h = 1;
+        const int last = first + t - b->cu_q_lens[s];
+        for (int g = 0; g < kv->n_groups; g++)
+            for (int pos = (int)kv_first_seen(&kv->group[g], last); pos <= last; pos++)
+                h = fake_fold(h, d->store[batch_pages(b, g, s)[pos / d->block_size] * d->block_size + pos % d->block_size]);
+        fake_logits(h, d->vocab, b->logits + (size_t)*row * (size_t)d->vocab);
+        ++*row;
     }
 }
 
 static status fake_run(void *self, const batch *b)
 {
     fake_device *d = self;
+    if (batch_groups(b) != (d->kv.n_groups ? d->kv.n_groups : 1)) return err_set(ST_INTERNAL, "a batch for %d groups", batch_groups(b));
     if (atomic_fetch_add(&d->n_runs, 1) + 1 == d->fail_at) return err_set(ST_INTERNAL, "the fake device broke");
     if (b->n_seqs > atomic_load(&d->max_seqs_seen)) atomic_store(&d->max_seqs_seen, b->n_seqs);
     if (b->n_tokens > atomic_load(&d->max_tokens_seen)) atomic_store(&d->max_tokens_seen, b->n_tokens);
@@ -124,7 +137,7 @@ static void fake_parallel(void *self, void (*fn)(void *arg, int thread), void *a
 
 static inline engine_device fake_engine_device(fake_device *d)
 {
-    return (engine_device){ .run = fake_run, .kv_resize = fake_resize, .kv_block_bytes = fake_block_bytes, .self = d, .name = "Fake", .free_bytes = 1 << 30,
+    return (engine_device){ .run = fake_run, .kv_resize = fake_resize, .kv_block_bytes = fake_block_bytes, .kv = d->kv, .self = d, .name = "Fake", .free_bytes = 1 << 30,
                             .n_threads = d->n_threads, .parallel = d->n_threads ? fake_parallel : NULL };
 }
 

@@ -39,25 +39,25 @@ TEST(tails_are_evicted_first)
     CHECK(kv_take(k, 3, b));
     for (int i = 0; i < 3; i++) {
         block_hash h = hash_of(i);
-        kv_register(k, b[i], &h);
+        kv_register(k, b[i], &h, 0);
     }
     kv_release(k, b, 3);
     block_hash h0 = hash_of(0), h2 = hash_of(2);
-    CHECK_INT(kv_find(k, &h0), b[0]);
+    CHECK_INT(kv_find(k, &h0, 0), b[0]);
     CHECK(kv_take(k, 1, c));
     CHECK_INT(c[0], b[2]);
-    CHECK_INT(kv_find(k, &h2), 0);
-    CHECK_INT(kv_find(k, &h0), b[0]);
+    CHECK_INT(kv_find(k, &h2, 0), 0);
+    CHECK_INT(kv_find(k, &h0, 0), b[0]);
     kv_ref(k, b[0]); /* a hit takes it off the queue */
     CHECK(kv_take(k, 1, c + 1));
     CHECK_INT(c[1], b[1]);
     CHECK(!kv_take(k, 1, c + 2));
     CHECK(!kv_reset(k)); /* block 0 is in use and stays findable */
-    CHECK_INT(kv_find(k, &h0), b[0]);
+    CHECK_INT(kv_find(k, &h0, 0), b[0]);
     kv_release(k, b, 1);
     kv_release(k, c, 2);
     CHECK(kv_reset(k));
-    CHECK_INT(kv_find(k, &h0), 0);
+    CHECK_INT(kv_find(k, &h0, 0), 0);
     CHECK_OK(kv_check(k, true));
     kv_free(k);
 }
@@ -76,11 +76,11 @@ TEST(blocks_without_contents_are_taken_again_first)
         CHECK_OK(kv_check(k, true));
     }
     CHECK(kv_take(k, 4, b));
-    kv_register(k, b[0], &h); /* cached: the others and new ones go first */
+    kv_register(k, b[0], &h, 0); /* cached: the others and new ones go first */
     kv_release(k, b, 4);
     CHECK(kv_take(k, 4, b));
     CHECK(b[0] == 2 && b[1] == 3 && b[2] == 4 && b[3] == 5);
-    CHECK_INT(kv_find(k, &h), 1);
+    CHECK_INT(kv_find(k, &h, 0), 1);
     kv_release(k, b, 4);
     CHECK_OK(kv_check(k, true));
     kv_free(k);
@@ -93,9 +93,9 @@ TEST(the_first_block_with_a_content_stays)
     block_hash h = hash_of(1);
     REQUIRE_OK(kv_new(4, &k));
     CHECK(kv_take(k, 2, b));
-    kv_register(k, b[0], &h);
-    kv_register(k, b[1], &h);
-    CHECK_INT(kv_find(k, &h), b[0]);
+    kv_register(k, b[0], &h, 0);
+    kv_register(k, b[1], &h, 0);
+    CHECK_INT(kv_find(k, &h, 0), b[0]);
     kv_ref(k, b[0]);
     CHECK_INT(kv_refs(k, b[0]), 2);
     kv_release(k, b, 2);
@@ -125,9 +125,9 @@ TEST(random_use_keeps_the_books)
             kv_release(k, held + m, n - m);
             n = m;
         } else if (what == 2 && n > 0) {
-            kv_register(k, held[x % n], &h);
+            kv_register(k, held[x % n], &h, 0);
         } else if (n < 300) {
-            int32_t b = kv_find(k, &h);
+            int32_t b = kv_find(k, &h, 0);
             if (b) {
                 kv_ref(k, b);
                 held[n++] = b;

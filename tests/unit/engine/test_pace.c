@@ -54,7 +54,7 @@ static void world_open(world *w)
     REQUIRE_OK(engine_plan(&asked, &mi, &w->o, &w->limits));
     const sched_config c = { .o = &w->o, .limits = &w->limits, .n_blocks = 300 };
     REQUIRE_OK(sched_new(&c, &w->s));
-    REQUIRE_OK(plan_new(&w->limits, &w->p));
+    REQUIRE_OK(plan_new(&w->limits, 1, &w->p));
 }
 
 static void world_close(world *w)
@@ -71,7 +71,7 @@ static void add(world *w, int n_prompt)
     sampling_params sp = { .top_p = 1, .repetition_penalty = 1, .max_tokens = 100, .logprobs = -2, .prompt_logprobs = -2, .ignore_eos = true };
     const request_spec spec = { .id = "r", .prompt = prompt, .n_prompt = n_prompt, .params = &sp, .on_output = ignore };
     engine_request *r;
-    REQUIRE_OK(request_new(&spec, &w->o, 50, 0, NULL, ++seq, &r));
+    REQUIRE_OK(request_new(&spec, &w->o, 50, 0, 1, NULL, ++seq, &r));
     sched_add(w->s, r);
 }
 

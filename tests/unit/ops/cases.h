@@ -4,18 +4,20 @@
 #define SYSTOLIC_TESTS_OPS_CASES_H
 
 #include "base/mem.h"
+#include "graph/kv_groups.h"
 #include "ops/op.h"
 #include "tests/test.h"
 
 /* ---- a step ---- */
 
-enum { CASE_SEQS = 8, CASE_TOKENS = 64, CASE_PAGES = 512 };
+enum { CASE_SEQS = 8, CASE_TOKENS = 64, CASE_PAGES = 512, CASE_GROUPS = 4 };
 typedef struct case_step {
     batch b;
     int tp;             /* ranks of the case's mesh, for DIM_TS */
     int block, n_slots;
     int32_t ids[CASE_TOKENS], positions[CASE_TOKENS], slots[CASE_TOKENS], rows[CASE_TOKENS];
     int32_t cu[CASE_SEQS + 1], kv_lens[CASE_SEQS], variants[CASE_SEQS], pages[CASE_SEQS][CASE_PAGES];
+    int32_t group_slots[CASE_GROUPS * CASE_TOKENS], group_pages[CASE_GROUPS * CASE_SEQS][CASE_PAGES];   /* case_step_groups */
 } case_step;
 
 /* One sequence: how many tokens it has after the step, how many of them are new (0: it sits this step out). */
@@ -49,6 +51,24 @@ static inline void case_step_make(case_step *s, const case_seq *seqs, int n_seqs
         s->cu[++b->n_seqs] = b->n_tokens;
     }
     for (int r = 0; r < n_rows; r++) s->rows[r] = rows[r];
+}
+
+/* The same step for several groups of layers: group g has the blocks of the first one, g * n_blocks further on; block 0 stands for
+ * those that no new token sees. */
+static inline void case_step_groups(case_step *s, const kv_layout *kv, int n_blocks)
+{
+    batch *b = &s->b;
+    CHECK(kv->n_groups <= CASE_GROUPS);
+    for (int g = 0; g < kv->n_groups; g++) {
+        for (int t = 0; t < b->n_tokens; t++) s->group_slots[g * b->n_tokens + t] = s->slots[t] + g * n_blocks * s->block;
+        for (int i = 0; i < b->n_seqs; i++) {
+            int first_new = s->kv_lens[i] - (s->cu[i + 1] - s->cu[i]), from = (int)kv_first_seen(&kv->group[g], first_new) / s->block;
+            for (int p = 0; p < CASE_PAGES; p++) s->group_pages[g * b->n_seqs + i][p] = p < from ? 0 : s->pages[i][p] + g * n_blocks;
+        }
+    }
+    b->n_groups = kv->n_groups;
+    b->slots = s->group_slots;
+    b->page_table = s->group_pages[0];
 }
 
 static inline int64_t case_dim(const case_step *s, int64_t dim)
