@@ -36,7 +36,9 @@ typedef struct range { float low[GEMM_PANEL], high[GEMM_PANEL], probe[GEMM_PANEL
 enum { LANES = WIDE_LANES, NVEC = GEMM_PANEL / LANES };
 typedef wide vec;
 typedef wide_bits bits;
-#define EACH_VEC for (int j = 0; j < NVEC; j++)
+#define EACH_VEC _Pragma("GCC unroll 2") for (int j = 0; j < NVEC; j++)   /* or sums stay in memory */
+typedef uint8_t wide_bytes __attribute__((vector_size(WIDE_LANES), aligned(1), may_alias));
+typedef uint32_t wide_words __attribute__((vector_size(WIDE_LANES * 4), aligned(4), may_alias));
 #define AT(p) (*(vec *)(void *)((p) + j * LANES))
 #define LARGER(a, b) CHOOSE((a) > (b), a, b)      /* b if either is NaN, as the instruction has it */
 #define SMALLER(a, b) CHOOSE((a) < (b), a, b)
@@ -69,17 +71,14 @@ WIDE_BODY round_columns_body(chunk f, int64_t n, const float *scale, float least
         keep[c] = some ? 1 : 0;
     }
     vec none = { 0 }, lo = none + least, hi = none + most;
-    for (int64_t i = 0; i < n; i++) {
-        int32_t r[GEMM_PANEL];
+    for (int64_t i = 0; i < n; i++)
         EACH_VEC {
             vec v = AT(f[i]) / AT(by);
             v = LARGER(v, lo);
             v = SMALLER(v, hi);
             bits whole = __builtin_convertvector(NEAREST(v) * AT(keep), bits);
-            memcpy(r + j * LANES, &whole, sizeof whole);
+            *(wide_bytes *)(void *)(q[i] + j * LANES) = __builtin_convertvector(whole, wide_bytes);
         }
-        EACH_COLUMN q[i][c] = (int8_t)r[c];
-    }
 }
 WIDE_TWICE(round_columns, (chunk f, int64_t n, const float *scale, float least, float most, int8_t q[CHUNK][GEMM_PANEL]), (f, n, scale, least, most, q))
 
@@ -160,22 +159,35 @@ float quantise_group(quant_scheme s, const float *w, int64_t n, int8_t *q)
 
 /* ---- panels ---- */
 
+/* 32-bit lanes of four k's, or of eight as nibbles: as bytes of a column beside each other. */
+WIDE_BODY store_lanes_body(uint8_t *data, int64_t n, bool nibbles, int offset, int8_t q[CHUNK][GEMM_PANEL])
+{
+    const int per_lane = nibbles ? 8 : 4;
+    for (int64_t i = 0; i < n; i += per_lane)
+        EACH_VEC {
+            wide_words lanes = { 0 };
+            for (int k = 0; k < per_lane; k++) {
+                wide_bytes b = *(const wide_bytes *)(const void *)(q[i + k] + j * LANES) + (uint8_t)offset;
+                lanes |= __builtin_convertvector(b, wide_words) << (k % 4 * 8 + k / 4 * 4);
+            }
+            *(wide_words *)(void *)(data + i / per_lane * 64 + j * (int)sizeof lanes) = lanes;
+        }
+}
+WIDE_TWICE(store_lanes, (uint8_t *data, int64_t n, bool nibbles, int offset, int8_t q[CHUNK][GEMM_PANEL]), (data, n, nibbles, offset, q))
+
 /* n k's of all columns into the layout. k0 is a multiple of what the layout keeps together. */
 static void store_chunk(quant_scheme s, uint8_t *data, int64_t k0, int64_t n, int8_t q[CHUNK][GEMM_PANEL])
 {
     const quant_info *info = quant_describe(s);
     int offset = qgemm_offset(s);
     bool quads = info->int8_activations, nibbles = info->type == DT_I4;
+    if (quads) {
+        store_lanes(data + k0 / (nibbles ? 8 : 4) * 64, n, nibbles, offset, q);
+        return;
+    }
     for (int64_t i = 0; i < n; i++) {
         int64_t k = k0 + i;
-        if (quads && nibbles) {
-            uint8_t *dst = data + k / 8 * 64 + k % 4;
-            int shift = k % 8 >= 4 ? 4 : 0;
-            EACH_COLUMN dst[c * 4] = (uint8_t)(dst[c * 4] | (q[i][c] + offset) << shift);
-        } else if (quads) {
-            uint8_t *dst = data + k / 4 * 64 + k % 4;
-            EACH_COLUMN dst[c * 4] = (uint8_t)(q[i][c] + offset);
-        } else if (nibbles) {
+        if (nibbles) {
             uint8_t *dst = data + k / 2 * 16;
             int shift = k % 2 ? 4 : 0;
             EACH_COLUMN dst[c] = (uint8_t)(dst[c] | (q[i][c] + offset) << shift);
@@ -185,13 +197,52 @@ static void store_chunk(quant_scheme s, uint8_t *data, int64_t k0, int64_t n, in
     }
 }
 
+WIDE_BODY widen_bf16_body(const char *src, int64_t n, float *dst)
+{
+    typedef uint16_t wide_halves __attribute__((vector_size(WIDE_LANES * 2), aligned(1), may_alias));
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        *(wide_words *)(void *)(dst + i) = __builtin_convertvector(*(const wide_halves *)(const void *)(src + i * 2), wide_words) << 16;
+    if (i < n) dtype_to_f32(DT_BF16, src + i * 2, dst + i, (size_t)(n - i));
+}
+WIDE_TWICE(widen_bf16, (const char *src, int64_t n, float *dst), (src, n, dst))
+
+/* Eight rows of eight become columns: pairs, then fours, then halves change places. */
+#define LOW(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13)
+#define HIGH(a, b) __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15)
+#define EVEN(a, b) __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13)
+#define ODD(a, b) __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15)
+#define FIRST(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11)
+#define SECOND(a, b) __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15)
+WIDE_BODY transpose_body(float row[GEMM_PANEL][CHUNK], int64_t n, chunk f)
+{
+    for (int64_t i = 0; i < n; i += LANES)
+        EACH_VEC {
+            vec r[8], t[8], u[8];
+            _Pragma("GCC unroll 8") for (int l = 0; l < 8; l++) r[l] = WIDE_FROM(row[j * LANES + l] + i);
+            _Pragma("GCC unroll 8") for (int l = 0; l < 8; l += 2) t[l] = LOW(r[l], r[l + 1]), t[l + 1] = HIGH(r[l], r[l + 1]);
+            _Pragma("GCC unroll 8") for (int l = 0; l < 8; l += 4) {
+                u[l] = EVEN(t[l], t[l + 2]), u[l + 1] = ODD(t[l], t[l + 2]);
+                u[l + 2] = EVEN(t[l + 1], t[l + 3]), u[l + 3] = ODD(t[l + 1], t[l + 3]);
+            }
+            _Pragma("GCC unroll 8") for (int l = 0; l < 4; l++) AT(f[i + l]) = FIRST(u[l], u[l + 4]), AT(f[i + 4 + l]) = SECOND(u[l], u[l + 4]);
+        }
+}
+WIDE_TWICE(transpose, (float row[GEMM_PANEL][CHUNK], int64_t n, chunk f), (row, n, f))
+
+/* Rows are filled up with zeros to whole vectors, for which a chunk has room. */
 static void load_chunk(const void *const *rows, dtype type, int64_t k0, int64_t n, chunk f)
 {
-    for (int c = 0; c < GEMM_PANEL; c++) {
-        float row[CHUNK] = { 0 };
-        if (rows[c]) dtype_to_f32(type, (const char *)rows[c] + dtype_bytes(type, (size_t)k0), row, (size_t)n);
-        for (int64_t i = 0; i < n; i++) f[i][c] = row[i];
+    float row[GEMM_PANEL][CHUNK];
+    int64_t whole = (n + LANES - 1) / LANES * LANES;
+    EACH_COLUMN {
+        const char *src = rows[c] ? (const char *)rows[c] + dtype_bytes(type, (size_t)k0) : NULL;
+        int64_t have = src ? n : 0;
+        if (src && type == DT_BF16) widen_bf16(src, n, row[c]);
+        else if (src) dtype_to_f32(type, src, row[c], (size_t)n);
+        memset(row[c] + have, 0, (size_t)(whole - have) * sizeof(float));
     }
+    transpose(row, whole, f);
 }
 
 static int64_t at_most(int64_t a, int64_t b) { return a < b ? a : b; }
