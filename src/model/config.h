@@ -39,7 +39,9 @@ typedef struct moe_config {
     int n_experts, top_k;
     int intermediate;         /* of an expert */
     int shared;               /* of the shared expert; 0 = there is none */
-    bool norm;                /* the chosen experts' weights are divided by their sum */
+    bool norm;                /* the chosen experts' weights are divided by their sum, */
+    double scale;             /* then multiplied by this */
+    int groups, groups_kept;  /* experts are chosen from the best groups alone; 0 = from all */
 } moe_config;
 
 typedef struct model_config {

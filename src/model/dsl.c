@@ -23,7 +23,8 @@ static tensor weight(net *n, weight_ref w, const char *suffix, int rank, int64_t
 tensor linear(net *n, tensor x, weight_ref w, bool bias)
 {
     shape s = graph_node(n->g, x)->s;
-    tensor in[3] = { x, weight(n, w, "weight", 2, s.dim[1], s.axes[1], n->quant) };
+    /* routers, which choose experts, are not quantised */
+    tensor in[3] = { x, weight(n, w, "weight", 2, s.dim[1], s.axes[1], w.out == AX_EXPERTS ? QUANT_NONE : n->quant) };
     if (bias) in[2] = weight(n, w, "bias", 1, 0, AX_NONE, QUANT_NONE);
     return graph_add(n->g, OP_LINEAR, in, 3, NULL);
 }
@@ -89,6 +90,45 @@ tensor embed(net *n, tensor ids, const char *name, int rows, int width)
     return graph_add(n->g, OP_EMBED, in, 2, NULL);
 }
 
+/* ---- mixture of experts ---- */
+
+tensor route(net *n, tensor logits, route_kind kind, const char *correction)
+{
+    const moe_config *m = &n->c->moe;
+    op_attrs a = { .route = { m->top_k, kind, m->norm, m->scale, m->groups, m->groups_kept } };
+    tensor in[2] = { logits };
+    if (correction) in[1] = weight(n, (weight_ref){ ROLE_REPL, AX_EXPERTS, correction, 0, m->n_experts, m->n_experts }, "", 1, 0, AX_NONE, QUANT_NONE);
+    return graph_add(n->g, OP_ROUTE, in, 2, &a);
+}
+
+/* One tensor per expert, of one run of rows or two: [experts, rows, width], [experts, rows] where width is 0. */
+static tensor expert_weight(net *n, weight_role role, axis out, const expert_rows *rows, int n_rows, int64_t width, axis in)
+{
+    char name[2][256];
+    weight_part parts[2];
+    shape s = { n->type, width ? 3 : 2, { n->c->moe.n_experts, 0, width }, { AX_EXPERTS, out, in } };
+    for (int i = 0; i < n_rows; i++) {
+        const expert_rows *r = &rows[i];
+        parts[i] = (weight_part){ full_name(n, r->name, "", name[i], sizeof name[i]), r->from, r->to, r->total, out, 0, r->step };
+        s.dim[1] += weight_part_count(&parts[i]);
+    }
+    return graph_weight_of(n->g, &s, &(weight_attrs){ role, n_rows, parts, 0, width ? n->quant : QUANT_NONE, 0 });
+}
+
+tensor experts(net *n, tensor x, tensor combine, const expert_names *e, bool scale_input)
+{
+    const model_config *c = n->c;
+    int64_t h = c->hidden;
+    const expert_rows both[] = { e->gate, e->up }, biases[] = { e->gate_bias, e->up_bias };
+    const expert_rows down = { e->down, 0, h, h, 0 }, down_bias = { e->down_bias, 0, h, h, 0 };
+    tensor in[] = { x, combine, expert_weight(n, ROLE_COL, AX_MLP, both, 2, h, AX_EMBED),
+                    expert_weight(n, ROLE_ROW, AX_EMBED, &down, 1, c->moe.intermediate, AX_MLP), NO_TENSOR, NO_TENSOR };
+    if (e->gate_bias.name) in[4] = expert_weight(n, ROLE_COL, AX_MLP, biases, 2, 0, AX_NONE);
+    if (e->down_bias) in[5] = expert_weight(n, ROLE_ROW, AX_EMBED, &down_bias, 1, 0, AX_NONE);
+    op_attrs a = { .experts = { .top_k = c->moe.top_k, .act = c->act, .alpha = c->act_alpha, .limit = c->act_limit, .scale_input = scale_input } };
+    return graph_add(n->g, OP_EXPERTS, in, 6, &a);
+}
+
 static tensor input(net *n, input_kind kind)
 {
     bool rows = kind == IN_ROWS;
@@ -145,10 +185,14 @@ tensor prenorm_block(net *n, tensor x, layer_fn *attention, layer_fn *mlp)
     return add(n, x, mlp(n, rms_norm(n, x, "post_attention_layernorm")));
 }
 
-tensor gated_mlp(net *n, tensor x)
+tensor gated_mlp_of(net *n, tensor x, const char *module, int width)
 {
-    const model_config *c = n->c;
-    tensor gate = linear(n, x, W(COL, MLP, "mlp.gate_proj", c->intermediate), c->mlp_bias);
-    tensor up = linear(n, x, W(COL, MLP, "mlp.up_proj", c->intermediate), c->mlp_bias);
-    return linear(n, glu(n, gate, up), W(ROW, EMBED, "mlp.down_proj", c->hidden), c->mlp_bias);
+    char name[3][128];
+    static const char *const parts[] = { "gate_proj", "up_proj", "down_proj" };
+    for (int i = 0; i < 3; i++) snprintf(name[i], sizeof name[i], "%s.%s", module, parts[i]);
+    tensor gate = linear(n, x, W(COL, MLP, name[0], width), n->c->mlp_bias);
+    tensor up = linear(n, x, W(COL, MLP, name[1], width), n->c->mlp_bias);
+    return linear(n, glu(n, gate, up), W(ROW, EMBED, name[2], n->c->hidden), n->c->mlp_bias);
 }
+
+tensor gated_mlp(net *n, tensor x) { return gated_mlp_of(n, x, "mlp", n->c->intermediate); }

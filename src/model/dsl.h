@@ -36,6 +36,15 @@ tensor add(net *n, tensor x, tensor y);
 tensor glu(net *n, tensor gate, tensor up);                    /* by the model's activation */
 tensor embed(net *n, tensor ids, const char *name, int rows, int width);
 
+/* Runs of rows of one expert's tensors, one beside the other for gate and up: every `step`th from `from` on. A name is completed to
+ * model.layers.<layer>.NAME and has its expert's number at `*` (graph/graph.h). */
+typedef struct expert_rows { const char *name; int64_t from, to, total; int step; } expert_rows;
+typedef struct expert_names { expert_rows gate, up, gate_bias, up_bias; const char *down, *down_bias; /* biases: no name = none */ } expert_names;
+/* Which experts each token goes to, and with what weight: [T, experts]. correction: the name of DeepSeek's bias, else NULL. */
+tensor route(net *n, tensor logits, route_kind kind, const char *correction);
+/* What the chosen experts make of x, summed; by config's moe and activation. scale_input: their input is weighted, not their output. */
+tensor experts(net *n, tensor x, tensor combine, const expert_names *names, bool scale_input);
+
 /* One layer: residual stream [T, hidden] in and out. */
 typedef tensor layer_fn(net *n, tensor x);
 /* Embedding, layers, norm and head over the rows that are wanted: logits [R, vocab]. */
@@ -45,12 +54,14 @@ tensor decoder_lm(net *n, layer_fn *layer);
 tensor prenorm_block(net *n, tensor x, layer_fn *attention, layer_fn *mlp);
 /* down(silu(gate(x)) * up(x)) with the usual names and config.json's mlp_bias. */
 tensor gated_mlp(net *n, tensor x);
+/* The same of a module by another name, `width` wide. */
+tensor gated_mlp_of(net *n, tensor x, const char *module, int width);
 
 /* An architecture: what the registry (model.c) lists. */
 typedef struct model_family { const char *architecture; config_defaults defaults; layer_fn *layer; } model_family;
-extern const model_family llama_family, qwen2_family, qwen3_family, mistral_family, phi3_family;
-extern const model_family gemma3_family, gemma3_mm_family, qwen2_5_vl_family;
+extern const model_family llama_family, qwen2_family, qwen3_family, qwen3_moe_family, mistral_family, phi3_family;
+extern const model_family gemma3_family, gemma3_mm_family, gpt_oss_family, llama4_family, llama4_mm_family, qwen2_5_vl_family;
 /* Layers that several families have. */
-layer_fn qwen2_layer;
+layer_fn qwen2_layer, qwen3_attention;
 
 #endif

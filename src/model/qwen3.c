@@ -1,7 +1,7 @@
 /* Qwen3, dense (Yang et al. 2025, arXiv:2505.09388): Llama's layer with q and k normalised per head before the rope. */
 #include "model/dsl.h"
 
-static tensor attention(net *n, tensor x)
+tensor qwen3_attention(net *n, tensor x)
 {
     const model_config *c = n->c;
     int q_dim = c->n_heads * c->head_dim, kv_dim = c->n_kv_heads * c->head_dim;
@@ -14,7 +14,7 @@ static tensor attention(net *n, tensor x)
     return linear(n, merge_heads(n, paged_attention(n, q, k, v)), W(ROW, EMBED, "self_attn.o_proj", c->hidden), bias);
 }
 
-static tensor layer(net *n, tensor x) { return prenorm_block(n, x, attention, gated_mlp); }
+static tensor layer(net *n, tensor x) { return prenorm_block(n, x, qwen3_attention, gated_mlp); }
 
 const model_family qwen3_family = {
     "Qwen3ForCausalLM",

@@ -111,6 +111,8 @@ GOLDEN(qwen2_5_vl)
 GOLDEN(qwen3)
 GOLDEN(qwen3_tied)
 GOLDEN(qwen3_yarn)
+GOLDEN(qwen3_moe)
+GOLDEN(qwen3_moe_sparse)
 GOLDEN(phi3)
 GOLDEN(phi3_longrope)
 
