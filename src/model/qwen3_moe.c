@@ -20,7 +20,7 @@ static status read_dense(const jv *j, model_config *c)
     return ST_OK;
 }
 
-static status read(const jv *j, model_config *c)
+status qwen3_moe_read(const jv *j, model_config *c)
 {
     int step;
     moe_config *m = &c->moe;
@@ -43,10 +43,10 @@ static tensor sparse_mlp(net *n, tensor x)
     return experts(n, x, route(n, logits, ROUTE_SOFTMAX_TOPK, NULL), &names, false);
 }
 
-static tensor layer(net *n, tensor x) { return prenorm_block(n, x, qwen3_attention, n->c->layers[n->layer].moe ? sparse_mlp : gated_mlp); }
+tensor qwen3_moe_layer(net *n, tensor x) { return prenorm_block(n, x, qwen3_attention, n->c->layers[n->layer].moe ? sparse_mlp : gated_mlp); }
 
 const model_family qwen3_moe_family = {
     "Qwen3MoeForCausalLM",
-    { .eps = 1e-6, .max_position = 32768, .n_kv_heads = 4, .uses_window = true, .sliding_window = 4096, .max_window_layers = 28, .read = read },
-    layer,
+    { .eps = 1e-6, .max_position = 32768, .n_kv_heads = 4, .uses_window = true, .sliding_window = 4096, .max_window_layers = 28, .read = qwen3_moe_read },
+    qwen3_moe_layer,
 };

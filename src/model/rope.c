@@ -41,7 +41,7 @@ static status llama3(const rope_input *in, float *f)
     TRY(config_real(in->r, "factor", 1e-3, 1e6, NAN, &factor));
     TRY(config_real(in->r, "low_freq_factor", 1e-6, 1e6, NAN, &low));
     TRY(config_real(in->r, "high_freq_factor", 1e-6, 1e6, NAN, &high));
-    if (high <= low) return err_set(ST_INVALID, "config.json: high_freq_factor %g must exceed low_freq_factor %g", high, low);
+    if (high < low) return err_set(ST_INVALID, "config.json: high_freq_factor %g is below low_freq_factor %g", high, low);
     if (in->original == 0) return err_set(ST_INVALID, "config.json: original_max_position_embeddings is missing");
     plain(in, f);
     float old = (float)in->original;
@@ -50,7 +50,8 @@ static status llama3(const rope_input *in, float *f)
         if (wavelen > (float)(in->original / low)) {
             f[i] /= (float)factor;
         } else if (!(wavelen < (float)(in->original / high))) {
-            float smooth = (old / wavelen - (float)low) / (float)(high - low);
+            /* Llama 4 Scout has no band between: both factors are 1 */
+            float smooth = high > low ? (old / wavelen - (float)low) / (float)(high - low) : 1;
             f[i] = (1 - smooth) * f[i] / (float)factor + smooth * f[i];
         }
     }

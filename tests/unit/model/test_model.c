@@ -52,18 +52,21 @@ TEST(sizes_and_defaults)
     model_free(m);
 }
 
-/* What a family's config.json must have besides BASE, and how many adds are left where norms stand between a linear and its residual. */
-typedef struct family_case { const char *arch, *fields; int adds; } family_case;
+/* What a family's config.json must have besides BASE, and of a layer: linears, adds that are left (where norms or experts stand between
+ * a linear and its residual), sums over tensor ranks. */
+typedef struct family_case { const char *arch, *fields; int linears, adds, sums; } family_case;
+#define EXPERTS ", \"num_local_experts\": 4, \"num_experts_per_tok\": 2"
 
 static family_case family_of(const char *arch)
 {
     static const family_case known[] = {
-        { "Gemma3ForCausalLM", "", 2 }, { "Gemma3ForConditionalGeneration", "", 2 },
-        { "Qwen2_5_VLForConditionalGeneration", ", \"rope_scaling\": {\"type\": \"mrope\", \"mrope_section\": [2, 3, 3]}", 0 },
+        { "Gemma3ForCausalLM", "", 4, 2, 2 }, { "Gemma3ForConditionalGeneration", "", 4, 2, 2 }, { "GptOssForCausalLM", EXPERTS, 3, 1, 2 },
+        { "Llama4ForCausalLM", EXPERTS, 5, 1, 3 }, { "Llama4ForConditionalGeneration", EXPERTS, 5, 1, 3 },
+        { "Qwen2_5_VLForConditionalGeneration", ", \"rope_scaling\": {\"type\": \"mrope\", \"mrope_section\": [2, 3, 3]}", 4, 0, 2 },
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (strcmp(known[i].arch, arch) == 0) return known[i];
-    return (family_case){ arch, "", 0 };
+    return (family_case){ arch, "", 4, 0, 2 };
 }
 
 static status make_family(const family_case *f, model **out)
@@ -85,7 +88,7 @@ TEST(families_fuse_alike)
             linears += graph_at(model_graph(m), id)->op == OP_LINEAR;
             adds += graph_at(model_graph(m), id)->op == OP_ADD;
         }
-        CHECK_INT(linears, 2 * 4 + 1);
+        CHECK_INT(linears, 2 * f.linears + 1);
         CHECK_INT(adds, 2 * f.adds);
         model_free(m);
     }
@@ -119,9 +122,9 @@ TEST(graphs_for_meshes)
                 REQUIRE_OK(model_graph_for(m, (mesh){ 2, tp, false, false }, uniform, &g));
                 CHECK_INT(graph_mesh(g).dp, 2);
                 CHECK_INT(graph_mesh(g).tp, tp);
-                CHECK_INT(count(g, OP_ALL_REDUCE), tp > 1 ? 2 * 2 + 1 : 0);
+                CHECK_INT(count(g, OP_ALL_REDUCE), tp > 1 ? 2 * f.sums + 1 : 0);
                 CHECK_INT(count(g, OP_ALL_GATHER), tp > 1);
-                CHECK_INT(count(g, OP_LINEAR), 2 * 4 + 1);
+                CHECK_INT(count(g, OP_LINEAR), 2 * f.linears + 1);
                 CHECK_INT(graph_node(g, graph_output(g))->s.dim[1], 320);
                 if (tp == 1) CHECK_INT(held(g), model_describe(m)->n_params);
                 graph_free(g);
@@ -134,7 +137,7 @@ TEST(graphs_for_meshes)
 
 TEST(refusals_name_the_field)
 {
-    expect("BertModel", BASE, ST_UNSUPPORTED, "Gemma3ForCausalLM, Gemma3ForConditionalGeneration, LlamaForCausalLM, MistralForCausalLM, Phi3ForCausalLM");
+    expect("BertModel", BASE, ST_UNSUPPORTED, "Gemma3ForCausalLM, Gemma3ForConditionalGeneration, GptOssForCausalLM, Llama4ForCausalLM, Llama4ForConditionalGeneration, LlamaForCausalLM");
     expect("LlamaForCausalLM", "\"vocab_size\": 320", ST_INVALID, "num_hidden_layers is missing");
     static const struct { const char *field, *message; status code; } cases[] = {
         { "\"hidden_size\": 66, \"x\": 1", "hidden_size 66 is no multiple of num_attention_heads 4", ST_INVALID },
@@ -156,7 +159,7 @@ TEST(refusals_name_the_field)
         { "\"rope_scaling\": {\"factor\": 2}", "rope_scaling has no rope_type", ST_INVALID },
         { "\"rope_scaling\": 3", "rope_scaling is", ST_INVALID },
         { "\"rope_scaling\": {\"type\": \"linear\"}", "factor is missing", ST_INVALID },
-        { "\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 1}", "high_freq_factor", ST_INVALID },
+        { "\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1, \"high_freq_factor\": 0.5}", "high_freq_factor", ST_INVALID },
         { "\"rope_scaling\": {\"rope_type\": \"longrope\", \"short_factor\": [1], \"long_factor\": [1]}", "short_factor must be a list of 8", ST_INVALID },
         { "\"rope_theta\": 0", "rope_theta", ST_INVALID },
         { "\"rope_scaling\": {\"type\": \"mrope\", \"mrope_section\": [2, 3, 4]}", "mrope_section must be three numbers that add up to 8", ST_INVALID },
