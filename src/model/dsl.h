@@ -60,7 +60,8 @@ tensor gated_mlp_of(net *n, tensor x, const char *module, int width);
 /* An architecture: what the registry (model.c) lists. */
 typedef struct model_family { const char *architecture; config_defaults defaults; layer_fn *layer; } model_family;
 extern const model_family llama_family, qwen2_family, qwen3_family, qwen3_moe_family, mistral_family, phi3_family;
-extern const model_family gemma3_family, gemma3_mm_family, gpt_oss_family, llama4_family, llama4_mm_family, qwen2_5_vl_family;
+extern const model_family gemma3_family, gemma3_mm_family, gpt_oss_family, llama4_family, llama4_mm_family, qwen2_5_vl_family,
+    qwen3_omni_family;
 /* Layers that several families have. */
 layer_fn qwen2_layer, qwen3_attention, qwen3_moe_layer;
 config_read_fn qwen3_moe_read;

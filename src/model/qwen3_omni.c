@@ -14,6 +14,6 @@ static status read(const jv *j, model_config *c)
 const model_family qwen3_omni_family = {
     "Qwen3OmniMoeForConditionalGeneration",
     { .eps = 1e-6, .max_position = 32768, .n_kv_heads = 4, .uses_window = true, .sliding_window = 4096, .max_window_layers = 28, .rope_theta = 1e6,
-      .vocab = 3584, .hidden = 2048, .intermediate = 768, .n_layers = 28, .n_heads = 28, .read = read },
+      .read = read },
     qwen3_moe_layer,
 };

@@ -55,6 +55,8 @@ TEST(sizes_and_defaults)
 /* What a family's config.json must have besides BASE, and of a layer: linears, adds that are left (where norms or experts stand between
  * a linear and its residual), sums over tensor ranks. */
 typedef struct family_case { const char *arch, *fields; int linears, adds, sums; } family_case;
+#define SPARSE ", \"num_experts\": 4, \"num_experts_per_tok\": 2, \"moe_intermediate_size\": 44"
+#define MROPE ", \"rope_scaling\": {\"type\": \"mrope\", \"mrope_section\": [2, 3, 3]}"
 #define EXPERTS ", \"num_local_experts\": 4, \"num_experts_per_tok\": 2"
 
 static family_case family_of(const char *arch)
@@ -62,7 +64,8 @@ static family_case family_of(const char *arch)
     static const family_case known[] = {
         { "Gemma3ForCausalLM", "", 4, 2, 2 }, { "Gemma3ForConditionalGeneration", "", 4, 2, 2 }, { "GptOssForCausalLM", EXPERTS, 3, 1, 2 },
         { "Llama4ForCausalLM", EXPERTS, 5, 1, 3 }, { "Llama4ForConditionalGeneration", EXPERTS, 5, 1, 3 },
-        { "Qwen2_5_VLForConditionalGeneration", ", \"rope_scaling\": {\"type\": \"mrope\", \"mrope_section\": [2, 3, 3]}", 4, 0, 2 },
+        { "Qwen3MoeForCausalLM", SPARSE, 3, 1, 2 }, { "Qwen3OmniMoeForConditionalGeneration", SPARSE MROPE, 3, 1, 2 },
+        { "Qwen2_5_VLForConditionalGeneration", MROPE, 4, 0, 2 },
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (strcmp(known[i].arch, arch) == 0) return known[i];
