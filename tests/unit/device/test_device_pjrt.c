@@ -99,7 +99,7 @@ static status load_cpu(loaded *l, const decoder *x)
     return st;
 }
 
-static const mesh one = { 1, 1, false };
+static const mesh one = { 1, 1, false, false };
 static float want[DECODER_STEPS][4 * VOCAB], got[DECODER_STEPS][4 * VOCAB];
 
 static status run_steps(loaded *l, const decoder *x, float out[DECODER_STEPS][4 * VOCAB])
@@ -493,7 +493,7 @@ TEST(weights_in_pieces)
 {
     NEED_CPU;
     loaded l;
-    const mesh meshes[] = { { 1, 1, false }, { 1, 2, true } };
+    const mesh meshes[] = { { 1, 1, false, false }, { 1, 2, true, false } };
     for (int k = 0; k < 2; k++) {
         REQUIRE_OK(load(&l, &llama, meshes[k]));
         CHECK_OK(run_steps(&l, &llama, want));

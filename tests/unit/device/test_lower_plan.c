@@ -523,7 +523,7 @@ static void check_buckets(const device_limits *l, mesh m)
 TEST(every_batch_has_a_bucket)
 {
     static const int tokens[] = { 1, 2, 7, 16, 17, 100, 256, 500 }, seqs[] = { 1, 3, 8, 9, 64, 300 };
-    static const mesh meshes[] = { { 1, 1, false }, { 1, 2, true }, { 1, 8, true }, { 1, 16, true }, { 2, 3, true } };
+    static const mesh meshes[] = { { 1, 1, false, false }, { 1, 2, true, false }, { 1, 8, true, false }, { 1, 16, true, false }, { 2, 3, true, false } };
     for (size_t t = 0; t < sizeof tokens / sizeof *tokens; t++)
         for (size_t s = 0; s < sizeof seqs / sizeof *seqs; s++)
             for (size_t m = 0; m < sizeof meshes / sizeof *meshes; m++)

@@ -247,8 +247,8 @@ static void check_mesh(const decoder *d, mesh on, bool decode)
     machine_close(&m);
 }
 
-static const mesh meshes[] = { { 1, 2, false }, { 1, 4, false }, { 1, 8, false }, { 2, 1, false }, { 2, 2, false }, { 2, 4, false }, { 4, 2, false }, { 8, 1, false },
-                               { 1, 2, true }, { 1, 4, true }, { 1, 8, true }, { 2, 2, true }, { 2, 4, true }, { 4, 2, true } };
+static const mesh meshes[] = { { 1, 2, false, false }, { 1, 4, false, false }, { 1, 8, false, false }, { 2, 1, false, false }, { 2, 2, false, false }, { 2, 4, false, false }, { 4, 2, false, false }, { 8, 1, false, false },
+                               { 1, 2, true, false }, { 1, 4, true, false }, { 1, 8, true, false }, { 2, 2, true, false }, { 2, 4, true, false }, { 4, 2, true, false } };
 
 TEST(llama_on_meshes)
 {

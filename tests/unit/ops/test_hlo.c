@@ -4,7 +4,7 @@
 #include "ops/hlo.h"
 #include "tests/test.h"
 
-static const mesh alone = { 1, 1, false }, pair = { 1, 2, false }, square = { 2, 2, true };
+static const mesh alone = { 1, 1, false, false }, pair = { 1, 2, false, false }, square = { 2, 2, true, false };
 #define DIM(...) (const int64_t[]){ __VA_ARGS__ }
 
 /* Arguments of every test: f32[4x6], i32[4], f32[], i1[4x6], bf16[4x6], i32[] */
