@@ -42,6 +42,7 @@ typedef struct batch {
     float *logits;              /* out: [n_rows][vocab]; on devices that sample NULL = not wanted */
     const sample_row *samples;  /* [n_rows] devices that sample only */
     int32_t *sampled;           /* out: [n_rows] devices that sample only */
+    const float *const *activations; /* of each IN_ACTIVATION input by its number: [rows][cols]; NULL = all zero */
     const int32_t *positions3;  /* [n_tokens][3] time, height, width of multimodal rope; NULL = all three are the position */
 } batch;
 

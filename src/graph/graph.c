@@ -136,6 +136,12 @@ tensor graph_input(graph *g, input_kind kind, const shape *s)
     return append(g, &(node){ .op = OP_INPUT, .layer = -1, .s = *s, .a.input.kind = kind });
 }
 
+tensor graph_activation(graph *g, int number, const shape *s)
+{
+    if (g->failed != ST_OK) return NO_TENSOR;
+    return append(g, &(node){ .op = OP_INPUT, .layer = -1, .s = *s, .a.input = { IN_ACTIVATION, number } });
+}
+
 tensor graph_weight(graph *g, weight_role role, const shape *s, const weight_part *parts, int n_parts)
 {
     return graph_weight_cut(g, role, s, parts, n_parts, 0);
@@ -175,6 +181,7 @@ tensor graph_add(graph *g, op o, const tensor *in, int n_in, const op_attrs *a)
 tensor graph_add_like(graph *g, const node *n, const tensor *in, int n_in)
 {
     graph_set_layer(g, n->layer);
+    if (n->op == OP_INPUT && n->a.input.kind == IN_ACTIVATION) return graph_activation(g, (int)n->a.input.number, &n->s);
     if (n->op == OP_INPUT) return graph_input(g, (input_kind)n->a.input.kind, &n->s);
     if (n->op == OP_WEIGHT) return graph_weight_of(g, &n->s, &n->a.weight);
     return graph_add(g, n->op, in, n_in, &n->a);

@@ -73,7 +73,8 @@ enum {
     OPF_COLLECTIVE = 8 /* talks to the other tensor ranks of the mesh */
 };
 
-/* What a step feeds the graph. IN_ACTIVATION is any float tensor, for tests of single operations. */
+/* What a step feeds the graph. IN_ACTIVATION is a float tensor: what encoders start from, what they left for a language model, or the
+ * input of a single operation under test. */
 typedef enum input_kind { IN_TOKENS, IN_POSITIONS, IN_ROWS, IN_ACTIVATION, IN_COUNT } input_kind;
 
 /* How a weight is laid over a mesh: by output rows (COL: column parallel, as the papers call it), by input columns (ROW),
@@ -124,7 +125,7 @@ typedef struct floats { int64_t n; const float *v; } floats;
 
 typedef union op_attrs {
     struct { int64_t cache; } kv;                           /* the first attribute of every operation with OPF_EFFECT: its cache's number */
-    struct { int64_t kind; } input;
+    struct { int64_t kind, number; } input;                 /* number: which of batch.activations, for IN_ACTIVATION */
     weight_attrs weight;
     struct { int64_t shards; } embed;                       /* > 1: of the table's rows; ids of other ranks' rows give zeros */
     struct { double eps; int64_t plus_one; } rms_norm;      /* plus_one: the factor is 1 + w */
@@ -143,6 +144,7 @@ typedef union op_attrs {
     struct { int64_t act; double alpha, limit; } glu;       /* an activation; the other two are ACT_SWIGLU_OAI's */
     struct { int64_t kind; } act;                           /* an activation of one input */
     struct { double factor; } scale;
+    struct { double scale; } segment_attention;
     struct { double floor, scale; } scale_by_position;
     struct { int64_t interleaved; } rope;                   /* pairs are elements 2i and 2i + 1, not i and half + i */
     struct { int64_t top_k, kind, norm; double scale; int64_t groups, groups_kept; } route;   /* kind: a route_kind */
@@ -188,6 +190,8 @@ void graph_set_mesh(graph *g, mesh m);
 /* Nodes added from now on belong to this layer (-1: none). */
 void graph_set_layer(graph *g, int layer);
 tensor graph_input(graph *g, input_kind kind, const shape *s);
+/* IN_ACTIVATION number n. */
+tensor graph_activation(graph *g, int number, const shape *s);
 /* `s` is what one device holds: its rows (weight_rows_dim) must be the sum of the parts' (weight_part_rows). Names and parts are copied. A
  * weight with the same parts is returned again. */
 tensor graph_weight(graph *g, weight_role role, const shape *s, const weight_part *parts, int n_parts);

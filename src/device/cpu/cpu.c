@@ -73,6 +73,7 @@ static void cpu_unload(device_model *dm)
     cpu_model *m = (cpu_model *)(void *)dm;
     cpu_unpack(m);
     pages_free(m->arena, m->arena_bytes);
+    pages_free(m->zeros, m->zeros_bytes);
     pages_free(m->state, m->state_bytes);
     pages_free(m->scratch, m->scratch_bytes * (size_t)m->limits.n_threads);
     pages_free(m->cache, m->cache_bytes);

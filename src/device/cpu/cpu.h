@@ -38,7 +38,7 @@ typedef struct place {
     place_kind kind;
     int root;                /* the node that owns the memory: views belong to another one */
     int64_t col;             /* first column within the root's rows */
-    size_t offset;           /* PLACE_BUFFER, of a root: bytes into the arena */
+    size_t offset;           /* PLACE_BUFFER, of a root: bytes into the arena; PLACE_INPUT: which of batch.activations */
     size_t bytes;
     int64_t ld;              /* floats from row to row */
     int first, last;         /* of a root: steps between which it lives */
@@ -65,6 +65,7 @@ typedef struct cpu_model {
     char *arena; size_t arena_bytes;         /* activations */
     void *state; size_t state_bytes;         /* of operations, shared */
     char *scratch; size_t scratch_bytes;     /* per thread */
+    float *zeros; size_t zeros_bytes;        /* what IN_ACTIVATION inputs are in steps that bring none; never written */
     kv_layer *kv;            /* [n_caches] */
     kv_layout groups;
     int n_caches;

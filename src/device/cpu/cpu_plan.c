@@ -29,12 +29,17 @@ static status place_nodes(cpu_model *m)
         place *p = &m->places[id];
         if (op_is(n->op, OPF_VIEW)) {
             place_view(m->places, n, p);
+            if (p->kind == PLACE_INPUT) return err_set(ST_UNSUPPORTED, "%s of an input of the graph", op_name(n->op));
             continue;
         }
         *p = (place){ .root = id, .first = m->n_steps, .last = m->n_steps };
         if (n->op == OP_INPUT) {
-            if (n->a.input.kind == IN_ACTIVATION) return err_set(ST_INVALID, "the graph has a test input; a device runs whole models");
             p->kind = PLACE_INPUT;
+            if (n->a.input.kind != IN_ACTIVATION) continue;
+            p->ld = shape_cols(&n->s);
+            p->offset = (size_t)n->a.input.number;
+            const size_t bytes = (size_t)(most_rows(m, n->s.dim[0]) * p->ld) * sizeof(float);
+            if (bytes > m->zeros_bytes) m->zeros_bytes = bytes;
         } else if (n->op == OP_WEIGHT) {
             p->kind = PLACE_WEIGHT;
         } else {
@@ -193,6 +198,7 @@ status cpu_plan(cpu_model *m)
     m->counters = mem_aligned(64, (size_t)m->n_steps * COUNTERS * sizeof *m->counters);
     if (!m->steps || !m->counters) return err_nomem();
     TRY(pages_alloc(m->arena_bytes, "activations", (void **)&m->arena));
+    TRY(pages_alloc(m->zeros_bytes, "inputs of zeros", (void **)&m->zeros));
     TRY(pages_alloc(m->state_bytes, "state of operations", &m->state));
     TRY(pages_alloc(m->scratch_bytes * (size_t)m->limits.n_threads, "scratch", (void **)&m->scratch));
     return make_steps(m);

@@ -29,6 +29,7 @@ static status check_batch(const cpu_model *m, const batch *b)
     if (b->n_tokens < 1 || b->n_tokens > l->max_tokens || b->n_seqs < 1 || b->n_seqs > l->max_seqs || b->n_rows < 0 || b->n_rows > l->max_rows)
         return err_set(ST_INVALID, "batch: %d tokens, %d sequences, %d rows; planned for %d, %d, %d", b->n_tokens, b->n_seqs, b->n_rows,
                        l->max_tokens, l->max_seqs, l->max_rows);
+    if (m->n_caches == 0) return b->positions ? check_range("positions", b->positions, b->n_tokens, INT32_MAX) : ST_OK; /* an encoder */
     if (b->cu_q_lens[0] != 0 || b->cu_q_lens[b->n_seqs] != b->n_tokens) return err_set(ST_INVALID, "batch: cu_q_lens does not span the tokens");
     if (batch_groups(b) != m->groups.n_groups)
         return err_set(ST_INVALID, "batch: pages for %d groups of layers, the model has %d", batch_groups(b), m->groups.n_groups);
@@ -55,7 +56,9 @@ static void bind_step(const cpu_model *m, step *s, const batch *b)
     for (int i = 0; i < n->n_in; i++) {
         const node *in = graph_node(m->g, n->in[i]);
         s->call.in[i].rows = rows_of(b, in->s.dim[0]);
-        if (in->op == OP_INPUT) s->call.in[i].i = input_of(b, in->a.input.kind);
+        if (in->op == OP_INPUT && in->a.input.kind != IN_ACTIVATION) s->call.in[i].i = input_of(b, in->a.input.kind);
+        if (in->op == OP_INPUT && in->a.input.kind == IN_ACTIVATION)
+            s->call.in[i].f = (b->activations ? (float *)(uintptr_t)b->activations[m->places[n->in[i].id].offset] : m->zeros) + m->places[n->in[i].id].col;
         if (m->places[n->in[i].id].kind == PLACE_LOGITS) s->call.in[i].f = b->logits + m->places[n->in[i].id].col;
     }
     s->call.out.rows = rows_of(b, n->s.dim[0]);

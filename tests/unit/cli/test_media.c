@@ -2,6 +2,7 @@
 #include "tests/test.h"
 
 #include "base/mem.h"
+#include "engine/towers.h"
 #include "load/safetensors.h"
 #include "media/processor.h"
 
@@ -103,6 +104,116 @@ TEST(log_mel_of_qwen3_omni)
     buf_free(&bytes);
     media_processor_close(p);
     st_close(g);
+}
+
+/* ---- encoders ---- */
+
+static status open_towers(const char *model, towers **out)
+{
+    jv *config = NULL;
+    char dir[4096];
+    snprintf(dir, sizeof dir, "%s", in_model(model, "config.json"));
+    TRY(jv_parse_file(dir, 1 << 20, &config));
+    *strrchr(dir, '/') = 0;
+    const status st = towers_open(config, &(towers_options){ .dir = dir, .type = DT_F32, .most_tokens = 4096, .cache_bytes = 1 << 20 }, out);
+    jv_free(config);
+    return st;
+}
+
+static void check_rows(const media_rows *r, const st_set *g, const char *name, int64_t first, int64_t col)
+{
+    const st_tensor *t = st_find(g, name);
+    REQUIRE(t);
+    const int64_t cols = t->shape[t->rank - 1];
+    const float *want = (const float *)t->data + first * cols;
+    double worst = 0;
+    for (int64_t i = 0; i < r->n; i++)
+        for (int64_t j = 0; j < cols; j++) worst = fmax(worst, fabs((double)r->rows[i * r->width + col + j] - (double)want[i * cols + j]));
+    if (!(worst < 1e-4)) FAIL("%s: features are off by %g", name, worst);
+}
+
+/* Image `which` of a model through its processor and tower. */
+static status encode_image(const char *model, char which, towers *ts, media_rows **out)
+{
+    media_processor *p = NULL;
+    char file[32];
+    buf bytes = {0};
+    image im = {0};
+    media_features f = {0};
+    uint8_t hash[32] = { (uint8_t)which };
+    TRY(open_processor(model, &p));
+    snprintf(file, sizeof file, "image_%c.png", which);
+    TRY(slurp(in_model(model, file), &bytes));
+    TRY(image_decode(bytes.data, bytes.len, NULL, &im));
+    TRY(media_process_image(p, &im, &f));
+    const status st = towers_encode(ts, ENCODER_IMAGE, &(encoder_input){ f.values, f.rows, f.cols, { f.grid[0], f.grid[1], f.grid[2] } }, hash, out);
+    media_features_free(&f);
+    image_free(&im);
+    buf_free(&bytes);
+    media_processor_close(p);
+    return st;
+}
+
+static void check_features(const char *model, const char *name, int levels)
+{
+    towers *ts = NULL;
+    st_set *g = NULL;
+    media_rows *r = NULL, *again = NULL;
+    if (!in_model(model, "golden.safetensors")) SKIP("no goldens of %s", model);
+    REQUIRE_OK(open_towers(model, &ts));
+    REQUIRE(ts);
+    REQUIRE_OK(st_open_file(in_model(model, "golden.safetensors"), &g));
+    REQUIRE_OK(encode_image(model, 'a', ts, &r));
+    check_rows(r, g, name, 0, 0);
+    for (int k = 0; k < levels; k++) {
+        char level[64];
+        snprintf(level, sizeof level, "image_a.deepstack_%d", k);
+        check_rows(r, g, level, 0, (k + 1) * r->width / (levels + 1));
+    }
+    REQUIRE_OK(encode_image(model, 'a', ts, &again));
+    CHECK(again == r);  /* kept */
+    media_rows_release(again);
+    REQUIRE_OK(encode_image(model, 'b', ts, &again));
+    if (strcmp(name, "image_features") == 0) check_rows(again, g, name, again->n, 0);
+    media_rows_release(again);
+    media_rows_release(r);
+    st_close(g);
+    towers_close(ts);
+}
+
+TEST(features_of_qwen2_5_vl) { check_features("qwen2_5_vl", "image_a.features", 0); }
+TEST(features_of_gemma3) { check_features("gemma3_mm", "image_features", 0); }
+TEST(features_of_llama4_scout) { check_features("llama4_scout", "image_a.features", 0); }
+TEST(features_of_llama4_guard) { check_features("llama4_guard", "image_a.features", 0); }
+TEST(features_of_qwen3_omni) { check_features("qwen3_omni", "image_a.features", 2); }
+
+TEST(audio_features_of_qwen3_omni)
+{
+    media_processor *p = NULL;
+    towers *ts = NULL;
+    st_set *g = NULL;
+    buf bytes = {0};
+    audio a = {0};
+    media_features f = {0};
+    media_rows *r = NULL;
+    const uint8_t hash[32] = { 7 };
+    if (!in_model("qwen3_omni", "golden.safetensors")) SKIP("no goldens");
+    REQUIRE_OK(open_processor("qwen3_omni", &p));
+    REQUIRE_OK(open_towers("qwen3_omni", &ts));
+    REQUIRE_OK(st_open_file(in_model("qwen3_omni", "golden.safetensors"), &g));
+    REQUIRE_OK(slurp(in_model("qwen3_omni", "audio_a.wav"), &bytes));
+    REQUIRE_OK(audio_decode(bytes.data, bytes.len, 16000, &a));
+    REQUIRE_OK(media_process_audio(p, &a, &f));
+    REQUIRE_OK(towers_encode(ts, ENCODER_AUDIO, &(encoder_input){ f.values, f.rows, f.cols, { 1, 1, 1 } }, hash, &r));
+    CHECK_INT(r->n, 57);
+    check_rows(r, g, "audio_a.features", 0, 0);
+    media_rows_release(r);
+    media_features_free(&f);
+    audio_free(&a);
+    buf_free(&bytes);
+    media_processor_close(p);
+    st_close(g);
+    towers_close(ts);
 }
 
 TEST_MAIN

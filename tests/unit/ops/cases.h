@@ -94,6 +94,8 @@ static inline void case_fill(void *arg, const node *n, float *dst)
     int64_t count = case_count(arg, n);
     uint32_t seed = n->op == OP_WEIGHT ? (uint32_t)strlen(n->a.weight.parts[0].name) * 7 : (uint32_t)count;
     for (int64_t i = 0; i < count; i++) dst[i] = case_value(seed, (uint32_t)i);
+    /* a single column is a mask or numbers of groups: few whole numbers */
+    for (int64_t i = 0; n->op == OP_INPUT && n->s.rank == 2 && n->s.dim[1] == 1 && i < count; i++) dst[i] = floorf(2 * dst[i]);
 }
 
 /* The attention node of a case, which has at most one. */
