@@ -106,7 +106,7 @@ static tensor weight(enc *n, const char *name, const char *suffix, int64_t from,
     if (len > 0 && stem[len - 1] == '=') snprintf(full, sizeof full, "%.*s", (int)len - 1, stem);
     else snprintf(full, sizeof full, "%s.%s", stem, suffix);
     shape s = { n->e->type, cols ? 2 : 1, { to - from, cols }, { AX_NONE, AX_NONE } };
-    return graph_weight(n->g, ROLE_REPL, &s, &(weight_part){ full, from, to, total, AX_NONE, 0 }, 1);
+    return graph_weight(n->g, ROLE_REPL, &s, &(weight_part){ full, from, to, total, AX_NONE, 0, 0 }, 1);
 }
 
 tensor enc_linear_rows(enc *n, tensor x, const char *name, int64_t from, int64_t to, int64_t total, bool bias)
