@@ -39,7 +39,7 @@ typedef struct mesh {
 } mesh;
 
 #define GRAPH_AXES(X) X(NONE, none) X(TOKENS, tokens) X(ROWS, rows) X(EMBED, embed) X(HEADS, heads) X(KV_HEADS, kv_heads) \
-    X(HEAD_DIM, head_dim) X(MLP, mlp) X(VOCAB, vocab) X(ROPE, rope) X(MIXED, mixed) X(EXPERTS, experts)
+    X(HEAD_DIM, head_dim) X(MLP, mlp) X(VOCAB, vocab) X(ROPE, rope) X(LATENT, latent) X(MIXED, mixed) X(EXPERTS, experts)
 typedef enum axis {
 #define GRAPH_AXIS(up, low) AX_##up,
     GRAPH_AXES(GRAPH_AXIS)

@@ -34,6 +34,12 @@ typedef struct layer_config {
     bool moe;                 /* experts instead of a dense MLP */
 } layer_config;
 
+/* Multi-head latent attention: elements per head of q and k without and with rotation, and of v; ranks of the projections. */
+typedef struct mla_config {
+    int q_rank;               /* 0 = q is one projection */
+    int kv_rank, nope, rope, v;
+} mla_config;
+
 /* Mixture of experts. The layers that have it say so. */
 typedef struct moe_config {
     int n_experts, top_k;
@@ -62,6 +68,7 @@ typedef struct model_config {
     layer_config *layers;     /* [n_layers] */
     rope_config ropes[CONFIG_MAX_ROPES]; int n_ropes;
     moe_config moe;
+    mla_config mla;
     dtype torch_dtype;
     int32_t bos;              /* -1 = none */
     int32_t eos[CONFIG_MAX_EOS]; int n_eos;

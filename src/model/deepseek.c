@@ -15,6 +15,9 @@
 
 #include "model/dsl.h"
 
+/* transformers' norms of the latents use their class's default, whatever rms_norm_eps says. */
+#define LATENT_EPS 1e-6
+
 static status read_attention(const jv *j, model_config *c)
 {
     mla_config *m = &c->mla;
@@ -24,8 +27,7 @@ static status read_attention(const jv *j, model_config *c)
     TRY(config_int(j, "qk_rope_head_dim", 2, 1 << 12, 64, &m->rope));
     TRY(config_int(j, "v_head_dim", 1, 1 << 12, 128, &m->v));
     if ((int64_t)c->n_heads * (m->kv_rank + m->rope) > 1 << 22) return err_set(ST_INVALID, "config.json: num_attention_heads %d times kv_lora_rank %d is too large", c->n_heads, m->kv_rank);
-    c->rope_interleaved = true;
-    if (config_bool(j, "rope_interleave", true, &c->rope_interleaved) != ST_OK) return ST_INVALID;
+    TRY(config_bool(j, "rope_interleave", true, &c->rope_interleaved));
     c->head_dim = m->rope; /* what is rotated */
     TRY(config_parse_rope(j, 10000, c));
     c->head_dim = m->nope + m->rope;
@@ -41,4 +43,29 @@ static status read_attention(const jv *j, model_config *c)
         c->attention_scale *= mscale * mscale;
     }
     return ST_OK;
+}
+
+static tensor queries(net *n, tensor x)
+{
+    const mla_config *m = &n->c->mla;
+    int dim = n->c->n_heads * (m->nope + m->rope);
+    if (!m->q_rank) return split_heads(n, linear(n, x, W(COL, HEADS, "self_attn.q_proj", dim), false), m->nope + m->rope);
+    x = linear(n, x, W(REPL, LATENT, "self_attn.q_a_proj", m->q_rank), n->c->attention_bias);
+    x = rms_norm_eps(n, x, "self_attn.q_a_layernorm", LATENT_EPS);
+    return split_heads(n, linear(n, x, W(COL, HEADS, "self_attn.q_b_proj", dim), false), m->nope + m->rope);
+}
+
+static tensor attention(net *n, tensor x)
+{
+    const model_config *c = n->c;
+    const mla_config *m = &c->mla;
+    tensor q = queries(n, x);
+    tensor q_nope = head_linear(n, head_slice(n, q, 0, m->nope), "self_attn.kv_b_proj", 0, m->nope, m->kv_rank, true);
+    q = concat(n, q_nope, rope(n, head_slice(n, q, m->nope, m->nope + m->rope)));
+    tensor kv = linear(n, x, W(REPL, LATENT, "self_attn.kv_a_proj_with_mqa", m->kv_rank + m->rope), c->attention_bias);
+    tensor latent = rms_norm_eps(n, slice(n, kv, 0, m->kv_rank), "self_attn.kv_a_layernorm", LATENT_EPS);
+    tensor k_pe = rope(n, split_heads(n, slice(n, kv, m->kv_rank, m->kv_rank + m->rope), m->rope));
+    tensor y = latent_attention(n, q, concat(n, split_heads(n, latent, m->kv_rank), k_pe), m->kv_rank);
+    y = head_linear(n, y, "self_attn.kv_b_proj", m->nope, m->nope + m->v, m->kv_rank, false);
+    return linear(n, merge_heads(n, y), W(ROW, EMBED, "self_attn.o_proj", c->hidden), c->attention_bias);
 }

@@ -29,14 +29,16 @@ tensor linear(net *n, tensor x, weight_ref w, bool bias)
     return graph_add(n->g, OP_LINEAR, in, 3, NULL);
 }
 
-tensor rms_norm(net *n, tensor x, const char *name)
+tensor rms_norm_eps(net *n, tensor x, const char *name, double eps)
 {
     const shape *s = &graph_node(n->g, x)->s;
     int last = s->rank > 0 ? s->rank - 1 : 0;
     weight_ref w = { ROLE_REPL, s->axes[last], name, 0, s->dim[last], s->dim[last] };
     tensor in[] = { x, weight(n, w, "weight", 1, 0, AX_NONE, QUANT_NONE) };
-    return graph_add(n->g, OP_RMS_NORM, in, 2, &(op_attrs){ .rms_norm = { n->c->eps, n->c->norm_plus_one } });
+    return graph_add(n->g, OP_RMS_NORM, in, 2, &(op_attrs){ .rms_norm = { eps, n->c->norm_plus_one } });
 }
+
+tensor rms_norm(net *n, tensor x, const char *name) { return rms_norm_eps(n, x, name, n->c->eps); }
 
 tensor rms_norm_plain(net *n, tensor x) { return graph_add(n->g, OP_RMS_NORM, &x, 1, &(op_attrs){ .rms_norm = { n->c->eps, 0 } }); }
 
@@ -67,6 +69,28 @@ tensor attention_with_sinks(net *n, tensor q, tensor k, tensor v, const char *na
 {
     int64_t heads = n->c->n_heads;
     return attend(n, q, k, v, weight(n, (weight_ref){ ROLE_COL, AX_HEADS, name, 0, heads, heads }, "", 1, 0, AX_NONE, QUANT_NONE));
+}
+
+tensor latent_attention(net *n, tensor q, tensor k, int latent)
+{
+    op_attrs a = { .paged_attention = { .cache = n->layer, .scale = n->c->attention_scale, .latent = latent } };
+    return graph_add(n->g, OP_PAGED_ATTENTION, (tensor[]){ q, k }, 2, &a);
+}
+
+tensor slice(net *n, tensor x, int64_t from, int64_t to) { return graph_add(n->g, OP_SLICE, &x, 1, &(op_attrs){ .slice = { from, to } }); }
+tensor head_slice(net *n, tensor x, int64_t from, int64_t to) { return graph_add(n->g, OP_HEAD_SLICE, &x, 1, &(op_attrs){ .slice = { from, to } }); }
+tensor concat(net *n, tensor x, tensor y) { return graph_add(n->g, OP_CONCAT, (tensor[]){ x, y }, 2, NULL); }
+
+tensor head_linear(net *n, tensor x, const char *name, int64_t from, int64_t to, int64_t cols, bool transposed)
+{
+    char full[WEIGHT_NAME_MAX], base[256];
+    const shape *s = &graph_node(n->g, x)->s;
+    int64_t heads = s->dim[1], rows = transposed ? cols : to - from;
+    snprintf(full, sizeof full, "%s[*/%lld,%lld:%lld]%s", full_name(n, name, "weight", base, sizeof base), (long long)heads, (long long)from, (long long)to, transposed ? "T" : "");
+    weight_part part = { .name = full, .to = rows, .total = rows, .out_axis = AX_HEAD_DIM };
+    shape w = { n->type, 3, { heads, rows, transposed ? to - from : cols }, { AX_EXPERTS, AX_HEAD_DIM, AX_HEAD_DIM } };
+    tensor in[] = { x, graph_weight_of(n->g, &w, &(weight_attrs){ .role = ROLE_COL, .n_parts = 1, .parts = &part }) };
+    return graph_add(n->g, OP_HEAD_LINEAR, in, 2, NULL);
 }
 
 tensor scale(net *n, tensor x, double factor) { return graph_add(n->g, OP_SCALE, &x, 1, &(op_attrs){ .scale = { factor } }); }

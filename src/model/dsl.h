@@ -23,6 +23,7 @@ typedef struct weight_ref { weight_role role; axis out; const char *name; int64_
 
 tensor linear(net *n, tensor x, weight_ref w, bool bias);
 tensor rms_norm(net *n, tensor x, const char *name);           /* over the last dimension */
+tensor rms_norm_eps(net *n, tensor x, const char *name, double eps);   /* with an eps of its own */
 tensor rms_norm_plain(net *n, tensor x);                       /* without a weight */
 tensor split_heads(net *n, tensor x, int head_dim);            /* [T, h*d] -> [T, h, d] */
 tensor merge_heads(net *n, tensor x);
@@ -30,6 +31,14 @@ tensor rope(net *n, tensor x);                                 /* by the layer's
 tensor paged_attention(net *n, tensor q, tensor k, tensor v);  /* the model's scale, the layer's window or chunk */
 /* The same with one logit per query head, the tensor model.layers.<layer>.NAME, that takes its share of the softmax for no value. */
 tensor attention_with_sinks(net *n, tensor q, tensor k, tensor v, const char *name);
+/* Attention to keys [T, 1, d] whose first `latent` numbers are the values: [T, heads, latent]. */
+tensor latent_attention(net *n, tensor q, tensor k, int latent);
+tensor slice(net *n, tensor x, int64_t from, int64_t to);              /* columns of [T, n] */
+tensor head_slice(net *n, tensor x, int64_t from, int64_t to);         /* elements of each head */
+tensor concat(net *n, tensor x, tensor y);                             /* element after element of each head */
+/* Each head of x [T, heads, a] by rows [from, to) of its share of the rows of the matrix NAME, which has `cols` columns;
+ * `transposed`: by these rows' transpose. */
+tensor head_linear(net *n, tensor x, const char *name, int64_t from, int64_t to, int64_t cols, bool transposed);
 tensor scale(net *n, tensor x, double factor);
 tensor scale_by_position(net *n, tensor x, double floor, double factor);
 tensor add(net *n, tensor x, tensor y);
@@ -59,6 +68,7 @@ tensor gated_mlp_of(net *n, tensor x, const char *module, int width);
 
 /* An architecture: what the registry (model.c) lists. */
 typedef struct model_family { const char *architecture; config_defaults defaults; layer_fn *layer; } model_family;
+extern const model_family deepseek_family;
 extern const model_family llama_family, qwen2_family, qwen3_family, qwen3_moe_family, mistral_family, phi3_family;
 extern const model_family gemma3_family, gemma3_mm_family, gpt_oss_family, llama4_family, llama4_mm_family, qwen2_5_vl_family,
     qwen3_omni_family;

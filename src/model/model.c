@@ -21,7 +21,7 @@ struct model {
 /* ---- registry ---- */
 
 static const model_family *const families[] = {
-    &gemma3_family, &gemma3_mm_family, &gpt_oss_family, &llama4_family, &llama4_mm_family, &llama_family, &mistral_family, &phi3_family,
+    &deepseek_family, &gemma3_family, &gemma3_mm_family, &gpt_oss_family, &llama4_family, &llama4_mm_family, &llama_family, &mistral_family, &phi3_family,
     &qwen2_family, &qwen2_5_vl_family, &qwen3_family, &qwen3_moe_family, &qwen3_omni_family,
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };
