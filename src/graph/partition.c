@@ -213,6 +213,16 @@ static void do_experts(partition *p, int id, const node *n)
     put_sum(p, id, graph_add(p->out, OP_EXPERTS, in, n->n_in, &a));
 }
 
+/* Heads lie over the ranks, each with its matrix. */
+static void do_head_linear(partition *p, int id, const node *n)
+{
+    const place *x = &p->at[n->in[0].id];
+    bool cut = x->lay == CUT && x->shards == p->m.tp;
+    tensor in[] = { cut ? x->t : whole(p, n->in[0]), cut_weight_of(p, n->in[1], 0, 0, cut ? p->m.tp : 0) };
+    graph_set_layer(p->out, n->layer);
+    p->at[id] = (place){ graph_add(p->out, OP_HEAD_LINEAR, in, 2, NULL), cut ? CUT : WHOLE, cut ? x->shards : 0, NO_TENSOR };
+}
+
 /* ---- other operations ---- */
 
 static void do_embed(partition *p, int id, const node *n)
@@ -297,6 +307,7 @@ static void do_node(partition *p, int id)
     case OP_LINEAR: do_linear(p, id, n); break;
     case OP_EMBED: do_embed(p, id, n); break;
     case OP_EXPERTS: do_experts(p, id, n); break;
+    case OP_HEAD_LINEAR: do_head_linear(p, id, n); break;
     case OP_PAGED_ATTENTION: do_attention(p, id, n); break;
     default: do_other(p, id, n);
     }

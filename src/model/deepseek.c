@@ -12,6 +12,7 @@
  * sigmoid(router(x)) + bias, of the groups of experts whose best two are greatest; their weights are the sigmoids, without the bias,
  * divided by their sum and multiplied by routed_scaling_factor. The checkpoint's last layer (multi-token prediction) is not read. */
 #include <math.h>
+#include <string.h>
 
 #include "model/dsl.h"
 
@@ -69,3 +70,52 @@ static tensor attention(net *n, tensor x)
     y = head_linear(n, y, "self_attn.kv_b_proj", m->nope, m->nope + m->v, m->kv_rank, false);
     return linear(n, merge_heads(n, y), W(ROW, EMBED, "self_attn.o_proj", c->hidden), c->attention_bias);
 }
+
+static status read_experts(const jv *j, model_config *c)
+{
+    moe_config *m = &c->moe;
+    int dense, freq, shared;
+    const char *method = jv_get_str(j, "topk_method", "noaux_tc"), *scoring = jv_get_str(j, "scoring_func", "sigmoid");
+    if (strcmp(method, "noaux_tc") != 0) return err_set(ST_UNSUPPORTED, "config.json: topk_method '%s' is not supported; supported: noaux_tc", method);
+    if (strcmp(scoring, "sigmoid") != 0) return err_set(ST_UNSUPPORTED, "config.json: scoring_func '%s' is not supported; supported: sigmoid", scoring);
+    TRY(config_int(j, "n_routed_experts", 1, 4096, 256, &m->n_experts));
+    TRY(config_int(j, "num_experts_per_tok", 1, m->n_experts < 64 ? m->n_experts : 64, 8, &m->top_k));
+    TRY(config_int(j, "moe_intermediate_size", 1, 1 << 22, 2048, &m->intermediate));
+    TRY(config_int(j, "n_shared_experts", 0, 64, 1, &shared));
+    TRY(config_int(j, "n_group", 1, m->n_experts, 8, &m->groups));
+    TRY(config_int(j, "topk_group", 1, m->groups, 4, &m->groups_kept));
+    TRY(config_bool(j, "norm_topk_prob", true, &m->norm));
+    TRY(config_real(j, "routed_scaling_factor", 1e-6, 1e6, 2.5, &m->scale));
+    TRY(config_int(j, "first_k_dense_replace", 0, CONFIG_MAX_LAYERS, 3, &dense));
+    TRY(config_int(j, "moe_layer_freq", 1, CONFIG_MAX_LAYERS, 1, &freq));
+    if (m->n_experts % m->groups || m->n_experts / m->groups * m->groups_kept < m->top_k)
+        return err_set(ST_INVALID, "config.json: n_group %d, of which topk_group %d are kept, does not go with %d experts, %d for each token", m->groups, m->groups_kept, m->n_experts, m->top_k);
+    m->shared = shared * m->intermediate;
+    for (int l = 0; l < c->n_layers; l++) c->layers[l].moe = l >= dense && l % freq == 0;
+    return ST_OK;
+}
+
+static status read(const jv *j, model_config *c)
+{
+    TRY(read_attention(j, c));
+    return read_experts(j, c);
+}
+
+static tensor mixture(net *n, tensor x)
+{
+    const moe_config *m = &n->c->moe;
+    int64_t f = m->intermediate;
+    const expert_names names = { .gate = { "mlp.experts.*.gate_proj.weight", 0, f, f, 0 }, .up = { "mlp.experts.*.up_proj.weight", 0, f, f, 0 },
+                                 .down = "mlp.experts.*.down_proj.weight" };
+    tensor logits = linear(n, x, W(REPL, EXPERTS, "mlp.gate", m->n_experts), false);
+    tensor y = experts(n, x, route(n, logits, ROUTE_SIGMOID_BIAS, "mlp.gate.e_score_correction_bias"), &names, false);
+    return m->shared ? add(n, y, gated_mlp_of(n, x, "mlp.shared_experts", m->shared)) : y;
+}
+
+static tensor layer(net *n, tensor x) { return prenorm_block(n, x, attention, n->c->layers[n->layer].moe ? mixture : gated_mlp); }
+
+const model_family deepseek_family = {
+    "DeepseekV3ForCausalLM",
+    { .eps = 1e-6, .max_position = 4096, .hidden = 7168, .intermediate = 18432, .n_layers = 61, .n_heads = 128, .n_kv_heads = 128, .vocab = 129280, .read = read },
+    layer,
+};

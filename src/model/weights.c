@@ -35,15 +35,21 @@ static const st_tensor *find(const st_set *set, const char *name)
     return t;
 }
 
-/* NAME[I] is slice I of a tensor, NAME[I]T the same with its two dimensions swapped. */
-typedef struct slice_name { char base[WEIGHT_NAME_MAX]; int64_t index; bool transposed; } slice_name;
+/* NAME[I] is slice I of a tensor; NAME[I/N] the I-th of N equal runs of a matrix's rows; NAME[I/N,A:B] rows A to B of that. A T behind
+ * it swaps its two dimensions. */
+typedef struct slice_name { char base[WEIGHT_NAME_MAX]; int64_t index, of, from, to; bool transposed; } slice_name;
 
 static bool parse_slice(const char *name, slice_name *out)
 {
     const char *open = strrchr(name, '[');
     char *end = NULL;
     if (!open || open[1] < '0' || open[1] > '9' || (size_t)(open - name) >= sizeof out->base) return false;
-    out->index = strtoll(open + 1, &end, 10);
+    *out = (slice_name){ .index = strtoll(open + 1, &end, 10), .to = -1 };
+    if (*end == '/') out->of = strtoll(end + 1, &end, 10);
+    if (*end == ',') {
+        out->from = strtoll(end + 1, &end, 10);
+        if (*end == ':') out->to = strtoll(end + 1, &end, 10);
+    }
     out->transposed = strcmp(end, "]T") == 0;
     if (!out->transposed && strcmp(end, "]") != 0) return false;
     snprintf(out->base, sizeof out->base, "%.*s", (int)(open - name), name);
@@ -52,6 +58,23 @@ static bool parse_slice(const char *name, slice_name *out)
 
 /* What a name stands for, as it is stored: a tensor or a slice of one. */
 typedef struct stored { st_tensor t; bool transposed; } stored;
+
+/* Rows of a run of a matrix's rows. */
+static status run_of_rows(const st_tensor *t, const slice_name *s, stored *out)
+{
+    if (t->rank != 2 || t->shape[0] % s->of || s->index >= s->of)
+        return err_set(ST_INVALID, "tensor %s has %d dimensions and %lld rows, expected a matrix for each of %lld heads", t->name, t->rank, (long long)t->shape[0], (long long)s->of);
+    int64_t each = t->shape[0] / s->of, to = s->to < 0 ? each : s->to;
+    if (s->from >= to || to > each)
+        return err_set(ST_INVALID, "tensor %s has %lld rows for each of %lld heads, rows %lld to %lld are wanted", t->name, (long long)each, (long long)s->of, (long long)s->from, (long long)to);
+    size_t row = t->bytes / (size_t)t->shape[0];
+    out->t = *t;
+    out->t.shape[0] = to - s->from;
+    out->t.bytes = row * (size_t)out->t.shape[0];
+    out->t.data = (const char *)t->data + row * (size_t)(s->index * each + s->from);
+    out->transposed = s->transposed;
+    return ST_OK;
+}
 
 static status locate(const st_set *set, const char *name, stored *out)
 {
@@ -65,6 +88,7 @@ static status locate(const st_set *set, const char *name, stored *out)
     }
     t = parse_slice(name, &s) ? find(set, s.base) : NULL;
     if (!t) return err_set(ST_NOT_FOUND, "tensor %s is not in the checkpoint", name);
+    if (s.of > 0) return run_of_rows(t, &s, out);
     if (t->rank < 2 || t->rank > 4) return err_set(ST_INVALID, "tensor %s has %d dimensions, expected experts in front", t->name, t->rank);
     if (s.index >= t->shape[0]) return err_set(ST_INVALID, "tensor %s is of %lld experts, number %lld is wanted", t->name, (long long)t->shape[0], (long long)s.index);
     if (s.transposed && t->rank != 3) return err_set(ST_INVALID, "tensor %s has %d dimensions, expected 3", t->name, t->rank);

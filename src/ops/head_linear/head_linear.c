@@ -1,6 +1,7 @@
 /* head_linear(x [T, h, a], w [h, b, a]) -> [T, h, b]: each head by a matrix of its own, y[t, i] = w[i] x[t, i]. Multi-head latent
  * attention reads its cache through such matrices: queries are brought to the latent's space before, values from it afterwards.
  * On the CPU a head is a product as linear's in float32, so an element has the same bits whatever is beside it. */
+#include "ops/linear/qgemm.h"
 #include "ops/op.h"
 
 enum { X, W };
