@@ -95,6 +95,11 @@ static void run_golden(const char *dir, rig_options o)
 }
 
 #define GOLDEN(name) TEST(golden_##name) { run_golden(#name, (rig_options){ .weights = DT_F32, .kv = DT_F32, .threads = 2, .block_size = 16 }); }
+GOLDEN(deepseek_v3)
+GOLDEN(deepseek_v3_mtp)
+GOLDEN(deepseek_v3_noqlora)
+GOLDEN(deepseek_v3_realhead)
+GOLDEN(kimi_k2)
 GOLDEN(llama)
 GOLDEN(llama_bf16)
 GOLDEN(llama_hd128)
