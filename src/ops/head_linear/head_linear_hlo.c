@@ -6,6 +6,7 @@ hlo_val head_linear_hlo(hlo_call *c)
 {
     hlo *h = c->h;
     hlo_val x = c->in[0], w = c->in[1];
+    if (w.rank == 4) w = hlo_row(h, w, c->layer);   /* of all layers */
     if (x.type != w.type) {
         x = hlo_convert(h, x, DT_F32);
         w = hlo_convert(h, w, DT_F32);
