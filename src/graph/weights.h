@@ -33,6 +33,8 @@ struct weight_source {
     bool (*has)(const weight_source *s, const char *name);
     /* Appends bytes that are equal only if all the values are: what a cache of packed weights is keyed by. NULL: not known. */
     status (*identity)(const weight_source *s, buf *out);
+    /* Bytes [from, to) of the values will not be read again before another get: memory of theirs may go. NULL: it waits for release. */
+    void (*drop)(const weight_source *s, const weight_data *w, size_t from, size_t to);
 };
 
 #endif

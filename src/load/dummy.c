@@ -1,8 +1,10 @@
 #include "load/dummy.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #include "base/hash.h"
+#include "base/thread.h"
 
 /* Xorshift in LANES independent streams, so that compilers turn one step into a few vector instructions; restarted
  * every BLOCK words from a hash of (key, block), so that a stream's quality does not depend on the tensor's length. */
@@ -99,19 +101,38 @@ static size_t convert(dtype type, const uint32_t w[BLOCK], values *v)
     return sizeof v->word;
 }
 
-void dummy_fill(void *dst, dtype type, size_t n, const char *name, uint64_t seed)
+/* A tensor's blocks, shared out among threads. */
+typedef struct job { uint8_t *dst; dtype type; size_t bytes; uint64_t key; } job;
+typedef struct share { const job *of; uint64_t first, end; pthread_t thread; } share;
+
+static void *fill(void *arg)
 {
+    const share *s = arg;
+    const job *j = s->of;
     _Alignas(64) uint32_t words[BLOCK];
     _Alignas(64) values v;
-    uint64_t key = mix(seed) ^ hash64(name, strlen(name));
-    size_t left = dtype_bytes(type, n);
-    uint8_t *to = dst;
-    for (uint64_t block = 0; left > 0; block++) {
-        random_block(key, block, words);
-        size_t made = convert(type, words, &v);
-        if (made > left) made = left;
-        memcpy(to, &v, made);
-        to += made;
-        left -= made;
+    for (uint64_t block = s->first; block < s->end; block++) {
+        random_block(j->key, block, words);
+        size_t made = convert(j->type, words, &v), at = block * made;
+        memcpy(j->dst + at, &v, j->bytes - at < made ? j->bytes - at : made);
     }
+    return NULL;
+}
+
+enum { MOST_THREADS = 16, LEAST_SHARE = 4 << 20 };    /* bytes worth a thread */
+
+void dummy_fill(void *dst, dtype type, size_t n, const char *name, uint64_t seed)
+{
+    job j = { dst, type, dtype_bytes(type, n), mix(seed) ^ hash64(name, strlen(name)) };
+    size_t block_bytes = type == DT_F64 ? sizeof(double) * BLOCK : sizeof(uint32_t) * BLOCK;
+    uint64_t blocks = (j.bytes + block_bytes - 1) / block_bytes;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN), want = (long)(j.bytes / LEAST_SHARE), most = cores < MOST_THREADS ? cores : MOST_THREADS;
+    int shares = (int)(want < 1 ? 1 : want < most ? want : most), started = 1;
+    share s[MOST_THREADS];
+    for (int i = 0; i < shares; i++) s[i] = (share){ .of = &j, .first = blocks * (uint64_t)i / (uint64_t)shares, .end = blocks * (uint64_t)(i + 1) / (uint64_t)shares };
+    while (started < shares && thread_start(&s[started].thread, "dummy", fill, &s[started]) == ST_OK) started++;
+    if (started < shares) err_clear();
+    fill(&s[0]);
+    for (int i = started; i < shares; i++) fill(&s[i]);
+    for (int i = 1; i < started; i++) pthread_join(s[i].thread, NULL);
 }

@@ -439,12 +439,17 @@ const st_tensor *st_get(const st_set *s, size_t i) { return &s->tensors[i]; }
 const char *st_path(const st_set *s, int file) { return s->files[file].path; }
 size_t st_total_bytes(const st_set *s) { return s->total_bytes; }
 
+void st_drop(const void *data, size_t bytes)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    uintptr_t from = ((uintptr_t)data + page - 1) / page * page;
+    uintptr_t to = ((uintptr_t)data + bytes) / page * page;
+    /* Clean private pages: dropping them loses nothing, a later read faults them in again. So a failure is harmless. */
+    if (to > from) (void)madvise((void *)from, to - from, MADV_DONTNEED);
+}
+
 void st_release(const st_set *s, const st_tensor *t)
 {
     (void)s;
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    uintptr_t from = ((uintptr_t)t->data + page - 1) / page * page;
-    uintptr_t to = ((uintptr_t)t->data + t->bytes) / page * page;
-    /* Clean private pages: dropping them loses nothing, a later read faults them in again. So a failure is harmless. */
-    if (to > from) (void)madvise((void *)from, to - from, MADV_DONTNEED);
+    st_drop(t->data, t->bytes);
 }

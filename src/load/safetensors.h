@@ -39,5 +39,7 @@ size_t st_total_bytes(const st_set *s);
 status st_identity(const st_set *s, buf *out) FALLIBLE;
 /* Tells the kernel that these bytes have been read for the last time (after packing), so RSS does not hold them twice. */
 void st_release(const st_set *s, const st_tensor *t);
+/* The same for a piece of a tensor's data. */
+void st_drop(const void *data, size_t bytes);
 
 #endif

@@ -140,6 +140,12 @@ static void release_stored(const weight_source *s, const char *name, weight_data
     *w = (weight_data){ 0 };
 }
 
+static void drop_stored(const weight_source *s, const weight_data *w, size_t from, size_t to)
+{
+    (void)s;
+    if (!w->owned) st_drop((const char *)w->values + from, to - from);
+}
+
 static bool has_stored(const weight_source *s, const char *name)
 {
     slice_name slice;
@@ -260,8 +266,8 @@ status model_weights_open(const model *m, const char *dir, bool dummy, uint64_t 
     if (!s) return err_nomem();
     s->g = model_graph(m);
     s->seed = seed;
-    s->base = dummy ? (weight_source){ get_dummy, release_dummy, has_dummy, identity_dummy }
-                    : (weight_source){ get_stored, release_stored, has_stored, identity_stored };
+    s->base = dummy ? (weight_source){ get_dummy, release_dummy, has_dummy, identity_dummy, NULL }
+                    : (weight_source){ get_stored, release_stored, has_stored, identity_stored, drop_stored };
     status st = dummy ? ST_OK : st_open_dir(dir, &s->set);
     if (st == ST_OK && !dummy) st = check_all(s);
     if (st != ST_OK) {

@@ -12,7 +12,7 @@
 #include "device/cpu/pages.h"
 #include "ops/linear/quantise.h"
 
-enum { LEAST_PAGES = 1 << 20, LEAST_KEPT = 64 << 20 };    /* smaller models are packed as fast as they are mapped */
+enum { LEAST_PAGES = 1 << 20, LEAST_KEPT = 64 << 20, SLICE_BYTES = 32 << 20 };    /* smaller models are packed as fast as they are mapped */
 static const int64_t MOST_KEPT = (int64_t)64 << 30;
 
 /* A weight, of experts one after the other. */
@@ -22,7 +22,7 @@ typedef struct pack_job {
     cpu_weight *out;
     size_t bytes;            /* of one expert */
     void *dst;
-    int64_t panels;
+    int64_t panels, upto;     /* of all; of the slice that is being packed */
     _Atomic int64_t next;
 } pack_job;
 
@@ -64,7 +64,7 @@ static void pack_panels(void *arg, int thread)
     pack_job *j = arg;
     const node *n = j->n;
     int64_t k = weight_cols(n), p;
-    while ((p = atomic_fetch_add(&j->next, 1)) < j->panels) {
+    while ((p = atomic_fetch_add(&j->next, 1)) < j->upto) {
         const void *rows[GEMM_PANEL] = { NULL };
         dtype type = j->part[0].type;
         int64_t at = 0;
@@ -127,7 +127,26 @@ static status begin_matrix(pack_job *j)
     return describe(j->out, n, type);
 }
 
-static status pack_matrix(cpu_model *m, pack_job *j, int64_t expert)
+/* In slices, so that the source's pages go while their copies come: the largest tensor is never there twice. Tensors that are packed
+ * whole and in order are the large ones: embeddings and heads. */
+static void pack_slices(cpu_model *m, const weight_source *w, pack_job *j)
+{
+    const weight_part *part = &j->n->a.weight.parts[0];
+    size_t row = dtype_bytes(j->part[0].type, (size_t)weight_cols(j->n)), total = (size_t)part->total * row, done = 0;
+    bool in_order = w->drop && j->n->a.weight.n_parts == 1 && part->from == 0 && weight_part_step(part) == 1;
+    int64_t slice = in_order ? (int64_t)(SLICE_BYTES / (row * GEMM_PANEL)) + 1 : j->panels;
+    for (j->upto = 0; j->upto < j->panels;) {
+        atomic_store(&j->next, j->upto);
+        j->upto = j->upto + slice < j->panels ? j->upto + slice : j->panels;
+        pool_run(m->dev->pool, pack_panels, j);
+        size_t end = (size_t)j->upto * GEMM_PANEL * row;
+        if (end > total) end = total;
+        if (in_order && slice < j->panels) w->drop(w, &j->part[0], done, end);
+        done = end;
+    }
+}
+
+static status pack_matrix(cpu_model *m, const weight_source *w, pack_job *j, int64_t expert)
 {
     const node *n = j->n;
     for (int64_t i = 1; i < n->a.weight.n_parts; i++)
@@ -136,8 +155,7 @@ static status pack_matrix(cpu_model *m, pack_job *j, int64_t expert)
                            dtype_name(j->part[0].type), dtype_name(j->part[i].type));
     if (expert == 0) TRY(begin_matrix(j));
     j->dst = (char *)j->out->mem + (size_t)expert * j->bytes;
-    atomic_store(&j->next, 0);
-    pool_run(m->dev->pool, pack_panels, j);
+    pack_slices(m, w, j);
     return ST_OK;
 }
 
@@ -274,7 +292,7 @@ static status pack_expert(cpu_model *m, const weight_source *w, pack_job *j, int
     dtype type = j->out->packed.type;
     if (st == ST_OK && expert > 0 && is_matrix(n) && !n->a.weight.scheme && packed_type(n, j->part) != type)
         st = err_set(ST_UNSUPPORTED, "tensor %s is %s, those of other experts are not", name[0], dtype_name(j->part[0].type));
-    if (st == ST_OK) st = is_matrix(n) ? pack_matrix(m, j, expert) : pack_vector(j, expert);
+    if (st == ST_OK) st = is_matrix(n) ? pack_matrix(m, w, j, expert) : pack_vector(j, expert);
     for (int64_t i = 0; i < got; i++)
         if (!same[i]) w->release(w, name[i], &j->part[i]);
     return st;

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "ops/linear/gemm.h"
+#include "ops/wide.h"
 
 size_t gemm_panel_bytes(dtype type, int64_t k)
 {
@@ -12,10 +13,39 @@ size_t gemm_panel_bytes(dtype type, int64_t k)
 
 size_t gemm_packed_bytes(dtype type, int64_t n, int64_t k) { return (size_t)gemm_n_panels(n) * gemm_panel_bytes(type, k); }
 
-/* 16-bit weights that are stored as they are: a transpose, no conversion. */
-static void pack_copy16(dtype type, uint16_t *dst, int64_t k, int col, const void *row)
+/* Weights that are stored as they are: a transpose, no conversion. The first n words of 32 bits of all columns, n a multiple of eight:
+ * floats, pairs of bfloat16, or two float16 that go to rows of their own. */
+WIDE_BODY pack_words_body(dtype type, char *dst, int64_t n, const void *const *rows)
 {
-    for (int64_t i = 0; i < k; i++) {
+    typedef float loose __attribute__((vector_size(WIDE_LANES * 4), aligned(1), may_alias));
+    typedef uint32_t words __attribute__((vector_size(WIDE_LANES * 4)));
+    typedef uint16_t halves __attribute__((vector_size(WIDE_LANES * 2), aligned(2), may_alias));
+    for (int64_t i = 0; i < n; i += WIDE_LANES)
+        for (int first = 0; first < GEMM_PANEL; first += WIDE_LANES) {
+            wide r[WIDE_LANES];
+            for (int l = 0; l < WIDE_LANES; l++) {
+                const char *row = rows[first + l];
+                r[l] = (wide){ 0 };
+                if (row) r[l] = (wide)*(const loose *)(const void *)(row + i * 4);
+            }
+            wide_transpose(r);
+            for (int l = 0; l < WIDE_LANES; l++) {
+                char *to = dst + (i + l) * GEMM_PANEL * 4;
+                if (type != DT_F16) {
+                    WIDE_AT(to + first * 4) = r[l];
+                } else {
+                    *(halves *)(void *)(to + first * 2) = __builtin_convertvector((words)r[l] & 0xFFFF, halves);
+                    *(halves *)(void *)(to + (GEMM_PANEL + first) * 2) = __builtin_convertvector((words)r[l] >> 16, halves);
+                }
+            }
+        }
+}
+WIDE_TWICE(pack_words, (dtype type, char *dst, int64_t n, const void *const *rows), (type, dst, n, rows))
+
+/* From step `from` on. */
+static void pack_copy16(dtype type, uint16_t *dst, int64_t from, int64_t k, int col, const void *row)
+{
+    for (int64_t i = from; i < k; i++) {
         uint16_t h;
         memcpy(&h, (const char *)row + i * 2, 2);
         if (type == DT_BF16) dst[i / 2 * 2 * GEMM_PANEL + col * 2 + (i & 1)] = h;
@@ -47,9 +77,17 @@ void gemm_pack_panel(dtype type, void *packed, int64_t k, int64_t p, const void 
     size_t bytes = gemm_panel_bytes(type, k);
     char *dst = (char *)packed + (size_t)p * bytes;
     memset(dst, 0, bytes);
+    int64_t whole = 0;
+    if (type == src_type && type != DT_F32) {
+        whole = k / (2 * WIDE_LANES) * WIDE_LANES * 2;
+        pack_words(type, dst, whole / 2, rows);
+    } else if (type == src_type && k % WIDE_LANES == 0) {
+        pack_words(type, dst, k, rows);
+        return;
+    }
     for (int col = 0; col < GEMM_PANEL; col++) {
         if (!rows[col]) continue;
-        if (type == src_type && type != DT_F32) pack_copy16(type, (uint16_t *)(void *)dst, k, col, rows[col]);
+        if (type == src_type && type != DT_F32) pack_copy16(type, (uint16_t *)(void *)dst, whole, k, col, rows[col]);
         else pack_convert(type, dst, k, col, rows[col], src_type);
     }
 }

@@ -207,25 +207,14 @@ WIDE_BODY widen_bf16_body(const char *src, int64_t n, float *dst)
 }
 WIDE_TWICE(widen_bf16, (const char *src, int64_t n, float *dst), (src, n, dst))
 
-/* Eight rows of eight become columns: pairs, then fours, then halves change places. */
-#define LOW(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13)
-#define HIGH(a, b) __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15)
-#define EVEN(a, b) __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13)
-#define ODD(a, b) __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15)
-#define FIRST(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11)
-#define SECOND(a, b) __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15)
 WIDE_BODY transpose_body(float row[GEMM_PANEL][CHUNK], int64_t n, chunk f)
 {
     for (int64_t i = 0; i < n; i += LANES)
         EACH_VEC {
-            vec r[8], t[8], u[8];
+            vec r[8];
             _Pragma("GCC unroll 8") for (int l = 0; l < 8; l++) r[l] = WIDE_FROM(row[j * LANES + l] + i);
-            _Pragma("GCC unroll 8") for (int l = 0; l < 8; l += 2) t[l] = LOW(r[l], r[l + 1]), t[l + 1] = HIGH(r[l], r[l + 1]);
-            _Pragma("GCC unroll 8") for (int l = 0; l < 8; l += 4) {
-                u[l] = EVEN(t[l], t[l + 2]), u[l + 1] = ODD(t[l], t[l + 2]);
-                u[l + 2] = EVEN(t[l + 1], t[l + 3]), u[l + 3] = ODD(t[l + 1], t[l + 3]);
-            }
-            _Pragma("GCC unroll 8") for (int l = 0; l < 4; l++) AT(f[i + l]) = FIRST(u[l], u[l + 4]), AT(f[i + 4 + l]) = SECOND(u[l], u[l + 4]);
+            wide_transpose(r);
+            _Pragma("GCC unroll 8") for (int l = 0; l < 8; l++) AT(f[i + l]) = r[l];
         }
 }
 WIDE_TWICE(transpose, (float row[GEMM_PANEL][CHUNK], int64_t n, chunk f), (row, n, f))

@@ -159,7 +159,7 @@ static void drop(loaded *l)
 static status open_loaded(loaded *l, const char *graph_type, dtype stored, dtype kv)
 {
     memset(l, 0, sizeof *l);
-    l->s.base = (weight_source){ get, release, has, NULL };
+    l->s.base = (weight_source){ get, release, has, NULL, NULL };
     l->s.type = stored;
     status st = make_graph(graph_type, &l->g);
     if (st == ST_OK) st = device_open("cpu", &(device_options){ .n_threads = 2, .isa = isa_name(isa_best()) }, &l->d);
@@ -207,6 +207,70 @@ TEST(weights_of_every_type)
         CHECK_NEAR(f16[i], f32[i], 0.01);
     }
     CHECK_ERR(logits_of("f32", DT_I8, f32, NULL), ST_UNSUPPORTED, "tensor embed is i8");
+}
+
+/* ---- a large weight ---- */
+
+enum { BIG_ROWS = 20000, BIG_COLS = 1024 };
+static const char big_text[] =
+    "%1 = input kind=0 : i32[T]{tokens}\n"
+    "%2 = weight role=vocab \"embed\"[0:20000/20000]vocab : bf16[20000, 1024]{vocab, embed}\n"
+    "%3 = embed(%1, %2) : f32[T, 1024]{tokens, embed}\n"
+    "%4 = input kind=2 : i32[R]{rows}\n"
+    "%5 = gather_rows(%3, %4) : f32[R, 1024]{rows, embed}\n"
+    "%6 = linear(%5, %2) : f32[R, 20000]{rows, vocab}\n"
+    "output %6\n";
+
+static struct { uint16_t *values; size_t dropped; int drops; bool gap; } big;
+
+static status get_big(const weight_source *s, const char *name, weight_data *out)
+{
+    (void)s, (void)name;
+    for (size_t i = 0; i < (size_t)BIG_ROWS * BIG_COLS; i++) big.values[i] = (uint16_t)(0x3C00 + i % 211 + i / BIG_COLS % 7 * 16);
+    *out = (weight_data){ .type = DT_BF16, .rank = 2, .shape = { BIG_ROWS, BIG_COLS }, .values = big.values };
+    return ST_OK;
+}
+static void release_big(const weight_source *s, const char *name, weight_data *w) { (void)s, (void)name, (void)w; }
+static void drop_big(const weight_source *s, const weight_data *w, size_t from, size_t to)
+{
+    (void)s, (void)w;
+    big.gap |= from != big.dropped || to <= from;
+    big.dropped = to;
+    big.drops++;
+    memset((char *)big.values + from, 0xFF, to - from); /* NaN, should anybody read it again */
+}
+
+static status run_big(bool drops, float *logits)
+{
+    weight_source s = { get_big, release_big, has, NULL, drops ? drop_big : NULL };
+    graph *g = NULL;
+    device *d = NULL;
+    device_model *m = NULL;
+    status st = graph_parse(ops_rules(), big_text, sizeof big_text - 1, &g);
+    if (st == ST_OK) st = device_open("cpu", &(device_options){ .n_threads = 2, .isa = isa_name(isa_best()) }, &d);
+    if (st == ST_OK) st = device_load(d, g, &s, &(device_limits){ 8, 2, 8, 64, 4, DT_F32 }, NULL, NULL, &m);
+    if (st == ST_OK) st = device_kv_resize(m, 10);
+    batch b = make_batch(logits);
+    if (st == ST_OK) st = device_run(m, &b);
+    device_unload(m);
+    graph_free(g);
+    if (d) device_close(d);
+    return st;
+}
+
+TEST(large_weights_are_dropped_while_they_are_packed)
+{
+    big.values = malloc((size_t)BIG_ROWS * BIG_COLS * 2);
+    float *kept = calloc(2 * BIG_ROWS, sizeof *kept), *dropped = calloc(2 * BIG_ROWS, sizeof *dropped);
+    REQUIRE_OK(run_big(false, kept));
+    CHECK_INT(big.drops, 0);
+    REQUIRE_OK(run_big(true, dropped));
+    CHECK(big.drops > 1 && !big.gap);
+    CHECK_INT(big.dropped, (size_t)BIG_ROWS * BIG_COLS * 2);
+    CHECK(memcmp(kept, dropped, 2 * BIG_ROWS * sizeof *kept) == 0);
+    free(big.values);
+    free(kept);
+    free(dropped);
 }
 
 TEST(bad_weights_and_limits)
