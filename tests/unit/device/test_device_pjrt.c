@@ -169,6 +169,20 @@ TEST(ragged_steps)
     against_cpu(&llama, one, 1e-4);
 }
 
+/* Windows and full layers: four groups that share blocks. The groups of a loop's repetitions are in no even order. */
+TEST(layers_of_two_kinds)
+{
+    static const decoder mixed = { .layers = 10, .hidden = 16, .heads = 4, .kv_heads = 2, .head_dim = 4, .mlp = 16, .vocab = VOCAB, .period = 3 };
+    loaded l;
+    kv_layout kv;
+    NEED_CPU;
+    REQUIRE_OK(load(&l, &mixed, one));
+    device_kv_layout(l.m, &kv);
+    CHECK(kv.n_groups == 4 && kv.n_places == 3);
+    drop(&l);
+    against_cpu(&mixed, one, 1e-4);
+}
+
 /* The second time nothing is compiled. */
 TEST(programs_come_from_the_cache)
 {

@@ -190,6 +190,29 @@ TEST(weights_shared_in_a_chain_are_not_stacked)
     graph_free(g);
 }
 
+/* Seven windows dealt out to three groups: whose pages a repetition reads is looked up. */
+TEST(caches_in_no_even_order_are_one_loop)
+{
+    graph *g = NULL;
+    lower_plan *p = NULL;
+    char got[64];
+    buf text = {0};
+    REQUIRE_OK(make_graph("ssfssfssfs", -1, -1, &g));
+    REQUIRE_OK(lower_plan_new(g, DT_F32, &p));
+    CHECK_STR(describe(p, got, sizeof got), "- 3*3 1*1 -");
+    CHECK(p->groups.n_groups == 4 && p->n_caches == 1 && p->caches[0].n_places == 3);
+    const lower_bucket b = { .tokens = 8, .seqs = 4, .rows = 4 };
+    lower_options o = { .act = DT_F32, .page = 4, .max_pages = 5, .n_pages = 10, .n_slots = 3 };
+    CHECK_ERR(lower_step(p, &b, &o, &text), ST_INTERNAL, "options for 0 groups of layers, the graph has 4");
+    o.n_groups = 4;
+    CHECK_OK(lower_step(p, &b, &o, &text));
+    CHECK(strstr(buf_cstr(&text), "dense<[0, 2, 1]> : tensor<3xi32>") != NULL);
+    CHECK(strstr(buf_cstr(&text), "dense<[0, 0, 10]> : tensor<3xi32>") != NULL);
+    buf_free(&text);
+    lower_plan_free(p);
+    graph_free(g);
+}
+
 TEST(stacks_and_caches)
 {
     graph *g = NULL;

@@ -51,11 +51,11 @@ static inline void fake_logits(uint64_t h, int vocab, float *out)
 
 /* The logits after `n` tokens, straight from the definition: each group of layers sees its part of the history, and keeps something
  * of its own of each token. */
-static inline void fake_reference_kv(const kv_layout *kv, const int32_t *tokens, int n, int variant, int vocab, float *out)
+static inline void fake_reference_kv(const kv_layout *l, const int32_t *tokens, int n, int variant, int vocab, float *out)
 {
     uint64_t h = 1;
-    for (int g = 0; g < kv->n_groups; g++)
-        for (int i = (int)kv_first_seen(&kv->group[g], n - 1); i < n; i++) h = fake_fold(h, fake_cell(tokens[i], i, variant) + (uint64_t)g);
+    for (int g = 0; g < l->n_groups; g++)
+        for (int i = (int)kv_first_seen(&l->group[g], n - 1); i < n; i++) h = fake_fold(h, fake_cell(tokens[i], i, variant) + (uint64_t)g);
     fake_logits(h, vocab, out);
 }
 
@@ -67,17 +67,17 @@ static inline void fake_reference(const int32_t *tokens, int n, int variant, int
 
 static void fake_seq(fake_device *d, const batch *b, int s, int *row)
 {
-    const kv_layout full = kv_layout_full(), *kv = d->kv.n_groups ? &d->kv : &full;
+    const kv_layout full = kv_layout_full(), *l = d->kv.n_groups ? &d->kv : &full;
     const int first = b->kv_lens[s] - (b->cu_q_lens[s + 1] - b->cu_q_lens[s]);
-    for (int g = 0; g < kv->n_groups; g++)
+    for (int g = 0; g < l->n_groups; g++)
         for (int t = b->cu_q_lens[s]; t < b->cu_q_lens[s + 1]; t++)
             d->store[batch_slots(b, g)[t]] = fake_cell(b->token_ids[t], b->positions[t], b->rope_variant[s]) + (uint64_t)g;
     for (int t = b->cu_q_lens[s]; t < b->cu_q_lens[s + 1]; t++) {
         if (*row >= b->n_rows || b->rows[*row] != t) continue;
         uint64_t h = 1;
         const int last = first + t - b->cu_q_lens[s];
-        for (int g = 0; g < kv->n_groups; g++)
-            for (int pos = (int)kv_first_seen(&kv->group[g], last); pos <= last; pos++)
+        for (int g = 0; g < l->n_groups; g++)
+            for (int pos = (int)kv_first_seen(&l->group[g], last); pos <= last; pos++)
                 h = fake_fold(h, d->store[batch_pages(b, g, s)[pos / d->block_size] * d->block_size + pos % d->block_size]);
         fake_logits(h, d->vocab, b->logits + (size_t)*row * (size_t)d->vocab);
         ++*row;

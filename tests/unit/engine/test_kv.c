@@ -156,4 +156,25 @@ TEST(out_of_memory_is_a_status)
     }
 }
 
+/* The same tokens in two groups of layers are two blocks. */
+TEST(contents_of_groups)
+{
+    kv *k;
+    int32_t b[2];
+    const block_hash h = { { 1, 2, 3 } };
+    REQUIRE_OK(kv_new(5, &k));
+    REQUIRE(kv_take(k, 2, b));
+    kv_register(k, b[0], &h, 0);
+    CHECK_INT(kv_find(k, &h, 0), b[0]);
+    CHECK_INT(kv_find(k, &h, 1), 0);
+    kv_register(k, b[1], &h, 1);
+    CHECK_INT(kv_find(k, &h, 0), b[0]);
+    CHECK_INT(kv_find(k, &h, 1), b[1]);
+    kv_release(k, (int32_t[]){ 0, b[0], 0 }, 3); /* null blocks are nobody's */
+    CHECK_INT(kv_n_free(k), 3);
+    kv_release(k, &b[1], 1);
+    CHECK_OK(kv_check(k, true));
+    kv_free(k);
+}
+
 TEST_MAIN
