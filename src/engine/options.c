@@ -147,7 +147,8 @@ static void log_groups(const engine_options *o, const kv_layout *kv, int64_t blo
         const int64_t blocks = n_groups * kv_group_blocks(x, o->max_model_len, o->max_num_batched_tokens, o->block_size);
         char sees[64] = "all tokens";
         if (kv_forgets(x)) snprintf(sees, sizeof sees, "%s of %s tokens", x->window ? "a window" : "a chunk", with_commas(x->window ? x->window : x->chunk, number));
-        log_info("KV cache: %d layers (%d x %d) see %s: %.3f GiB for a request of %d tokens", n_layers, n_groups, kv->n_places, sees,
+        log_info("KV cache: %d layer%s (%d group%s of up to %d) see%s %s: %.3f GiB for a request of %d tokens", n_layers, n_layers == 1 ? "" : "s", n_groups,
+                 n_groups == 1 ? "" : "s", kv->n_places, n_layers == 1 ? "s" : "", sees,
                  (double)(blocks * block_bytes) / GIB, o->max_model_len);
     }
 }

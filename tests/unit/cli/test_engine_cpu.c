@@ -189,6 +189,8 @@ static void check_model(const char *name, int groups)
 TEST(llama_is_the_same_however_it_runs) { check_model("llama", 1); }
 TEST(sliding_windows_are_the_same_however_they_run) { check_model("mistral", 1); }
 TEST(mixed_windows_are_the_same_however_they_run) { check_model("gemma3_text", 7); }
+TEST(windows_and_sinks_are_the_same_however_they_run) { check_model("gpt_oss", 2); }
+TEST(chunks_are_the_same_however_they_run) { check_model("llama4_scout", 4); }
 TEST(longrope_is_the_same_however_it_runs) { check_model("phi3_longrope", 1); }
 
 TEST(greedy_tokens_are_the_references)

@@ -152,10 +152,10 @@ TEST(blocks_of_every_type_can_be_moved)
         REQUIRE_OK(rig_step(&r, &(rig_work){ &a, ids + 20, 1, want }, 1));
         for (int p = 0; p < 3; p++) {
             int32_t to = rig_block(&r);
-            REQUIRE_OK(device_kv_read(r.dm, b.pages[p], data));
-            REQUIRE_OK(device_kv_write(r.dm, b.pages[p], zero));
+            REQUIRE_OK(device_kv_read(r.dm, b.pages[0][p], data));
+            REQUIRE_OK(device_kv_write(r.dm, b.pages[0][p], zero));
             REQUIRE_OK(device_kv_write(r.dm, to, data));
-            b.pages[p] = to;
+            b.pages[0][p] = to;
         }
         REQUIRE_OK(rig_step(&r, &(rig_work){ &b, ids + 20, 1, got }, 1));
         CHECK(memcmp(want, got, sizeof want) == 0);
