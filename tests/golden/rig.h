@@ -107,7 +107,8 @@ static inline status rig_step(rig *r, const rig_work *work, int n_work)
     }
     float *logits = mem_array((size_t)n_rows + 1, (size_t)r->vocab * sizeof(float));
     if (!logits) return err_nomem();
-    batch b = { t, n_work, n_rows, ids, pos, cu, kv, groups, pages[0], RIG_MAX_LEN, slots, variant, rows, logits, NULL, NULL, NULL };
+    batch b = { .n_tokens = t, .n_seqs = n_work, .n_rows = n_rows, .token_ids = ids, .positions = pos, .cu_q_lens = cu, .kv_lens = kv, .n_groups = groups,
+                .page_table = pages[0], .max_pages = RIG_MAX_LEN, .slots = slots, .rope_variant = variant, .rows = rows, .logits = logits };
     status st = device_run(r->dm, &b);
     const float *from = logits;
     for (int s = 0; s < n_work && st == ST_OK; s++) {

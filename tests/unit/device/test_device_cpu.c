@@ -174,7 +174,11 @@ static status open_loaded(loaded *l, const char *graph_type, dtype stored, dtype
 
 static const int32_t ids[] = { 3, 19, 0, 7, 7, 1 }, pos[] = { 0, 1, 2, 3, 4, 5 }, cu[] = { 0, 6 }, lens[] = { 6 }, pages[] = { 5, 2 },
                      slots[] = { 20, 21, 22, 23, 8, 9 }, rows[] = { 2, 5 };
-static batch make_batch(float *logits) { return (batch){ 6, 1, 2, ids, pos, cu, lens, 0, pages, 2, slots, NULL, rows, logits, NULL, NULL, NULL }; }
+static batch make_batch(float *logits)
+{
+    return (batch){ .n_tokens = 6, .n_seqs = 1, .n_rows = 2, .token_ids = ids, .positions = pos, .cu_q_lens = cu, .kv_lens = lens, .page_table = pages, .max_pages = 2,
+                    .slots = slots, .rows = rows, .logits = logits };
+}
 
 static status logits_of(const char *graph_type, dtype stored, float out[40], int64_t *bytes)
 {
@@ -335,7 +339,8 @@ TEST(blocks_travel)
     CHECK_OK(device_kv_read(l.m, 5, block));
     CHECK_OK(device_kv_write(l.m, 5, zero));
     CHECK_OK(device_kv_write(l.m, 7, block));
-    batch again = { 1, 1, 1, ids + 5, pos + 5, one_cu, lens, 0, moved, 2, slots + 5, NULL, row, after, NULL, NULL, NULL };
+    batch again = { .n_tokens = 1, .n_seqs = 1, .n_rows = 1, .token_ids = ids + 5, .positions = pos + 5, .cu_q_lens = one_cu, .kv_lens = lens, .page_table = moved,
+                    .max_pages = 2, .slots = slots + 5, .rows = row, .logits = after };
     CHECK_OK(device_run(l.m, &again));
     CHECK(memcmp(before + 20, after, 20 * sizeof(float)) == 0);
     CHECK_ERR(device_kv_read(l.m, 10, block), ST_INVALID, "KV block 10, expected 0 to 9");

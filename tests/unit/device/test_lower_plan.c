@@ -442,7 +442,8 @@ TEST(meta_of_a_mixed_batch)
     static const int32_t cu[] = { 0, 11, 12, 14 }, lens[] = { 13, 6, 2 }, variant[] = { 1, 0, 1 }, rows[] = { 10, 11, 13 };
     static const int32_t pages[] = { 7, 3, 2, 8, -1, -1, 5, 9, -1, -1, -1, -1, 6, -1, -1, -1, -1, -1 };
     static const int32_t slots[] = { 30, 31, 12, 13, 14, 15, 8, 9, 10, 11, 32, 37, 24, 25 };
-    const batch b = { 14, 3, 3, ids, pos, cu, lens, 0, pages, 6, slots, variant, rows, NULL, NULL, NULL, NULL };
+    const batch b = { .n_tokens = 14, .n_seqs = 3, .n_rows = 3, .token_ids = ids, .positions = pos, .cu_q_lens = cu, .kv_lens = lens, .page_table = pages, .max_pages = 6,
+                      .slots = slots, .rope_variant = variant, .rows = rows };
     int32_t meta[161];
     step_layout l;
     CHECK(bucket_fits(&mixed, &b) && !bucket_fits(&decode, &b));
@@ -472,7 +473,8 @@ TEST(meta_of_a_mixed_batch)
 TEST(meta_of_a_decode_batch)
 {
     static const int32_t ids[] = { 4, -1 }, pos[] = { 8, 0 }, cu[] = { 0, 1, 2 }, lens[] = { 9, 1 }, rows[] = { 0, 1 }, pages[] = { 1, 2, 3, 4, 9, 9 }, slots[] = { 12, 16 };
-    const batch b = { 2, 2, 2, ids, pos, cu, lens, 0, pages, 3, slots, NULL, rows, NULL, NULL, NULL, NULL };
+    const batch b = { .n_tokens = 2, .n_seqs = 2, .n_rows = 2, .token_ids = ids, .positions = pos, .cu_q_lens = cu, .kv_lens = lens, .page_table = pages, .max_pages = 3,
+                      .slots = slots, .rows = rows };
     int32_t meta[64];
     step_layout l;
     CHECK(bucket_fits(&decode, &b) && bucket_fits(&mixed, &b));
