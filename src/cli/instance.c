@@ -124,7 +124,7 @@ static bool wants_sequence_parallel(const flags *f)
 mesh instance_mesh(const flags *f)
 {
     int tp = (int)instance_i64(f, "tensor-parallel-size", 1);
-    return (mesh){ .dp = 1, .tp = tp, .sp = tp > 1 && wants_sequence_parallel(f) };
+    return (mesh){ .dp = 1, .tp = tp, .sp = tp > 1 && wants_sequence_parallel(f), .ep = tp > 1 && flags_bool(f, "enable-expert-parallel", false) };
 }
 
 /* The graph as the device wants it: the model's own, or one that is cut for a mesh or keeps equal layers equal. */

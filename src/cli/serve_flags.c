@@ -82,7 +82,7 @@ static const flag_def defs[] = {
     { "data-parallel-hybrid-lb", NULL, G, FLAG_BOOL, FLAG_NOT_YET, "off", NULL, NULL, "One endpoint per node." },
     { "data-parallel-multi-port-external-lb", NULL, G, FLAG_BOOL, FLAG_NOT_YET, "off", NULL, NULL, "One port per rank." },
     { "data-parallel-supervisor-port", NULL, G, FLAG_INT, FLAG_IGNORED, "9256", NULL, NULL, "Port of the supervisor." },
-    { "enable-expert-parallel", "-ep", G, FLAG_BOOL, FLAG_NOT_YET, "off", NULL, NULL, "Experts spread over devices." },
+    { "enable-expert-parallel", "-ep", G, FLAG_BOOL, FLAG_YES, "off", NULL, NULL, "The tensor parallel devices share out experts whole, instead of a part of each expert." },
     { "all2all-backend", NULL, G, FLAG_STR, FLAG_IGNORED, "allgather_reducescatter", NULL, NULL, "Library of expert exchange." },
     { "enable-eplb", NULL, G, FLAG_BOOL, FLAG_NOT_YET, "off", NULL, NULL, "Balancing of experts." },
     { "eplb-config", NULL, G, FLAG_JSON, FLAG_NOT_YET, NULL, NULL, NULL, "Settings of the balancing." },

@@ -7,6 +7,7 @@
 static const char config_text[] =
     "{\"architectures\": [\"%s\"], \"model_type\": \"x\", \"vocab_size\": 203, \"hidden_size\": 72, \"intermediate_size\": 150,"
     " \"num_hidden_layers\": 3, \"num_attention_heads\": 6, \"num_key_value_heads\": 2, \"head_dim\": %d, \"rms_norm_eps\": 1e-5,"
+    " \"num_experts\": 7, \"num_experts_per_tok\": 3, \"moe_intermediate_size\": 50, \"norm_topk_prob\": true, \"mlp_only_layers\": [1],"
     " \"max_position_embeddings\": 2048, \"sliding_window\": %s, \"tie_word_embeddings\": %s}";
 
 /* Three parts of keys of attention; instrumented code does less: two, and no chunks of single tokens. */
@@ -134,6 +135,7 @@ static void check_model(const char *arch, int head_dim, const char *window, bool
 TEST(exact_full_attention_f32) { check_model("LlamaForCausalLM", 16, "null", false, DT_F32, DT_F32); }
 TEST(exact_window_bf16_cache) { check_model("MistralForCausalLM", 24, "300", true, DT_F32, DT_BF16); }
 TEST(exact_qk_norm_f16_cache) { check_model("Qwen3ForCausalLM", 40, "null", true, DT_F32, DT_F16); }
+TEST(exact_experts) { check_model("Qwen3MoeForCausalLM", 16, "null", false, DT_F32, DT_F32); }
 TEST(exact_e4m3_cache) { check_model("LlamaForCausalLM", 16, "null", false, DT_F32, DT_F8E4M3); }
 TEST(exact_e5m2_cache) { check_model("MistralForCausalLM", 24, "300", true, DT_F32, DT_F8E5M2); }
 TEST(exact_int8_cache) { check_model("Qwen3ForCausalLM", 40, "null", true, DT_F32, DT_I8); }
@@ -145,6 +147,7 @@ TEST(exact_bf16_dot)
     if (!isa_available(ISA_avx512_bf16)) SKIP("no avx512_bf16");
     check_sets(ISA_avx512_bf16, ISA_avx512_bf16, "LlamaForCausalLM", 16, "null", false, DT_BF16, DT_BF16);
     check_sets(ISA_avx512_bf16, ISA_avx512_bf16, "Qwen3ForCausalLM", 40, "300", true, DT_BF16, DT_F32);
+    check_sets(ISA_avx512_bf16, ISA_avx512_bf16, "Qwen3MoeForCausalLM", 24, "null", true, DT_BF16, DT_F32);
 }
 
 TEST(exact_bf16_model)

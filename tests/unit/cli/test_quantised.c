@@ -69,18 +69,25 @@ static const double llama_bounds[QUANT_COUNT] = {
 static const double qwen3_bounds[QUANT_COUNT] = {
     [QUANT_INT8] = 0.040, [QUANT_INT8_G32] = 0.031, [QUANT_INT4_G128] = 0.34, [QUANT_INT4_G32] = 0.32, [QUANT_INT8_WO] = 0.025,
     [QUANT_INT8_G32_WO] = 0.021, [QUANT_INT4_G128_WO] = 0.34, [QUANT_INT4_G32_WO] = 0.32, [QUANT_FP8] = 0.097 };
+static const double moe_bounds[QUANT_COUNT] = {
+    [QUANT_INT8] = 0.041, [QUANT_INT8_G32] = 0.045, [QUANT_INT4_G128] = 0.34, [QUANT_INT4_G32] = 0.32, [QUANT_INT8_WO] = 0.040,
+    [QUANT_INT8_G32_WO] = 0.042, [QUANT_INT4_G128_WO] = 0.34, [QUANT_INT4_G32_WO] = 0.32, [QUANT_FP8] = 0.126 };
 static const double tied_bounds[QUANT_COUNT] = {
     [QUANT_INT8] = 0.125, [QUANT_INT8_G32] = 0.105, [QUANT_INT4_G128] = 0.83, [QUANT_INT4_G32] = 0.80, [QUANT_INT8_WO] = 0.077,
     [QUANT_INT8_G32_WO] = 0.070, [QUANT_INT4_G128_WO] = 0.83, [QUANT_INT4_G32_WO] = 0.80, [QUANT_FP8] = 0.32 };
 TEST(golden_llama) { check_golden("llama", llama_bounds); }
 TEST(golden_qwen3) { check_golden("qwen3", qwen3_bounds); }
+TEST(golden_qwen3_moe) { check_golden("qwen3_moe", moe_bounds); }
 TEST(golden_llama_tied) { check_golden("llama_tied", tied_bounds); }
 
 /* ---- exactness ---- */
 
+#define LLAMA "LlamaForCausalLM"
+#define MIXTURE "Qwen3MoeForCausalLM"
 /* Sizes that are no multiples of a panel, a group or a vector. */
 static const char odd_text[] =
-    "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"x\", \"vocab_size\": 203, \"hidden_size\": 200, \"intermediate_size\": 150,"
+    "{\"architectures\": [\"%s\"], \"model_type\": \"x\", \"vocab_size\": 203, \"hidden_size\": 200, \"intermediate_size\": 150,"
+    " \"num_experts\": 6, \"num_experts_per_tok\": 2, \"moe_intermediate_size\": 90, \"norm_topk_prob\": true,"
     " \"num_hidden_layers\": 2, \"num_attention_heads\": 6, \"num_key_value_heads\": 2, \"head_dim\": 24, \"rms_norm_eps\": 1e-5,"
     " \"max_position_embeddings\": 1024, \"tie_word_embeddings\": true}";
 
@@ -102,11 +109,13 @@ static status get_big(const weight_source *s, const char *name, weight_data *out
 }
 static void release_big(const weight_source *s, const char *name, weight_data *w) { (void)s, (void)name; mem_free(w->owned); }
 
-static status open_odd(rig *r, quant_scheme s, int threads, const char *set, int block)
+static status open_odd(rig *r, const char *arch, quant_scheme s, int threads, const char *set, int block)
 {
     status st;
+    char text[1024];
+    snprintf(text, sizeof text, odd_text, arch);
     *r = (rig){ .vocab = VOCAB };
-    TRY(jv_parse(odd_text, strlen(odd_text), &r->config));
+    TRY(jv_parse(text, strlen(text), &r->config));
     TRY_OUT(model_new(r->config, &(model_options){ .weight_dtype = DT_F32, .quant = s }, &r->m));
     TRY_OUT(model_weights_open(r->m, NULL, true, 5, &r->w));
     TRY_OUT(device_open("cpu", &(device_options){ .n_threads = threads, .isa = set }, &r->dev));
@@ -150,7 +159,7 @@ static void run_in_company(rig *r, int piece)
     }
 }
 
-static void check_exact(quant_scheme s)
+static void check_exact(const char *arch, quant_scheme s)
 {
     static const int chunks[] = { LEN, 1, 7, 100 };
     bool have = false;
@@ -159,7 +168,7 @@ static void check_exact(quant_scheme s)
     for (isa set = 0; set < ISA_COUNT; set++) {
         if (!isa_available(set)) continue;
         rig r;
-        REQUIRE_OK(open_odd(&r, s, 1 + (int)set % 2, isa_name(set), set % 2 ? 16 : 48));
+        REQUIRE_OK(open_odd(&r, arch, s, 1 + (int)set % 2, isa_name(set), set % 2 ? 16 : 48));
         for (int c = 0; c < 4; c++) {
             if (set == ISA_portable && (chunks[c] == 1 || chunks[c] == 7)) continue; /* slow */
             rig_seq seq = { 0 };
@@ -176,12 +185,13 @@ static void check_exact(quant_scheme s)
     CHECK(spread / VOCAB > 0.01 && isfinite(spread));
 }
 
-TEST(exact_int8) { check_exact(QUANT_INT8); check_exact(QUANT_INT8_G32); }
-TEST(exact_int4) { check_exact(QUANT_INT4_G128); check_exact(QUANT_INT4_G32); }
+TEST(exact_int8) { check_exact(LLAMA, QUANT_INT8); check_exact(LLAMA, QUANT_INT8_G32); }
+TEST(exact_int4) { check_exact(LLAMA, QUANT_INT4_G128); check_exact(LLAMA, QUANT_INT4_G32); }
+TEST(exact_experts) { check_exact(MIXTURE, QUANT_INT8); check_exact(MIXTURE, QUANT_INT4_G32); check_exact(MIXTURE, QUANT_INT8_WO); }
 TEST(exact_weight_only)
 {
     static const quant_scheme all[] = { QUANT_INT8_WO, QUANT_INT8_G32_WO, QUANT_INT4_G128_WO, QUANT_INT4_G32_WO, QUANT_FP8 };
-    for (int i = 0; i < 5; i++) check_exact(all[i]);
+    for (int i = 0; i < 5; i++) check_exact(LLAMA, all[i]);
 }
 
 /* A step allocates nothing; every allocation of loading may fail. */
@@ -194,7 +204,7 @@ TEST(memory)
         uint64_t n = 1;
         for (; n < 100000 && st != ST_OK; n++) {
             mem_fail_at(n);
-            st = open_odd(&r, all[i], 2, NULL, 16);
+            st = open_odd(&r, i ? LLAMA : MIXTURE, all[i], 2, NULL, 16);
             mem_fail_at(0);
             if (st != ST_OK && st != ST_NOMEM) { FAIL("allocation %d: %s", (int)n, err_msg()); return; }
         }
@@ -212,8 +222,8 @@ TEST(memory)
 TEST(tied_heads)
 {
     rig a, b;
-    REQUIRE_OK(open_odd(&a, QUANT_NONE, 1, NULL, 16));
-    REQUIRE_OK(open_odd(&b, QUANT_INT4_G32, 1, NULL, 16));
+    REQUIRE_OK(open_odd(&a, LLAMA, QUANT_NONE, 1, NULL, 16));
+    REQUIRE_OK(open_odd(&b, LLAMA, QUANT_INT4_G32, 1, NULL, 16));
     CHECK_INT(model_describe(a.m)->n_params, model_describe(b.m)->n_params);
     const graph *g = model_graph(b.m);
     const node *head = graph_node(g, graph_node(g, graph_output(g))->in[1]);
@@ -234,7 +244,7 @@ TEST(tied_heads)
 TEST(graphs_with_schemes)
 {
     rig r;
-    REQUIRE_OK(open_odd(&r, QUANT_INT8_G32, 1, NULL, 16));
+    REQUIRE_OK(open_odd(&r, LLAMA, QUANT_INT8_G32, 1, NULL, 16));
     buf text = { 0 }, again = { 0 };
     graph *g = NULL;
     REQUIRE_OK(graph_print(model_graph(r.m), &text));

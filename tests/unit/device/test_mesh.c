@@ -15,6 +15,8 @@ static const decoder llama = { .layers = 3, .hidden = 32, .heads = 8, .kv_heads 
 static const decoder qwen = { .layers = 2, .hidden = 24, .heads = 8, .kv_heads = 2, .head_dim = 4, .mlp = 40, .vocab = VOCAB, .qk_norm = true, .bias = true, .tied = true };
 static const decoder sliding = { .layers = 3, .hidden = 16, .heads = 8, .kv_heads = 8, .head_dim = 4, .mlp = 16, .vocab = VOCAB, .period = 2 };
 
+static const decoder mixture = { .layers = 3, .hidden = 24, .heads = 8, .kv_heads = 2, .head_dim = 4, .mlp = 12, .vocab = VOCAB, .bias = true, .experts = 8, .top_k = 3 };
+
 static const lower_bucket buckets[2] = { { .tokens = 24, .seqs = 4, .rows = 4 }, { .tokens = 8, .seqs = 8, .rows = 8, .decode = true } };
 
 static pjrt_client *eight(void)
@@ -41,16 +43,18 @@ typedef struct machine {
 /* Rank `rank`'s share of a weight, as partition.h says it: its rows and columns, zeros where padded. */
 static void fill_share(const machine *m, const node *n, int rank, float *dst)
 {
-    int64_t local_cols = n->s.rank == 2 ? n->s.dim[1] : 1;
-    memset(dst, 0, (size_t)(n->s.dim[0] * local_cols) * sizeof *dst);
+    int64_t local_cols = weight_cols(n), first = weight_first_expert(n, rank, m->m.tp);
+    memset(dst, 0, (size_t)(weight_experts(n) * weight_rows(n) * local_cols) * sizeof *dst);
     for (int64_t i = 0; i < n->a.weight.n_parts; i++) {
         const weight_part *p = &n->a.weight.parts[i];
         const node *full = decoder_find(m->whole, p->name);
-        int64_t cols = full->s.rank == 2 ? full->s.dim[1] : 1, row0, rows, local_rows, col0 = 0, n_cols = cols, unused;
+        int64_t cols = weight_cols(full), row0, rows, local_rows, col0 = 0, n_cols = cols, unused;
         weight_part_local(p, rank, m->m.tp, &row0, &rows, &local_rows);
-        if (full->s.rank == 2) weight_cols_local(n, cols, rank, m->m.tp, &col0, &n_cols, &unused);
-        for (int64_t r = 0; r < rows; r++)
-            for (int64_t c = 0; c < n_cols; c++) dst[r * local_cols + c] = decoder_value(p->name, full, (uint32_t)((row0 + r) * cols + col0 + c));
+        if (cols > 1) weight_cols_local(n, cols, rank, m->m.tp, &col0, &n_cols, &unused);
+        for (int64_t e = 0; e < weight_experts(n); e++)
+            for (int64_t r = 0; r < rows; r++)
+                for (int64_t c = 0; c < n_cols; c++)
+                    dst[(e * weight_rows(n) + r) * local_cols + c] = decoder_value(p->name, full, (uint32_t)((((first + e) * p->total) + row0 + r) * cols + col0 + c));
         dst += local_rows * local_cols;
     }
 }
@@ -61,7 +65,7 @@ static status put_weights(machine *m, int at)
     if (p->n_weights > MOST_WEIGHTS) return err_set(ST_LIMIT, "%d weights", p->n_weights);
     for (int i = 0; i < p->n_weights; i++) {
         const lower_weight *w = &p->weights[i];
-        int64_t dim[4] = { w->n }, one = w->s.dim[0] * (w->s.rank == 2 ? w->s.dim[1] : 1);
+        int64_t dim[4] = { w->n }, one = w->s.dim[0] * shape_cols(&w->s);
         float *v = mem_array((size_t)(one * w->n), sizeof *v);
         for (int k = 0; k < w->n; k++) fill_share(m, graph_at(m->g, w->nodes[k]), at % m->m.tp, v + k * one);
         for (int k = 0; k < w->s.rank; k++) dim[k + w->stacked] = w->s.dim[k];
@@ -225,7 +229,7 @@ static void check_rows(mesh on, int step, int at, int n_rows)
 {
     const float *want = expected[step][at / on.tp], *have = got[at];
     double error = case_error(have, want, (int64_t)n_rows * VOCAB);
-    if (!(error < 1e-4)) FAIL("%dx%d%s step %d device %d: error %g", on.dp, on.tp, on.sp ? " sp" : "", step, at, error);
+    if (!(error < 1e-4)) FAIL("%dx%d%s step %d device %d: error %g", on.dp, on.tp, on.sp ? " sp" : on.ep ? " ep" : "", step, at, error);
     for (int r = 0; r < n_rows; r++) CHECK_INT(decoder_best(have + r * VOCAB, VOCAB), decoder_best(want + r * VOCAB, VOCAB));
 }
 
@@ -274,6 +278,19 @@ TEST(sliding_on_meshes)
     if (!expect(&sliding, 2)) return;
     check_mesh(&sliding, (mesh){ 2, 2, false, false }, true);
     check_mesh(&sliding, (mesh){ 1, 8, true, false }, false);
+}
+
+/* Experts cut over the ranks, and shared out; biases, of which the outer ones are added once; with cut tokens. */
+TEST(experts_on_meshes)
+{
+    NEED_CPU;
+    if (!expect(&mixture, 2)) return;
+    for (int ep = 0; ep < 2; ep++) {
+        check_mesh(&mixture, (mesh){ 1, 4, false, ep }, true);
+        check_mesh(&mixture, (mesh){ 1, 2, true, ep }, false);
+        check_mesh(&mixture, (mesh){ 2, 2, false, ep }, false);
+    }
+    check_mesh(&mixture, (mesh){ 1, 8, false, true }, false);
 }
 
 TEST_MAIN

@@ -77,6 +77,22 @@ static void place(runner *r, int id)
     }
 }
 
+/* Experts that no token goes to have no weights in memory at all; returns the bytes of the others. */
+static int64_t hide_idle_experts(runner *r, const node *n)
+{
+    const cpu_tensor *combine = &r->t[n->in[1].id];
+    int64_t bytes = 0;
+    for (int w = 2; w < 4; w++)
+        for (int64_t e = 0; e < weight_experts(graph_node(r->g, n->in[w])); e++) {
+            qgemm_weight *x = &r->packed[n->in[w].id][e];
+            bool idle = true;
+            for (int64_t t = 0; t < combine->rows; t++) idle = idle && combine->f[t * combine->ld + e] == 0;
+            if (idle) x->base.data = NULL;
+            else bytes += (int64_t)gemm_packed_bytes(x->base.type, x->base.n, x->base.k);
+        }
+    return bytes;
+}
+
 static void run_node(runner *r, int id, isa set, int threads)
 {
     const node *n = graph_at(r->g, id);
@@ -91,10 +107,12 @@ static void run_node(runner *r, int id, isa set, int threads)
     cpu_call c = { .n = n, .isa = set, .out = r->t[id], .b = &r->step->b, .kv = &r->kv, .limits = &r->limits, .state = state, .state_bytes = need.state_bytes,
                    .counters = counters };
     for (int i = 0; i < n->n_in; i++) c.in[i] = r->t[n->in[i].id];
+    int64_t needed = n->op == OP_EXPERTS ? hide_idle_experts(r, n) : 0;
     for (int phase = 0; phase < impl->n_phases; phase++) {
         if (impl->skip_phase && phase > 0 && impl->skip_phase(&c, phase)) continue;
         for (int t = 0; t < threads; t++) impl->cpu[set](&c, &(cpu_thread){ t, scratch }, phase);
     }
+    CHECK_INT(counters[OP_COUNT_BYTES], needed);
     mem_free(state);
     mem_free(scratch);
 }

@@ -9,7 +9,7 @@
 #include "tests/unit/ops/cases.h"
 
 /* period: layers of which the last sees all keys, the others a window of 6; 0: all see everything. */
-typedef struct decoder { int layers, hidden, heads, kv_heads, head_dim, mlp, vocab, period; bool qk_norm, bias, tied; dtype type; } decoder;
+typedef struct decoder { int layers, hidden, heads, kv_heads, head_dim, mlp, vocab, period; bool qk_norm, bias, tied; dtype type; int experts, top_k; /* 0: a dense MLP */ } decoder;
 
 /* ---- the graph ---- */
 
@@ -49,6 +49,29 @@ static inline tensor decoder_heads(graph *g, const decoder *d, int l, tensor x, 
     return graph_add(g, OP_SPLIT_HEADS, &x, 1, &(op_attrs){ .split_heads = { d->head_dim } });
 }
 
+static inline tensor decoder_expert_weight(graph *g, const decoder *d, int l, const char *const *names, int n, int64_t rows, int64_t cols)
+{
+    char full[2][64];
+    weight_part parts[2];
+    axis out = n > 1 ? AX_MLP : AX_EMBED, in = !cols ? AX_NONE : n > 1 ? AX_EMBED : AX_MLP;
+    for (int i = 0; i < n; i++) {
+        snprintf(full[i], sizeof full[i], "%d.experts.*.%s", l, names[i]);
+        parts[i] = (weight_part){ full[i], 0, rows, rows, out, 0, 0 };
+    }
+    graph_set_layer(g, l);
+    return graph_weight(g, n > 1 ? ROLE_COL : ROLE_ROW, &(shape){ d->type, cols ? 3 : 2, { d->experts, n * rows, cols }, { AX_EXPERTS, out, in } }, parts, n);
+}
+
+static inline tensor decoder_experts(graph *g, const decoder *d, int l, tensor x)
+{
+    static const char *const both[] = { "gate", "up" }, *const biases[] = { "gate.bias", "up.bias" }, *const down[] = { "down" }, *const down_bias[] = { "down.bias" };
+    tensor logits = decoder_linear(g, d, l, x, ROLE_REPL, "router", AX_EXPERTS, d->experts, false);
+    tensor combine = graph_add(g, OP_ROUTE, &logits, 1, &(op_attrs){ .route = { .top_k = d->top_k, .kind = ROUTE_SOFTMAX_TOPK, .norm = 1, .scale = 1 } });
+    tensor in[] = { x, combine, decoder_expert_weight(g, d, l, both, 2, d->mlp, d->hidden), decoder_expert_weight(g, d, l, down, 1, d->hidden, d->mlp), NO_TENSOR, NO_TENSOR };
+    if (d->bias) in[4] = decoder_expert_weight(g, d, l, biases, 2, d->mlp, 0), in[5] = decoder_expert_weight(g, d, l, down_bias, 1, d->hidden, 0);
+    return graph_add(g, OP_EXPERTS, in, 6, &(op_attrs){ .experts = { .top_k = d->top_k } });
+}
+
 static inline tensor decoder_layer(graph *g, const decoder *d, int l, tensor x, tensor table)
 {
     tensor y = decoder_norm(g, d, l, x, "in"), q = decoder_heads(g, d, l, y, "q", AX_HEADS, d->heads), k, v;
@@ -61,6 +84,7 @@ static inline tensor decoder_layer(graph *g, const decoder *d, int l, tensor x, 
     y = graph_add(g, OP_MERGE_HEADS, &y, 1, NULL);
     x = decoder_two(g, OP_ADD, x, decoder_linear(g, d, l, y, ROLE_ROW, "o", AX_EMBED, d->hidden, d->bias));
     y = decoder_norm(g, d, l, x, "post");
+    if (d->experts) return decoder_two(g, OP_ADD, x, decoder_experts(g, d, l, y));
     tensor gate = decoder_linear(g, d, l, y, ROLE_COL, "gate", AX_MLP, d->mlp, d->bias), up = decoder_linear(g, d, l, y, ROLE_COL, "up", AX_MLP, d->mlp, d->bias);
     return decoder_two(g, OP_ADD, x, decoder_linear(g, d, l, decoder_two(g, OP_GLU, gate, up), ROLE_ROW, "down", AX_EMBED, d->hidden, d->bias));
 }
@@ -104,7 +128,8 @@ static inline const node *decoder_find(const graph *whole, const char *name)
 {
     for (int id = 1; id <= graph_n_nodes(whole); id++) {
         const node *n = graph_at(whole, id);
-        if (n->op == OP_WEIGHT && strcmp(n->a.weight.parts[0].name, name) == 0) return n;
+        for (int64_t i = 0; n->op == OP_WEIGHT && i < n->a.weight.n_parts; i++)
+            if (strcmp(n->a.weight.parts[i].name, name) == 0) return n;
     }
     return NULL;
 }
@@ -115,7 +140,7 @@ static inline float decoder_value(const char *name, const node *n, uint32_t i)
     uint32_t seed = 5381;
     for (const char *c = name; *c; c++) seed = seed * 33 + (unsigned char)*c;
     float v = case_value(seed, i);
-    return n->s.rank == 2 ? v / 4 : strstr(name, "bias") ? v / 8 : 1 + floorf(v * 8) / 32;
+    return n->s.rank == weight_rows_dim(n) + 2 ? v / 4 : strstr(name, "bias") ? v / 8 : 1 + floorf(v * 8) / 32;
 }
 
 static inline void decoder_spoil(const decoder_source *s, const node *n, weight_data *out)
