@@ -106,7 +106,7 @@ def check_golden(name, **kw):
         return worst
 
 DENSE = ["llama", "mistral", "phi3_longrope", "qwen2", "qwen3_yarn"]
-MORE = ["llama_bf16", "llama_hd128", "llama_plainrope_bias", "llama_tied", "phi3", "qwen3", "qwen3_tied"]   # only where ../shared is
+MORE = ["llama_bf16", "llama_hd128", "llama_plainrope_bias", "llama_tied", "phi3", "qwen3", "qwen3_moe", "qwen3_moe_sparse", "qwen3_tied"]   # only where ../shared is
 
 def check_all(names, **kw):
     for n in names: print(f"    {n}: worst logprob error {check_golden(n, **kw):.1e}", flush=True)
