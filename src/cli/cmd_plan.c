@@ -28,6 +28,7 @@ static status count_format(const compile_plan *p, const char *name, dtype type, 
     TRY(model_new(p->config, &o, &m));
     model_count_params(model_graph(m), &params);
     model_free(m);
+    params.bytes += (double)r->encoder_params * (double)dtype_bits(type) / 8;
     r->formats[r->n_formats++] = (plan_format){ name, stored, params.bytes };
     return ST_OK;
 }
@@ -71,7 +72,8 @@ static status plan(const flags *f, plan_report *r)
     if (r->published) r->name = r->published->name;
     model_count_params(model_graph(p.model.m), &r->params);
     r->n_kinds = model_kv_kinds(model_graph(p.model.m), r->kinds);
-    status st = count_formats(&p, r);
+    status st = model_count_encoders(p.config, p.model.dt, &r->encoder_params);
+    if (st == ST_OK) st = count_formats(&p, r);
     if (st == ST_OK) st = fit(f, &p, r);
     if (st == ST_OK) st = print(r, flags_bool(f, "json", false));
     compile_plan_free(&p);

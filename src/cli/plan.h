@@ -37,7 +37,8 @@ typedef struct plan_report {
     const char *name;
     const compile_plan *p;
     const preset *published;    /* NULL: no preset */
-    model_params params;
+    model_params params;        /* of the language model */
+    int64_t encoder_params;     /* of its encoders */
     plan_format formats[PLAN_MAX_FORMATS];
     int n_formats;
     model_kv_kind kinds[MODEL_MAX_KV_KINDS];

@@ -26,13 +26,15 @@ static void write_params(const plan_report *r, buf *out)
     const model_info *m = model_describe(r->p->model.m);
     const model_params *x = &r->params;
     buf_printf(out, "%s (%s)\n", r->name, m->architecture);
-    buf_printf(out, "  parameters        %.3f billion (%lld)", (double)x->total / GB, (long long)x->total);
+    int64_t total = x->total + r->encoder_params;
+    buf_printf(out, "  parameters        %.3f billion (%lld)", (double)total / GB, (long long)total);
     if (r->published) {
-        double off = 100 * ((double)x->total / (double)r->published->n_params - 1);
-        if (x->total == r->published->n_params) buf_str(out, ", as published");
+        double off = 100 * ((double)total / (double)r->published->n_params - 1);
+        if (total == r->published->n_params) buf_str(out, ", as published");
         else buf_printf(out, "; published %.3f billion, %+.2f%%", (double)r->published->n_params / GB, off);
     }
     buf_str(out, "\n");
+    if (r->encoder_params) buf_printf(out, "  of these          %.3f billion in encoders of images and sounds\n", (double)r->encoder_params / GB);
     if (x->active != x->total) buf_printf(out, "  active per token  %.3f billion, %.3f without the embedding table\n", (double)x->active / GB, (double)(x->active - x->embedding) / GB);
     buf_printf(out, "  context           %d tokens\n", m->max_model_len);
 }
@@ -95,7 +97,8 @@ static void json_params(jw *w, const plan_report *r)
 {
     jw_key(w, "parameters");
     jw_obj(w);
-    jw_put_i64(w, "total", r->params.total);
+    jw_put_i64(w, "total", r->params.total + r->encoder_params);
+    jw_put_i64(w, "encoders", r->encoder_params);
     jw_put_i64(w, "active", r->params.active);
     jw_put_i64(w, "embedding", r->params.embedding);
     if (r->published) jw_put_i64(w, "published", r->published->n_params);

@@ -1,5 +1,7 @@
 #include "model/counts.h"
 
+#include "model/encoder.h"
+
 #include <string.h>
 
 #include "graph/kv_groups.h"
@@ -22,6 +24,18 @@ static double bits_of(const node *w)
     return s ? quant_bits(s, (double)w->s.dim[w->s.rank - 1]) : (double)dtype_bits(w->s.type);
 }
 
+/* The share of a weight that a token meets: of experts' tensors those of the experts that it goes to. */
+static double active_share(const graph *g, int id)
+{
+    const node *w = graph_at(g, id);
+    for (int i = id + 1; weight_has_experts(w) && i <= graph_n_nodes(g); i++) {
+        const node *n = graph_at(g, i);
+        for (int k = 0; n->op == OP_EXPERTS && k < n->n_in; k++)
+            if (n->in[k].id == id) return (double)n->a.experts.top_k / (double)weight_experts(w);
+    }
+    return 1;
+}
+
 static bool is_embedding(const graph *g, int id)
 {
     for (int i = id + 1; i <= graph_n_nodes(g); i++)
@@ -39,10 +53,28 @@ void model_count_params(const graph *g, model_params *out)
         out->bytes += (double)n * bits_of(w) / 8;
         if (seen_before(g, id)) continue;
         out->total += n;
-        out->active += n;
+        out->active += (int64_t)((double)n * active_share(g, id) + 0.5);
         if (w->a.weight.scheme) out->quantised += n;
         if (is_embedding(g, id)) out->embedding += n;
     }
+}
+
+status model_count_encoders(const jv *config, dtype type, int64_t *out)
+{
+    *out = 0;
+    for (encoder_kind k = 0; k < ENCODER_KINDS; k++) {
+        encoder *e;
+        TRY(encoder_new(config, k, type, &e));
+        if (!e) continue;
+        for (int i = 0; i < encoder_n_stages(e); i++) {
+            model_params p;
+            model_count_params(encoder_graph(e, i), &p);
+            *out += p.total;
+        }
+        *out += encoder_table_params(e);
+        encoder_free(e);
+    }
+    return ST_OK;
 }
 
 static void add_kind(model_kv_kind *out, int *n, model_kv_kind k)

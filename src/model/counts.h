@@ -15,6 +15,8 @@ typedef struct model_params {
     double bytes;           /* as the graph keeps them, scales and zero points included */
 } model_params;
 void model_count_params(const graph *g, model_params *out);
+/* Those of the encoders of images and sounds that config.json describes, kept as `type`. */
+status model_count_encoders(const jv *config, dtype type, int64_t *out) FALLIBLE;
 
 /* Layers that keep the same of each token, and for as long. */
 typedef struct model_kv_kind {

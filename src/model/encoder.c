@@ -43,6 +43,7 @@ void encoder_free(encoder *e)
     mem_free(e);
 }
 
+int64_t encoder_table_params(const encoder *e) { return (e->table_rows + (e->class_name ? 1 : 0)) * e->hidden; }
 int encoder_n_stages(const encoder *e) { return e->n_stages; }
 const graph *encoder_graph(const encoder *e, int stage) { return e->g[stage]; }
 int encoder_levels(const encoder *e) { return e->levels; }

@@ -27,6 +27,8 @@ status encoder_new(const jv *config, encoder_kind kind, dtype type, encoder **ou
 void encoder_free(encoder *e);
 int encoder_n_stages(const encoder *e);
 const graph *encoder_graph(const encoder *e, int stage);
+/* Parameters of a learned table of positions and of a class embedding, which are in no graph. */
+int64_t encoder_table_params(const encoder *e);
 /* Columns of a row of the output: the language model's width, times 1 + deepstack levels (the output proper comes first). */
 int64_t encoder_width(const encoder *e);
 int encoder_levels(const encoder *e);
