@@ -78,12 +78,20 @@ static void message_json(const job *j, const seq *s, jw *w)
     if (content.failed) w->out->failed = true;
     jw_obj(w);
     jw_key(w, "role");    jw_str(w, j->role);
-    jw_key(w, "content"); jw_strn(w, buf_cstr(&content), content.len);
+    jw_key(w, "content");
+    if (j->harmony && s->reasoning.len && !content.len) jw_null(w);   /* it only thought */
+    else jw_strn(w, buf_cstr(&content), content.len);
     for (size_t i = 0; i < sizeof nulls / sizeof *nulls; i++) {
         jw_key(w, nulls[i]);
         jw_null(w);
     }
-    jw_key(w, "reasoning"); jw_null(w);
+    jw_key(w, "reasoning");
+    if (j->include_reasoning && s->reasoning.len) {
+        jw_strn(w, buf_cstr(&s->reasoning), s->reasoning.len);
+        jw_key(w, "reasoning_content"); jw_strn(w, buf_cstr(&s->reasoning), s->reasoning.len);   /* its older name */
+    } else {
+        jw_null(w);
+    }
     jw_end_obj(w);
     buf_free(&content);
 }
@@ -189,7 +197,13 @@ static void on_chunk(job *j, seq *s)
     jw_key(&w, "index"); jw_i64(&w, s->index);
     jw_key(&w, "delta");
     jw_obj(&w);
-    if (!s->done || end > s->text_sent) {
+    bool thinks = j->include_reasoning && s->reasoning.len > s->reasoning_sent;
+    for (int i = 0; i < 2 && thinks; i++) {
+        jw_key(&w, i ? "reasoning_content" : "reasoning");
+        jw_strn(&w, buf_cstr(&s->reasoning) + s->reasoning_sent, s->reasoning.len - s->reasoning_sent);
+    }
+    s->reasoning_sent = s->reasoning.len;
+    if (end > s->text_sent || (!s->done && !j->harmony)) {
         jw_key(&w, "content"); jw_strn(&w, buf_cstr(&s->text) + s->text_sent, end - s->text_sent);
     }
     jw_end_obj(&w);
@@ -310,6 +324,8 @@ status chat_create(call *c, api_error *e)
     TRY(check_tools(c->body, e));
     TRY(job_new(c, &ops, "chatcmpl-", &j, e));
     j->model = name;
+    j->harmony = c->app->o.harmony;
+    j->include_reasoning = field_bool(c->body, "include_reasoning", true);
     status st = build(j, c, e);
     if (st == ST_OK) st = job_submit(j, e);
     job_release(j);

@@ -73,6 +73,8 @@ static void seq_free(seq *s)
     if (s->er) engine_request_release(s->er);
     detok_free(s->d);
     buf_free(&s->text);
+    buf_free(&s->reasoning);
+    harmony_free(&s->h);
     i32vec_free(&s->tokens);
     for (int i = 0; i < LP_PARTS; i++) buf_free(&s->lp[i]);
     buf_free(&s->prompt_lp);

@@ -32,6 +32,7 @@ struct seq {
     engine_request *er;
     detok *d;
     buf text; size_t text_sent;          /* text is final up to where stop strings allow; sent: what chunks carried */
+    harmony h; buf reasoning; size_t reasoning_sent; int n_reasoning; /* chat in the harmony format only; tokens of it */
     size_t stop_from;                    /* stop strings are looked for in text after this (min_tokens) */
     i32vec tokens; size_t tokens_sent;
     buf lp[LP_PARTS]; int64_t text_offset; /* JSON of the logprobs not yet written, elements with commas between */
@@ -65,9 +66,11 @@ struct job {
     prompt *prompts; int n_prompts;
     seq *seqs; int n_seqs, n_open;       /* n_open: not done */
     const char *request_id, *model; int64_t created;
+    const harmony_marks *harmony;        /* chat: how answers are split, or NULL */
     const char *role, *last_content, *prompt_text; /* chat; prompt_text only when asked for */
     buf json, out;                       /* one chunk; what goes to the client next */
     size_t bytes; double last_write_s;
+    bool include_reasoning;              /* chat: reasoning is shown */
     bool streaming, answered, cancelled, first_sent, counted_load;
     out_msg cancel_msg, abort_msg; bool cancel_posted, abort_posted; /* the flags under app->jobs_mu */
 };
@@ -118,7 +121,7 @@ double output_clamp(float logprob);     /* -inf is written as -9999.0 */
 int output_top_count(const job *j, int n, int k);
 
 /* ---- usage.c ---- */
-typedef struct usage { int64_t prompt, completion, cached; } usage;
+typedef struct usage { int64_t prompt, completion, cached, reasoning; } usage;
 usage usage_of_job(const job *j);
 usage usage_of_seq(const seq *s);
 void usage_json(const job *j, const usage *u, bool nulls, jw *w);

@@ -155,6 +155,41 @@ size_t output_sendable(const seq *s)
 }
 
 /* ---- tokens ---- */
+/* The text of a token, to where the harmony format puts it: messages of one kind stand on lines of their own. */
+static status split_token(seq *s, int32_t token)
+{
+    buf *const to[] = { [HARMONY_HEADER] = &s->h.header, [HARMONY_REASONING] = &s->reasoning, [HARMONY_CONTENT] = &s->text };
+    buf *at = to[s->h.place];
+    bool fresh;
+    s->n_reasoning += s->h.place == HARMONY_REASONING;
+    if (!harmony_take(&s->h, s->job->harmony, token, &fresh)) {
+        TRY(detok_push(s->d, token, at));
+        return buf_status(at);
+    }
+    TRY(detok_flush(s->d, at));
+    TRY(buf_status(at));
+    at = to[s->h.place];
+    if (fresh && at->len) buf_char(at, '\n');
+    return buf_status(at);
+}
+
+static status take_text(seq *s, int32_t token)
+{
+    if (s->job->harmony) return split_token(s, token);
+    TRY(detok_push(s->d, token, &s->text));
+    return buf_status(&s->text);
+}
+
+/* What no token completed. An answer that has no message at all is content, whatever it is. */
+static status flush_text(seq *s)
+{
+    buf *to = !s->job->harmony || s->h.place == HARMONY_CONTENT ? &s->text : s->h.place == HARMONY_REASONING ? &s->reasoning : &s->h.header;
+    TRY(detok_flush(s->d, to));
+    if (s->job->harmony && !s->h.any && s->h.header.len) buf_append(&s->text, s->h.header.data, s->h.header.len);
+    TRY(buf_status(to));
+    return buf_status(&s->text);
+}
+
 /* True if a stop string ended the sequence with this token. */
 static status take_token(seq *s, const out_msg *m, int i, bool *stopped)
 {
@@ -164,10 +199,7 @@ static status take_token(seq *s, const out_msg *m, int i, bool *stopped)
     size_t before = s->text.len;
     i32vec_push(&s->tokens, m->tokens[i]);
     TRY(i32vec_status(&s->tokens));
-    if (s->d && (!terminator || p->include_stop)) {
-        TRY(detok_push(s->d, m->tokens[i], &s->text));
-        TRY(buf_status(&s->text));
-    }
+    if (s->d && (!terminator || p->include_stop)) TRY(take_text(s, m->tokens[i]));
     if (p->n_show != -2 && m->logprobs && j->ops->logprob && !p->prompt_only) {
         j->ops->logprob(j, s, s->tokens.len - 1, &m->logprobs[i]);
         for (int k = 0; k < LP_PARTS; k++) TRY(buf_status(&s->lp[k]));
@@ -183,8 +215,7 @@ static status take_end(seq *s, const out_msg *m)
     s->finish = m->finish;
     s->stop_token = m->stop_token;
     if (s->d) {
-        TRY(detok_flush(s->d, &s->text));
-        TRY(buf_status(&s->text));
+        TRY(flush_text(s));
         if (stop_here(s, before)) return ST_OK;
     }
     s->done = true;

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "api/harmony.h"
 #include "base/err.h"
 #include "base/json.h"
 #include "engine/engine.h"
@@ -43,6 +44,7 @@ typedef struct api_options {
 
     const jv *default_sampling;       /* temperature, top_p, top_k, min_p, repetition_penalty, max_tokens; or NULL */
     int32_t eos_id;                   /* -1 = none */
+    const harmony_marks *harmony;     /* chat answers are in this format (gpt-oss); NULL = they are plain text */
     const int32_t *extra_eos; int n_extra_eos; /* generation_config's further eos ids: reported as stop_reason */
 
     str_list api_keys;                /* none: no check */

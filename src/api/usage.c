@@ -8,7 +8,8 @@
 
 usage usage_of_seq(const seq *s)
 {
-    return (usage){ .prompt = s->job->prompts[s->prompt].n, .completion = s->job->p.prompt_only ? 0 : (int64_t)s->tokens.len, .cached = s->n_cached };
+    return (usage){ .prompt = s->job->prompts[s->prompt].n, .completion = s->job->p.prompt_only ? 0 : (int64_t)s->tokens.len, .cached = s->n_cached,
+                    .reasoning = s->n_reasoning };
 }
 
 /* A prompt counts once, however many choices it has. */
@@ -18,6 +19,7 @@ usage usage_of_job(const job *j)
     for (int i = 0; i < j->n_seqs; i++) {
         usage one = usage_of_seq(&j->seqs[i]);
         u.completion += one.completion;
+        u.reasoning += one.reasoning;
         if (i % j->p.n) continue;
         u.prompt += one.prompt;
         u.cached += one.cached;
@@ -39,7 +41,12 @@ void usage_json(const job *j, const usage *u, bool nulls, jw *w)
     } else if (nulls) {
         jw_key(w, "prompt_tokens_details"); jw_null(w);
     }
-    if (nulls) {
+    if (j->harmony) {
+        jw_key(w, "completion_tokens_details");
+        jw_obj(w);
+        jw_key(w, "reasoning_tokens"); jw_i64(w, u->reasoning);
+        jw_end_obj(w);
+    } else if (nulls) {
         jw_key(w, "completion_tokens_details"); jw_null(w);
     }
     jw_end_obj(w);

@@ -159,7 +159,7 @@ static status start_api(serving *s)
         .content_format = (content_format)instance_choice(flags_str(f, "chat-template-content-format"), formats, 3),
         .trust_request_chat_template = flags_bool(f, "trust-request-chat-template", false), .default_template_kwargs = flags_json(f, "default-chat-template-kwargs"),
         .response_role = flags_str(f, "response-role"), .exclude_tools_when_none = flags_bool(f, "exclude-tools-when-tool-choice-none", false),
-        .default_sampling = s->text.sampling, .eos_id = s->text.eos_id, .extra_eos = s->text.extra_eos, .n_extra_eos = s->text.n_extra,
+        .default_sampling = s->text.sampling, .eos_id = s->text.eos_id, .harmony = s->text.harmony ? &s->text.marks : NULL, .extra_eos = s->text.extra_eos, .n_extra_eos = s->text.n_extra,
         .api_keys = key_flags(s), .allowed_origins = list_flag(f, "allowed-origins"), .allowed_methods = list_or_any(f, "allowed-methods"),
         .allowed_headers = list_or_any(f, "allowed-headers"), .allow_credentials = flags_bool(f, "allow-credentials", false),
         .request_id_headers = flags_bool(f, "enable-request-id-headers", false), .load_tracking = flags_bool(f, "enable-server-load-tracking", false),

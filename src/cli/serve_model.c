@@ -109,6 +109,15 @@ static status collect_eos(const jv *gen, const model_info *info, text_parts *t)
     return ST_OK;
 }
 
+/* gpt-oss answers in a format of its own, whose <|return|> and <|call|> end a turn whatever the configurations list. */
+static status find_harmony(const model_info *info, text_parts *t)
+{
+    t->harmony = strcmp(info->model_type, "gpt_oss") == 0 && harmony_find_marks(t->tok, &t->marks);
+    if (!t->harmony) return ST_OK;
+    TRY(add_eos(t, t->marks.id[HARMONY_RETURN], info->vocab_size));
+    return add_eos(t, t->marks.id[HARMONY_CALL], info->vocab_size);
+}
+
 static status open_sampling(const flags *f, const model_dir *dir, const model_info *info, text_parts *t)
 {
     const char *mode = flags_str(f, "generation-config");
@@ -182,6 +191,7 @@ status text_parts_open(const flags *f, const model_dir *dir, const model_info *i
     if (st == ST_OK) st = open_tokens(dir, &t);
     if (st == ST_OK) st = open_templates(f, dir, &t);
     if (st == ST_OK) st = open_sampling(f, dir, info, &t);
+    if (st == ST_OK) st = find_harmony(info, &t);
     if (st != ST_OK) {
         text_parts_free(&t);
         return st;

@@ -14,6 +14,7 @@ typedef struct text_parts {
     jv *sampling;                 /* default sampling values */
     int32_t eos_id;               /* -1 = none */
     int32_t *extra_eos; int n_extra;
+    harmony_marks marks; bool harmony;   /* answers are in the harmony format */
     char *tokenizer_dir;
 } text_parts;
 

@@ -121,6 +121,21 @@ def more_dense_goldens():
     if not os.environ.get("SYSTOLIC_TEST_ALL"): have = have[:2]
     check_all(have)
 
+# Families that differ in more than their sizes: norms, windows, chunks, sinks, experts, ropes.
+FAMILIES = ["gemma3_text_linear", "gpt_oss_clamp", "llama4_maverick", "qwen3_omni", "llama4_scout", "gemma3_mm", "gpt_oss", "gpt_oss_hd64", "llama4_guard",
+            "qwen2_5_vl", "qwen3_moe", "gemma3_text"]
+
+def families():
+    have = [n for n in FAMILIES if os.path.isdir(os.path.join(SHARED, "goldens", n))]
+    if not have: raise Skip("no ../shared")
+    return have if os.environ.get("SYSTOLIC_TEST_ALL") else have[:4]
+
+@test
+def other_families(): check_all(families())
+
+@test
+def other_families_on_two_devices(): check_all(families() if os.environ.get("SYSTOLIC_TEST_ALL") else families()[1:3], devices=2, tp=2)
+
 @test
 def two_devices(): check_all(["llama", "qwen2"], devices=2, tp=2)
 

@@ -30,6 +30,83 @@ TEST(plain)
     fixture_stop(&x);
 }
 
+/* An answer in the harmony format: ( start, < channel, > message, ) end, ~ return, ! call. It begins after 19 tokens. */
+static const harmony_marks marks = { { '(', '<', ';', '>', ')', EOS, '!' } };
+
+static void harmony_script(fixture *x, const char *answer)
+{
+    char turned[65] = "";
+    size_t n = strlen(answer);
+    for (size_t i = 0; i < n; i++) turned[(19 + i) % n] = answer[i];
+    fixture_init(x, turned);
+    x->o.harmony = &marks;
+}
+
+#define ASK "{" USER ",\"temperature\":0,\"max_tokens\":60"
+
+TEST(harmony)
+{
+    static const struct { const char *script, *body, *reasoning, *content; } cases[] = {
+        { "<analysis>let me see)(assistant<final>42~", "}", "let me see", "42" },
+        { "<analysis>one)(x<analysis>two)(x<final>a)(x<final>b~", "}", "one\ntwo", "a\nb" },
+        { "<analysis>hm)(assistant<final>42~", ",\"include_reasoning\":false}", NULL, "42" },
+        { "<final>42~", "}", NULL, "42" },
+        { "<commentary>first,)(assistant<final>42~", "}", NULL, "first,\n42" },
+        { "<commentary to=f ;json>[1]~", "}", NULL, "[1]" },
+        { "<analysis>endless~", "}", "endless", NULL },
+        { "no message at all~", "}", NULL, "no message at all" },
+        { "<analysis>s)(assistant<final>ab.cd~", ",\"stop\":\".\"}", "s", "ab" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        fixture x;
+        jv *v;
+        char body[512];
+        harmony_script(&x, cases[i].script);
+        REQUIRE(fixture_start(&x));
+        snprintf(body, sizeof body, ASK "%s", cases[i].body);
+        CHECK_INT(ask(&x, "/v1/chat/completions", body, &v), 200);
+        CHECK_STR(jv_str(dig(v, "choices.0.message.reasoning"), "none"), cases[i].reasoning ? cases[i].reasoning : "none");
+        CHECK_STR(jv_str(dig(v, "choices.0.message.reasoning_content"), "none"), cases[i].reasoning ? cases[i].reasoning : "none");
+        CHECK_STR(jv_str(dig(v, "choices.0.message.content"), "none"), cases[i].content ? cases[i].content : "none");
+        if (i == 0) CHECK_INT(DIG_INT(v, "usage.completion_tokens_details.reasoning_tokens"), 11);   /* with the mark that ends it */
+        jv_free(v);
+        fixture_stop(&x);
+    }
+}
+
+TEST(harmony_needs_every_mark)
+{
+    harmony_marks found;
+    tokenizer *t = byte_tokenizer();
+    CHECK(!harmony_find_marks(NULL, &found) && !harmony_find_marks(t, &found));
+    tokenizer_free(t);
+    const char *real = test_shared("realdata/tokenizers/gpt-oss/tokenizer.json");
+    if (!real) SKIP("no ../shared/realdata");
+    char dir[4096];
+    snprintf(dir, sizeof dir, "%s", real);
+    *strrchr(dir, '/') = 0;
+    REQUIRE_OK(tokenizer_load_dir(dir, &t));
+    CHECK(harmony_find_marks(t, &found));
+    CHECK_INT(found.id[HARMONY_RETURN], 200002);
+    CHECK_INT(found.id[HARMONY_CALL], 200012);
+    tokenizer_free(t);
+}
+
+TEST(harmony_in_a_stream)
+{
+    fixture x;
+    int code;
+    harmony_script(&x, "<analysis>see)(assistant<final>42~");
+    REQUIRE(fixture_start(&x));
+    char *sse = ask_text(&x, "/v1/chat/completions", ASK ",\"stream\":true}", &code);
+    CHECK_INT(code, 200);
+    const char *see = strstr(sse, "\"delta\":{\"reasoning\":\"s\",\"reasoning_content\":\"s\"}"), *four = strstr(sse, "\"delta\":{\"content\":\"4\"}");
+    CHECK(see && four && see < four);
+    CHECK(!strstr(sse, "analysis") && !strstr(sse, "final\""));
+    mem_free(sse);
+    fixture_stop(&x);
+}
+
 TEST(logprobs)
 {
     fixture x;
