@@ -11,11 +11,13 @@
 #include "base/buf.h"
 
 struct job;
+struct media_setup;
 struct out_worker;
 
 struct api_server {
     api_options o;
     http_server *http;
+    struct media_setup *media;       /* NULL: no images and sounds */
     metrics *metrics;
     int64_t created;                 /* start, unix seconds */
     content_format chat_format, tool_format; /* of the server's templates */

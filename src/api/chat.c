@@ -3,6 +3,7 @@
 
 #include "api/fields.h"
 #include "api/job.h"
+#include "api/media.h"
 #include "base/log.h"
 
 /* ---- logprobs ---- */
@@ -300,10 +301,13 @@ static status build(job *j, const call *c, api_error *e)
     bool add_special = field_bool(c->body, "add_special_tokens", false);
     status st = params_parse(c->app, c->body, FIELD_CHAT, &j->mem, &j->p, e);
     if (st == ST_OK) st = render_messages(c->app, c->body, RENDER_CHAT, &j->mem, &conv, e);
-    if (st == ST_OK) st = prompt_encode(c->app, buf_cstr(&conv.text), conv.text.len, add_special, &ids, e);
+    const bool media = conv.n_media > 0;
+    if (st == ST_OK && media && j->p.has_truncate) st = api_bad(e, "truncate_prompt_tokens", "Prompts with images or sounds cannot be truncated.");
+    if (st == ST_OK && !media) st = prompt_encode(c->app, buf_cstr(&conv.text), conv.text.len, add_special, &ids, e);
     j->prompts = arena_calloc(&j->mem, 1, sizeof *j->prompts);
     if (st == ST_OK && !j->prompts) st = api_fail_status(e, err_nomem(), NULL);
-    if (st == ST_OK) st = prompt_take(&j->mem, &ids, buf_cstr(&conv.text), conv.text.len, j->prompts, e);
+    if (st == ST_OK && media) st = media_prompt(c->app, &conv, add_special, c->r != NULL, &j->mem, j->prompts, e);
+    if (st == ST_OK && !media) st = prompt_take(&j->mem, &ids, buf_cstr(&conv.text), conv.text.len, j->prompts, e);
     if (st == ST_OK) {
         j->n_prompts = 1;
         j->role = conv.role;
@@ -327,7 +331,9 @@ status chat_create(call *c, api_error *e)
     j->harmony = c->app->o.harmony;
     j->include_reasoning = field_bool(c->body, "include_reasoning", true);
     status st = build(j, c, e);
+    prompt *own = j->prompts; /* in the job's arena; the engine shares the rows from here on */
     if (st == ST_OK) st = job_submit(j, e);
+    media_release(own);
     job_release(j);
     return st;
 }

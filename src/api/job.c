@@ -146,6 +146,15 @@ static status submit_one(job *j, seq *s, api_error *e)
         .id = id, .prompt = pr->ids, .n_prompt = pr->n, .params = &sp, .priority = j->p.priority, .cache_salt = j->p.cache_salt,
         .arrival_s = j->call.r ? http_arrival(j->call.r) : 0, .on_output = worker_on_output, .user = s,
     };
+    const prompt_media *m = pr->media;
+    if (m) {
+        spec.media = m->items;
+        spec.n_media = m->n;
+        spec.media_row = m->row;
+        spec.positions3 = m->positions3;
+        spec.position_delta = m->delta;
+        spec.media_sees_all = m->sees_all;
+    }
     atomic_fetch_add(&j->refs, 1);
     status st = engine_submit(a->o.engine, &spec, &s->er);
     if (st == ST_OK) return ST_OK;

@@ -4,10 +4,14 @@
 
 #include "api/params.h"
 
+/* The images and sounds of a prompt: one reference to each item's rows, until media_release. */
+typedef struct prompt_media { request_media *items; int n; int32_t *row, *positions3; int delta; bool sees_all; } prompt_media;
+
 /* Lives in the request's arena. */
 typedef struct prompt {
     const int32_t *ids; int n;
     const char *text; size_t text_len;   /* NULL when the client sent ids and nobody asked for the text */
+    const prompt_media *media;           /* NULL = none */
 } prompt;
 
 /* The "prompt" of a completion. */
@@ -16,10 +20,12 @@ status prompts_parse(const app *a, const jv *body, const gen_params *p, arena *m
 status prompt_fit(const app *a, const gen_params *p, prompt *pr, sampling_params *sp, api_error *e) FALLIBLE;
 
 /* ---- conversations (render.c) ---- */
+typedef struct media_part { int kind; const jv *part; } media_part;   /* kind: a media_kind; borrowed from the body */
 typedef struct conversation {
     buf text;                  /* the rendering */
     const char *role;          /* of the answer */
     const char *last_content;  /* of the last message if it has that role, else "" (echo); arena */
+    media_part *media; int n_media, cap_media; /* in the order of the messages; arena */
 } conversation;
 
 enum { RENDER_CHAT, RENDER_TOKENIZE };

@@ -4,7 +4,10 @@
 #include <string.h>
 
 #include "api/fields.h"
-#include "api/prompt.h"
+#include "api/media.h"
+
+/* A rendering under way: what contents become, and where media are noted. */
+typedef struct rendering { const app *a; content_format format; arena *mem; conversation *out; } rendering;
 
 static status nomem(api_error *e) { return api_fail_status(e, err_nomem(), NULL); }
 
@@ -32,20 +35,41 @@ static status part_text(const jv *part, const char **out, api_error *e)
     if (!*t) return api_bad(e, "messages", "A content part has no 'type'.");
     static const char *const media[] = { "image", "audio", "video", "prompt_embeds" };
     for (size_t i = 0; i < sizeof media / sizeof *media; i++)
-        if (strncmp(t, media[i], strlen(media[i])) == 0 || (i == 1 && strcmp(t, "input_audio") == 0))
-            return api_bad(e, "messages", "Content parts of type '%.60s' are not supported: this model takes text only.", t);
+        if (strncmp(t, media[i], strlen(media[i])) == 0) return api_bad(e, "messages", "Content parts of type '%.60s' are not supported.", t);
     return api_bad(e, "messages", "Unknown part type: %.60s", t);
 }
 
-static status join_parts(const jv *content, buf *out, api_error *e)
+/* MEDIA_KINDS for text. */
+static media_kind part_media(const jv *part) { return jv_is(part, JV_STR) ? MEDIA_KINDS : media_kind_of(part_type(part)); }
+
+/* Placeholders first, then the texts, a line each: vLLM's order. */
+static status join_parts(const rendering *r, const jv *content, buf *out, api_error *e)
 {
     const char *t;
-    for (size_t i = 0; i < jv_len(content); i++) {
-        TRY(part_text(jv_at(content, i), &t, e));
-        if (i) buf_char(out, '\n');
-        buf_str(out, t);
-    }
+    for (int pass = 0; pass < 2; pass++)
+        for (size_t i = 0; i < jv_len(content); i++) {
+            const media_kind kind = part_media(jv_at(content, i));
+            if ((kind == MEDIA_KINDS) != (pass == 1)) continue;
+            if (kind == MEDIA_KINDS) {
+                TRY(part_text(jv_at(content, i), &t, e));
+            } else {
+                TRY(media_note(r->a, r->out, kind, jv_at(content, i), r->mem, e));
+                t = r->a->media->words.marker[kind];
+            }
+            if (out->len) buf_char(out, '\n');
+            buf_str(out, t);
+        }
     return out->failed ? nomem(e) : ST_OK;
+}
+
+/* {"type": "image"}: what templates look for. */
+static jv *media_marker(media_kind kind)
+{
+    const char *name = kind == MEDIA_IMAGE ? "image" : "audio";
+    jv *part = jv_new_obj();
+    if (part && jv_set(part, "type", jv_new_str(name, 5)) == ST_OK) return part;
+    jv_free(part);
+    return NULL;
 }
 
 static jv *text_part(const char *s, size_t n)
@@ -59,13 +83,19 @@ static jv *text_part(const char *s, size_t n)
     return part;
 }
 
-static status list_of_parts(const jv *content, jv *msg, api_error *e)
+static status list_of_parts(const rendering *r, const jv *content, jv *msg, api_error *e)
 {
     jv *list = jv_new_arr();
     status st = list ? ST_OK : nomem(e);
     const char *t;
     if (st == ST_OK && jv_is(content, JV_STR)) st = jv_push(list, text_part(jv_str(content, ""), jv_len(content))) == ST_OK ? ST_OK : nomem(e);
     for (size_t i = 0; st == ST_OK && jv_is(content, JV_ARR) && i < jv_len(content); i++) {
+        const media_kind kind = part_media(jv_at(content, i));
+        if (kind != MEDIA_KINDS) {
+            st = media_note(r->a, r->out, kind, jv_at(content, i), r->mem, e);
+            if (st == ST_OK && jv_push(list, media_marker(kind)) != ST_OK) st = nomem(e);
+            continue;
+        }
         st = part_text(jv_at(content, i), &t, e);
         if (st == ST_OK && jv_push(list, text_part(t, strlen(t))) != ST_OK) st = nomem(e);
     }
@@ -77,14 +107,14 @@ static status list_of_parts(const jv *content, jv *msg, api_error *e)
 }
 
 /* STRING: lists of parts are joined; OPENAI: strings become lists; AUTO: as the client sent it. */
-static status set_content(const jv *in, jv *msg, content_format format, api_error *e)
+static status set_content(const rendering *r, const jv *in, jv *msg, api_error *e)
 {
     const jv *content = jv_get(in, "content");
     if (jv_type(content) > JV_NULL && !jv_is(content, JV_STR) && !jv_is(content, JV_ARR))
         return api_bad(e, "messages", "The content of a message must be a string or a list of parts, not %s.", jv_kind_name(jv_type(content)));
-    if (format == CONTENT_OPENAI || (format == CONTENT_AUTO && jv_is(content, JV_ARR))) return list_of_parts(content, msg, e);
+    if (r->format == CONTENT_OPENAI || (r->format == CONTENT_AUTO && jv_is(content, JV_ARR))) return list_of_parts(r, content, msg, e);
     buf text = {0};
-    status st = jv_is(content, JV_ARR) ? join_parts(content, &text, e) : ST_OK;
+    status st = jv_is(content, JV_ARR) ? join_parts(r, content, &text, e) : ST_OK;
     if (st == ST_OK) {
         const char *s = jv_is(content, JV_ARR) ? buf_cstr(&text) : jv_str(content, "");
         size_t n = jv_is(content, JV_ARR) ? text.len : jv_len(content);
@@ -128,12 +158,12 @@ static status copy_str(const jv *in, const char *from, jv *msg, const char *to, 
     return jv_set(msg, to, jv_new_str(jv_str(v, ""), jv_len(v))) == ST_OK ? ST_OK : nomem(e);
 }
 
-static status one_message(const jv *in, size_t i, content_format format, jv *msg, api_error *e)
+static status one_message(const rendering *r, const jv *in, size_t i, jv *msg, api_error *e)
 {
     const char *role = jv_str(jv_get(in, "role"), NULL);
     if (!role || !*role) return api_bad(e, "messages", "messages[%zu] needs a 'role'.", i);
     TRY(copy_str(in, "role", msg, "role", e));
-    TRY(set_content(in, msg, format, e));
+    TRY(set_content(r, in, msg, e));
     TRY(copy_str(in, "name", msg, "name", e));
     if (strcmp(role, "assistant") == 0) {
         const char *from = jv_is(jv_get(in, "reasoning"), JV_STR) ? "reasoning" : "reasoning_content";
@@ -148,14 +178,14 @@ static status one_message(const jv *in, size_t i, content_format format, jv *msg
     return ST_OK;
 }
 
-static status all_messages(const jv *body, content_format format, jv **out, api_error *e)
+static status all_messages(const rendering *r, const jv *body, jv **out, api_error *e)
 {
     const jv *in = jv_get(body, "messages");
     jv *list = jv_new_arr();
     status st = list ? ST_OK : nomem(e);
     for (size_t i = 0; st == ST_OK && i < jv_len(in); i++) {
         jv *msg = jv_new_obj();
-        st = msg ? one_message(jv_at(in, i), i, format, msg, e) : nomem(e);
+        st = msg ? one_message(r, jv_at(in, i), i, msg, e) : nomem(e);
         if (st != ST_OK) jv_free(msg);
         else if (jv_push(list, msg) != ST_OK) st = nomem(e);
     }
@@ -292,7 +322,7 @@ status render_messages(const app *a, const jv *body, int what, arena *mem, conve
     if (what == RENDER_CHAT && a->o.exclude_tools_when_none && strcmp(field_str(body, "tool_choice", ""), "none") == 0) tools = NULL;
     TRY(pick_template(a, body, tools, &t, &owned, e));
     content_format format = t == a->o.chat_template ? a->chat_format : t == a->o.tool_template ? a->tool_format : render_format(a, t);
-    TRY_OUT(all_messages(body, format, &messages, e));
+    TRY_OUT(all_messages(&(rendering){ a, format, mem, out }, body, &messages, e));
     TRY_OUT(template_vars(a, body, tools, messages, &vars, e));
     st = jinja_render(t, vars, NULL, 0, &out->text, &why);
     if (st == ST_OK) st = buf_status(&out->text);

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "api/job.h"
+#include "api/media.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -85,7 +86,9 @@ static status app_new(const api_options *o, app **out)
     pthread_mutex_init(&a->stats_mu, NULL);
     pthread_cond_init(&a->stats_cv, NULL);
     status st = metrics_new(&a->o, &a->metrics);
+    if (st == ST_OK) st = media_setup_new(&a->o, &a->media);
     if (st != ST_OK) {
+        metrics_free(a->metrics);
         mem_free(a);
         return st;
     }
@@ -102,6 +105,7 @@ static void app_free(app *a)
     pthread_mutex_destroy(&a->stats_mu);
     pthread_cond_destroy(&a->stats_cv);
     metrics_free(a->metrics);
+    media_setup_free(a->media);
     mem_free(a);
 }
 

@@ -13,7 +13,9 @@
 #include "base/err.h"
 #include "base/json.h"
 #include "engine/engine.h"
+#include "engine/towers.h"
 #include "http/http.h"
+#include "media/processor.h"
 #include "text/jinja.h"
 #include "text/tokenizer.h"
 
@@ -46,6 +48,11 @@ typedef struct api_options {
     int32_t eos_id;                   /* -1 = none */
     const harmony_marks *harmony;     /* chat answers are in this format (gpt-oss); NULL = they are plain text */
     const int32_t *extra_eos; int n_extra_eos; /* generation_config's further eos ids: reported as stop_reason */
+
+    const struct media_processor *media_processor; towers *towers; /* of multimodal models; or NULL */
+    const jv *media_config;           /* config.json */
+    const jv *media_limits;           /* --limit-mm-per-prompt, or NULL */
+    str_list media_domains; const char *media_path; /* --allowed-media-domains, --allowed-local-media-path */
 
     str_list api_keys;                /* none: no check */
     str_list allowed_origins, allowed_methods, allowed_headers; /* no origins: no CORS; "*" is any */

@@ -4,6 +4,7 @@
 
 #include "api/fields.h"
 #include "api/job.h"
+#include "api/media.h"
 
 static status write_tokens(const call *c, const i32vec *ids, bool strs, buf *out)
 {
@@ -35,7 +36,14 @@ static status encode_chat(const call *c, i32vec *ids, api_error *e)
     conversation conv = {0};
     arena mem = {0};
     status st = render_messages(c->app, c->body, RENDER_TOKENIZE, &mem, &conv, e);
-    if (st == ST_OK) st = prompt_encode(c->app, buf_cstr(&conv.text), conv.text.len, field_bool(c->body, "add_special_tokens", false), ids, e);
+    const bool special = field_bool(c->body, "add_special_tokens", false);
+    if (st == ST_OK && conv.n_media > 0) {
+        prompt p = {0};
+        st = media_prompt(c->app, &conv, special, false, &mem, &p, e);
+        if (st == ST_OK) i32vec_append(ids, p.ids, (size_t)p.n);
+    } else if (st == ST_OK) {
+        st = prompt_encode(c->app, buf_cstr(&conv.text), conv.text.len, special, ids, e);
+    }
     buf_free(&conv.text);
     arena_free(&mem);
     return st;

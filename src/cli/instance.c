@@ -155,6 +155,7 @@ status instance_plan(instance *s, const jv *config, device_limits *limits)
     int64_t len = instance_i64(f, "max-model-len", 0);
     model_options mo = { .weight_dtype = s->dt, .max_model_len = len > 0 ? (int)len : 0 };
     if (flags_str(f, "quantization")) TRY(quant_parse(flags_str(f, "quantization"), &mo.quant));
+    TRY(instance_media_levels(s, config, &mo.media));
     TRY(model_new(config, &mo, &s->m));
     engine_flags(s);
     return engine_plan(&s->eo, model_describe(s->m), &s->eo, limits);
@@ -181,6 +182,7 @@ static status load_model(instance *s)
     TRY(device_load(s->dev, g, s->weights, &limits, log_loading, &said, &s->loaded));
     if (s->eo.kv_cache_bytes == 0) s->eo.kv_cache_bytes = device_kv_bytes(s->loaded, flags_f64(f, "gpu-memory-utilization", 0.92));
     log_info("Loading weights took %.2f seconds", clock_now() - t0);
+    TRY(instance_open_media(s));
     t0 = clock_now();
     TRY(engine_start(s->loaded, s->m, &s->eo, &s->e));
     log_info("init engine (profile, create kv cache, warmup model) took %.2f seconds", clock_now() - t0);
@@ -205,6 +207,7 @@ void instance_stop(instance *s, double drain_s)
 void instance_close(instance *s, double drain_s)
 {
     instance_stop(s, drain_s);
+    instance_close_media(s);
     if (s->loaded) device_unload(s->loaded);
     if (s->weights) model_weights_close(s->weights);
     graph_free(s->own_graph);

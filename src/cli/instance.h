@@ -5,7 +5,9 @@
 #include "cli/flags.h"
 #include "device/device.h"
 #include "engine/engine.h"
+#include "engine/towers.h"
 #include "load/model_dir.h"
+#include "media/processor.h"
 #include "model/model.h"
 
 /* In the order of making. */
@@ -18,6 +20,8 @@ typedef struct instance {
     weight_source *weights;
     device *dev;
     device_model *loaded;
+    media_processor *processor;     /* of multimodal models, with their encoders; NULL */
+    towers *towers;
     engine *e;
     dtype dt, kv_dt;
     engine_options eo;
@@ -35,6 +39,11 @@ status instance_open(const flags *f, instance *out) FALLIBLE;
 /* Stops the engine alone, for callers whose callbacks need more time than it has. */
 void instance_stop(instance *s, double drain_s);
 void instance_close(instance *s, double drain_s);
+
+/* instance_media.c: what model_options.media is to be; the processor and encoders of a model that takes media. */
+status instance_media_levels(const instance *s, const jv *config, int *out) FALLIBLE;
+status instance_open_media(instance *s) FALLIBLE;
+void instance_close_media(instance *s);
 
 mesh instance_mesh(const flags *f);
 /* An integer flag, at most INT32_MAX. */

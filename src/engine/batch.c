@@ -48,6 +48,7 @@ void plan_free(plan *p)
     mem_free(p->rows);
     mem_free(p->seqs);
     lp_vec_free(&p->lps);
+    step_media_free(p->media);
     mem_free(p);
 }
 
@@ -95,4 +96,5 @@ void plan_build(plan *p, int n_seqs, int block_size)
             p->event.n_decode_tokens += p->seqs[s].n;
         }
     }
+    if (p->media) step_media_build(p->media, p);
 }

@@ -59,9 +59,31 @@ status block_hasher_init(block_hasher *h, hash_algo algo, const char *seed, buf 
     return ST_OK;
 }
 
+static bool overlaps(const block_media *m, int i, int n_tokens) { return m->items[i].from < m->first + n_tokens && m->items[i].to > m->first; }
+
+static void media_keys(const block_media *m, int n_tokens, buf *scratch)
+{
+    char hex[2 * sizeof m->items->rows->hash + 1];
+    for (int i = 0; i < m->n; i++) {
+        if (!overlaps(m, i, n_tokens)) continue;
+        hash_hex(m->items[i].rows->hash, sizeof m->items[i].rows->hash, hex);
+        cbor_head(scratch, CBOR_ARRAY, 2);
+        cbor_text(scratch, hex);
+        cbor_int(scratch, m->items[i].from - m->first);
+    }
+}
+
 status block_hasher_run(const block_hasher *h, const block_hash *parent, const int32_t *tokens, int n_tokens, const char *cache_salt,
                         bool rope_long, buf *scratch, block_hash *out)
 {
+    return block_hasher_run_media(h, parent, tokens, n_tokens, cache_salt, rope_long, &(block_media){ 0 }, scratch, out);
+}
+
+status block_hasher_run_media(const block_hasher *h, const block_hash *parent, const int32_t *tokens, int n_tokens, const char *cache_salt, bool rope_long,
+                              const block_media *media, buf *scratch, block_hash *out)
+{
+    uint64_t n_media = 0;
+    for (int i = 0; i < media->n; i++) n_media += overlaps(media, i, n_tokens);
     const char *salt = !parent && cache_salt && *cache_salt ? cache_salt : NULL; /* an empty salt is none, as in vLLM */
     buf_clear(scratch);
     cbor_head(scratch, CBOR_ARRAY, 3);
@@ -69,10 +91,11 @@ status block_hasher_run(const block_hasher *h, const block_hash *parent, const i
     else cbor_bytes(scratch, h->root.bytes, h->root_len);
     cbor_head(scratch, CBOR_ARRAY, (uint64_t)n_tokens);
     for (int i = 0; i < n_tokens; i++) cbor_int(scratch, tokens[i]);
-    if (!salt && !rope_long) {
+    if (!salt && !rope_long && !n_media) {
         buf_char(scratch, (char)CBOR_NULL);
     } else {
-        cbor_head(scratch, CBOR_ARRAY, (uint64_t)((salt != NULL) + rope_long));
+        cbor_head(scratch, CBOR_ARRAY, n_media + (uint64_t)((salt != NULL) + rope_long));
+        media_keys(media, n_tokens, scratch);
         if (salt) {
             cbor_head(scratch, CBOR_ARRAY, 2);
             cbor_text(scratch, "cache_salt");

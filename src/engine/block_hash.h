@@ -29,4 +29,10 @@ status block_hasher_init(block_hasher *h, hash_algo algo, const char *seed, buf 
 status block_hasher_run(const block_hasher *h, const block_hash *parent, const int32_t *tokens, int n_tokens, const char *cache_salt,
                         bool rope_long, buf *scratch, block_hash *out) FALLIBLE;
 
+/* The items of a prompt, and the place of the block's first token in it. */
+typedef struct block_media { const request_media *items; int n, first; } block_media;
+/* The same with the content of what stands in the block: the extra keys of each item that overlaps it are its hash in hexadecimal and its place relative to the block. */
+status block_hasher_run_media(const block_hasher *h, const block_hash *parent, const int32_t *tokens, int n_tokens, const char *cache_salt, bool rope_long,
+                              const block_media *media, buf *scratch, block_hash *out) FALLIBLE;
+
 #endif

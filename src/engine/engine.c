@@ -29,6 +29,7 @@ typedef struct plan_list { plan *first, *last; } plan_list;
 struct engine {
     engine_options o;
     device_limits limits;
+    model_info info;
     int vocab_size, rope_switch_len;
     int32_t n_blocks;
     kv_layout kv;
@@ -419,6 +420,7 @@ static status make_sched(engine *e)
         plan *p;
         TRY(plan_new(&e->limits, e->kv.n_groups, &p));
         list_push(&e->spare, p);
+        if (e->info.media || e->info.mrope) TRY(step_media_new(&e->limits, &e->info, &p->media));
     }
     sched_stats(e->sched, &e->stats);
     return ST_OK;
@@ -437,6 +439,7 @@ static status start(engine *e, const engine_device *dev, const model_info *mi, c
 {
     TRY(init_sync(e));
     TRY(engine_plan(o, mi, &e->o, &e->limits));
+    e->info = *mi;
     e->vocab_size = mi->vocab_size;
     e->rope_switch_len = mi->rope_switch_len;
     e->kv = dev->kv.n_groups ? dev->kv : kv_layout_full();
@@ -510,8 +513,20 @@ static status check_admission(engine *e, int n_prompt)
     return ST_OK;
 }
 
+/* Items that are not cut need a step that holds them, with a row of logits for each token if the prompt's are wanted. */
+static status check_whole_media(const engine *e, const request_spec *spec)
+{
+    if (!spec->media_sees_all || !spec->params || spec->params->prompt_logprobs < -1) return ST_OK;
+    for (int i = 0; i < spec->n_media; i++)
+        if (spec->media[i].to - spec->media[i].from + 1 > e->limits.max_rows)
+            return err_set(ST_INVALID, "prompt_logprobs of an image of %d tokens, which this model reads at once: a step has %d rows of logits", spec->media[i].to - spec->media[i].from,
+                           e->limits.max_rows);
+    return ST_OK;
+}
+
 status engine_submit(engine *e, const request_spec *spec, engine_request **out)
 {
+    TRY(check_whole_media(e, spec));
     pthread_mutex_lock(&e->mu);
     status st = check_admission(e, spec->n_prompt); /* before the work of copying and hashing */
     const uint64_t seq = e->next_seq;

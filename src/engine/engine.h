@@ -12,6 +12,7 @@
 
 #include "base/err.h"
 #include "device/device.h"
+#include "engine/towers.h"
 #include "model/model.h"
 
 typedef enum sched_policy { SCHED_FCFS, SCHED_PRIORITY } sched_policy;
@@ -77,6 +78,9 @@ typedef struct engine_output {
     double arrival_s, scheduled_s, first_token_s, now_s; /* clock_now() */
 } engine_output;
 
+/* An image or sound of a prompt, whose placeholder tokens lie in [from, to). */
+typedef struct request_media { media_rows *rows; int from, to; } request_media;
+
 typedef struct request_spec {
     const char *id;                              /* for logs; copied */
     const int32_t *prompt; int n_prompt;         /* copied; 1 <= n_prompt <= max_model_len (checked, as is every id) */
@@ -84,6 +88,11 @@ typedef struct request_spec {
     int64_t priority;                            /* lower = earlier */
     const char *cache_salt;                      /* or NULL */
     double arrival_s;                            /* 0 = now */
+    const request_media *media; int n_media;     /* in the order of the prompt; copied, the rows are shared */
+    const int32_t *media_row;                    /* [n_prompt] which row of its item stands at a token, -1 = none; copied. NULL without media */
+    const int32_t *positions3;                   /* [n_prompt][3] positions where they are three numbers; copied. NULL = the place in the prompt */
+    int position_delta;                          /* of later tokens: what their place in the sequence is off by */
+    bool media_sees_all;                         /* tokens of an item see all of it, not only what came before */
     void (*on_output)(const engine_output *o);   /* scheduler thread */
     void *user;
 } request_spec;

@@ -33,6 +33,10 @@ struct engine_request {
     int n_prompt;
     int limit_len;                     /* most tokens it can ever have: max_tokens and max_model_len applied */
     bool wants_prompt_logprobs;
+    request_media *media; int n_media;  /* one reference each */
+    int32_t *media_row, *positions3;   /* request_spec has them; NULL */
+    int position_delta;
+    bool media_sees_all;
 
     /* Prompt, then outputs. Output i is written once, by the step thread, in the step that samples it; the scheduler reads it
      * after that step's plan came back. Plans name tokens by position, so a token that is not known yet needs no placeholder. */
@@ -93,11 +97,15 @@ typedef struct plan_seq {
 
 static inline int32_t *request_blocks(const engine_request *r, int group) { return r->blocks + (size_t)group * (size_t)r->max_blocks; }
 
+/* What a step carries for multimodal models (step_media.c). */
+typedef struct step_media step_media;
+
 /* A step: filled by the scheduler, run by the step thread, applied by the scheduler. Allocated once. */
 typedef struct plan {
     batch b;
     int32_t *token_ids, *positions, *cu_q_lens, *kv_lens, *page_table, *slots, *rope_variant, *rows;
     plan_seq *seqs;
+    step_media *media;         /* NULL: the model takes none and positions are single numbers */
     engine_step_event event;
     status st;                 /* results: of the whole step */
     char error[512];
@@ -109,6 +117,14 @@ status plan_new(const device_limits *l, int n_groups, plan **out) FALLIBLE;
 void plan_free(plan *p);
 /* Lays the chosen parts p->seqs[0..n_seqs) out as the batch: everything but token ids, which the step thread adds. */
 void plan_build(plan *p, int n_seqs, int block_size);
+
+/* For models with media or positions of three numbers (model_info). Without them nothing is made. */
+status step_media_new(const device_limits *l, const model_info *mi, step_media **out) FALLIBLE;
+void step_media_free(step_media *m);
+/* Encoders' rows, positions and what tokens of images see, for the batch that plan_build has laid out otherwise. */
+void step_media_build(step_media *m, plan *p);
+/* How many of n tokens from `start` on can run in one step with room for `most`: items whose tokens see all of it are not cut. */
+int request_whole_media(const engine_request *r, int start, int n, int most);
 
 /* Runs plans on the device. Step thread. */
 typedef struct stepper stepper;

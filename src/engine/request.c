@@ -11,6 +11,7 @@ void request_ref(engine_request *r) { atomic_fetch_add_explicit(&r->refs, 1, mem
 void engine_request_release(engine_request *r)
 {
     if (!r || atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) != 1) return;
+    for (int i = 0; i < r->n_media; i++) media_rows_release(r->media[i].rows);
     lp_vec_free(&r->plp.items);
     mem_free(r->plp.pos);
     mem_free(r->tokens);
@@ -70,6 +71,23 @@ static status check_params(const sampling_params *p, int vocab_size)
     return ST_OK;
 }
 
+/* Items in order, within the prompt, with as many rows as their tokens name. */
+static status check_media(const request_spec *s, const engine_options *o)
+{
+    int before = 0;
+    if (s->n_media > 0 && !s->media_row) return err_set(ST_INVALID, "media without the places of their rows");
+    for (int i = 0; i < s->n_media; i++) {
+        const request_media *m = &s->media[i];
+        if (m->from < before || m->to <= m->from || m->to > s->n_prompt) return err_set(ST_INVALID, "media item %d lies at %d .. %d of %d tokens", i, m->from, m->to, s->n_prompt);
+        for (int t = m->from; t < m->to; t++)
+            if (s->media_row[t] >= m->rows->n) return err_set(ST_INVALID, "media item %d has %lld rows, token %d wants number %d", i, (long long)m->rows->n, t, s->media_row[t]);
+        if (s->media_sees_all && m->to - m->from > o->max_num_batched_tokens)
+            return err_set(ST_INVALID, "an item of %d tokens is more than max_num_batched_tokens (%d)", m->to - m->from, o->max_num_batched_tokens);
+        before = m->to;
+    }
+    return ST_OK;
+}
+
 static status check_spec(const request_spec *s, const engine_options *o, int vocab_size)
 {
     if (!s->params || !s->on_output) return err_set(ST_INVALID, "a request needs sampling parameters and an output callback");
@@ -77,6 +95,7 @@ static status check_spec(const request_spec *s, const engine_options *o, int voc
     if (s->n_prompt > o->max_model_len)
         return err_set(ST_INVALID, "the prompt has %d tokens, the model's context length is %d", s->n_prompt, o->max_model_len);
     TRY(check_ids("prompt", s->prompt, s->n_prompt, vocab_size));
+    TRY(check_media(s, o));
     return check_params(s->params, vocab_size);
 }
 
@@ -123,11 +142,34 @@ static status copy_text(arena *a, const char *s, const char **out)
     return *out ? ST_OK : err_nomem();
 }
 
+static status copy_media(engine_request *r, const request_spec *s)
+{
+    const void *rows = s->media_row, *positions = s->positions3;
+    if (s->n_media > 0) {
+        request_media *all = arena_alloc(&r->mem, (size_t)s->n_media * sizeof *all);
+        if (!all) return err_nomem();
+        r->media = all;
+        for (int i = 0; i < s->n_media; i++, r->n_media++) {
+            all[i] = s->media[i];
+            media_rows_ref(all[i].rows);
+        }
+        TRY(copy_array(&r->mem, &rows, (size_t)s->n_prompt, sizeof(int32_t)));
+        r->media_row = (int32_t *)(uintptr_t)rows;
+    }
+    if (!s->positions3) return ST_OK;
+    TRY(copy_array(&r->mem, &positions, 3 * (size_t)s->n_prompt, sizeof(int32_t)));
+    r->positions3 = (int32_t *)(uintptr_t)positions;
+    r->position_delta = s->position_delta;
+    return ST_OK;
+}
+
 static status fill(engine_request *r, const request_spec *spec, const engine_options *o, int n_groups, const block_hasher *hasher)
 {
     TRY(copy_params(&r->mem, &r->params));
     TRY(copy_text(&r->mem, spec->id ? spec->id : "", &r->id));
     TRY(copy_text(&r->mem, spec->cache_salt, &r->cache_salt));
+    TRY(copy_media(r, spec));
+    r->media_sees_all = spec->media_sees_all && spec->n_media > 0;
     r->max_blocks = (r->limit_len + o->block_size - 1) / o->block_size;
     r->tokens = mem_array((size_t)r->limit_len, sizeof *r->tokens);
     r->blocks = mem_array((size_t)n_groups * (size_t)r->max_blocks, sizeof *r->blocks);
@@ -183,8 +225,8 @@ status request_hash(engine_request *r, const block_hasher *h, int block_size, bu
 {
     while ((r->n_hashes + 1) * block_size <= r->n_known) {
         const int i = r->n_hashes;
-        TRY(block_hasher_run(h, i > 0 ? &r->hashes[i - 1] : NULL, r->tokens + (size_t)i * (size_t)block_size, block_size, r->cache_salt,
-                             r->rope_variant == 1, scratch, &r->hashes[i]));
+        TRY(block_hasher_run_media(h, i > 0 ? &r->hashes[i - 1] : NULL, r->tokens + (size_t)i * (size_t)block_size, block_size, r->cache_salt,
+                                   r->rope_variant == 1, &(block_media){ r->media, r->n_media, i * block_size }, scratch, &r->hashes[i]));
         r->n_hashes++;
     }
     return ST_OK;

@@ -157,7 +157,10 @@ static int chunk(const sched *s, const draft *d, const engine_request *r, int st
     /* A row is kept for each running request still to come: prompt logprobs of one must not stop the others' decoding. */
     int rows = d->rows;
     if (r->wants_prompt_logprobs) rows = min_int(rows, max_int(1, d->rows - max_int(0, s->n_running - d->at - 1)));
-    return fit_rows(r, start, n, rows);
+    n = fit_rows(r, start, n, rows);
+    if (!r->media_sees_all) return n;
+    const int whole = request_whole_media(r, start, n, d->budget);
+    return whole <= n || fit_rows(r, start, whole, rows) == whole ? whole : 0;
 }
 
 static void add_part(draft *d, engine_request *r, int start, int n)

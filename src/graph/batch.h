@@ -43,6 +43,7 @@ typedef struct batch {
     const sample_row *samples;  /* [n_rows] devices that sample only */
     int32_t *sampled;           /* out: [n_rows] devices that sample only */
     const float *const *activations; /* of each IN_ACTIVATION input by its number: [rows][cols]; NULL = all zero */
+    const int32_t *see;         /* [n_tokens] keys 0 .. see - 1 are seen, also later ones of the step: within an image, where models want it; NULL = up to the own */
     const int32_t *positions3;  /* [n_tokens][3] time, height, width of multimodal rope; NULL = all three are the position */
 } batch;
 

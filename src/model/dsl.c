@@ -182,6 +182,18 @@ static double in_type(dtype t, double v)
     return (double)f;
 }
 
+/* Float input number i of the step. */
+static tensor step_rows(net *n, int i, int width)
+{
+    return graph_activation(n->g, i, &(shape){ DT_F32, 2, { DIM_T, width }, { AX_TOKENS, width > 1 ? AX_EMBED : AX_NONE } });
+}
+
+/* Encoders' rows for placeholders: input 0, and a mask behind the deepstack levels' (1, 2, ..), which are added after the first layers. */
+static tensor merge_media(net *n, tensor x)
+{
+    return graph_add(n->g, OP_MERGE_EMBEDS, (tensor[]){ x, step_rows(n, 0, n->c->hidden), step_rows(n, n->media, 1) }, 3, NULL);
+}
+
 tensor decoder_lm(net *n, layer_fn *layer)
 {
     const model_config *c = n->c;
@@ -191,9 +203,11 @@ tensor decoder_lm(net *n, layer_fn *layer)
     for (int i = 0; i < c->n_ropes; i++) n->rope_tables[i] = rope_table(n, &c->ropes[i]);
     tensor x = embed(n, ids, "model.embed_tokens", c->vocab, c->hidden);
     if (c->embed_scale != 0) x = scale(n, x, in_type(n->type, c->embed_scale));
+    if (n->media) x = merge_media(n, x);
     for (int l = 0; l < c->n_layers; l++) {
         at_layer(n, l);
         x = layer(n, x);
+        if (l + 1 < n->media) x = add(n, x, step_rows(n, l + 1, c->hidden));
     }
     at_layer(n, -1);
     x = rms_norm(n, x, "model.norm");

@@ -11,6 +11,7 @@ typedef struct net {
     const model_config *c;
     dtype type;         /* of the weights */
     quant_scheme quant; /* of the linears' weights */
+    int media;          /* model_options.media */
     int layer;          /* -1 = outside the layers */
     tensor positions;
     tensor rope_tables[CONFIG_MAX_ROPES];   /* made once, shared by the layers */

@@ -70,6 +70,8 @@ static status fill_info(model *m, const model_options *o)
                             .hidden_size = c->hidden, .n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .head_dim = c->head_dim,
                             .torch_dtype = c->torch_dtype, .sliding_window = c->layers[0].window, .rope_switch_len = c->ropes[0].switch_len,
                             .n_params = params.total, .bos_id = c->bos, .eos_ids = c->eos, .n_eos = c->n_eos };
+    m->info.media = o->media;
+    for (int i = 0; i < c->n_ropes; i++) m->info.mrope |= c->ropes[i].height + c->ropes[i].width > 0;
     for (int l = 0; l < c->n_layers; l++)
         if (c->layers[l].window != c->layers[0].window) m->info.sliding_window = 0; /* some layer needs every key */
     return context_length(c, o->max_model_len, &m->info.max_model_len);
@@ -80,7 +82,7 @@ static status fill_info(model *m, const model_options *o)
 static status build(model *m, const model_family *f, const model_options *o)
 {
     TRY(graph_new(ops_rules(), &m->plain));
-    net n = { .g = m->plain, .c = &m->config, .type = o->weight_dtype, .quant = o->quant, .layer = -1 };
+    net n = { .g = m->plain, .c = &m->config, .type = o->weight_dtype, .quant = o->quant, .media = o->media, .layer = -1 };
     TRY(graph_finish(m->plain, decoder_lm(&n, f->layer)));
     return graph_optimize(m->plain, &m->g);
 }

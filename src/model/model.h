@@ -15,6 +15,7 @@ typedef struct model_config model_config;   /* model/config.h: for model files o
 typedef struct model_options {
     dtype weight_dtype;        /* DT_F32, DT_BF16, DT_F16: what --dtype resolved to */
     int max_model_len;         /* 0 = from the configuration */
+    int media;                 /* rows of encoders take the places of placeholder tokens: 0 = no, else 1 + deepstack levels */
     quant_scheme quant;        /* what linear weights, the head's included, become while they load; QUANT_NONE = they stay */
 } model_options;
 
@@ -27,6 +28,8 @@ typedef struct model_info {
     dtype torch_dtype;         /* of the checkpoint as config.json says; DT_F32 if it does not */
     int sliding_window;        /* 0 = none */
     int rope_switch_len;       /* longrope: sequences longer than this use rope variant 1; 0 = one variant */
+    int media;                 /* as model_options.media */
+    bool mrope;                /* positions are three numbers */
     int64_t n_params;
     int32_t bos_id;            /* -1 = none */
     const int32_t *eos_ids; int n_eos;  /* from config.json (generation_config.json is the engine's business) */

@@ -54,6 +54,18 @@ static int64_t first_key(const node *n, int64_t pos)
     return of_window > of_chunk ? of_window : of_chunk;
 }
 
+/* The key behind the last one that token t of the batch, at `pos`, sees. */
+static int64_t end_key(const batch *b, int64_t t, int64_t pos) { return b->see && b->see[t] > pos ? b->see[t] : pos + 1; }
+
+/* The same for tokens [t0, t0 + n), the first of which is at `pos`. */
+static int64_t end_keys(const batch *b, int64_t t0, int64_t n, int64_t pos)
+{
+    int64_t end = pos + n;
+    for (int64_t i = 0; b->see && i < n; i++)
+        if (b->see[t0 + i] > end) end = b->see[t0 + i];
+    return end;
+}
+
 static void ref_write(const ref_call *c, int which, float *cache)
 {
     int64_t heads = c->in[which].dim[1], d = c->in[which].dim[2];
@@ -87,7 +99,7 @@ static void ref_query(const ref_call *c, int s, int64_t t, int64_t pos, int64_t 
     bool sinks = op_has_in(c->n, SINKS);
     double max = sinks ? c->in[SINKS].f[h] : -INFINITY, sum = 0;
     for (int pass = 0; pass < 2; pass++)
-        for (int64_t j = first_key(c->n, pos); j <= pos; j++) {
+        for (int64_t j = first_key(c->n, pos); j < end_key(c->b, t, pos); j++) {
             double score = ref_score(c, q, cache->k + (slot_of(c, s, j) * kv_heads + kh) * d, d);
             if (pass == 0) max = score > max ? score : max;
             else sum += exp(score - max);
@@ -95,7 +107,7 @@ static void ref_query(const ref_call *c, int s, int64_t t, int64_t pos, int64_t 
     if (sinks) sum += exp(c->in[SINKS].f[h] - max);
     for (int64_t i = 0; i < dv; i++) {
         double value = 0;
-        for (int64_t j = first_key(c->n, pos); j <= pos; j++) {
+        for (int64_t j = first_key(c->n, pos); j < end_key(c->b, t, pos); j++) {
             int64_t at = (slot_of(c, s, j) * kv_heads + kh) * d;
             value += exp(ref_score(c, q, cache->k + at, d) - max) / sum * values[at + i];
         }
@@ -179,7 +191,7 @@ static void plan_seq(plan *p, const cpu_call *c, const heads *h, int s, int64_t 
         int t0 = t1 - step > q0 ? t1 - step : q0;
         unit u = { .seq = s, .t0 = t0, .n = t1 - t0 };
         int64_t base = (int64_t)b->kv_lens[s] - q1;
-        part_range(c->n, base + t0, base + t1 - 1, &u.p0, &u.p1);
+        part_range(c->n, base + t0, end_keys(b, t0, t1 - t0, base + t0) - 1, &u.p0, &u.p1);
         u.first_part = u.p0;
         if (cost) *cost += (int64_t)(u.p1 - u.p0) * u.n * h->per_item * h->items;
         else add_block(p, h, u, share);
@@ -376,7 +388,7 @@ static void set_ranges(const cpu_call *c, const unit *u, int64_t n_heads, int pa
 {
     int64_t base = (int64_t)c->b->kv_lens[u->seq] - c->b->cu_q_lens[u->seq + 1], key0 = (int64_t)part * ATTN_PART;
     for (int i = 0; i < u->n; i++) {
-        int64_t pos = base + u->t0 + i, lo = first_key(c->n, pos) - key0, hi = pos + 1 - key0;
+        int64_t pos = base + u->t0 + i, lo = first_key(c->n, pos) - key0, hi = end_key(c->b, u->t0 + i, pos) - key0;
         lo = lo < 0 ? 0 : lo > ATTN_PART ? ATTN_PART : lo;
         hi = hi < 0 ? 0 : hi > ATTN_PART ? ATTN_PART : hi;
         for (int64_t r = 0; r < n_heads; r++) {
@@ -411,7 +423,7 @@ static void run_unit(const cpu_call *c, const heads *h, const unit *u, int64_t i
     start_rows(c, h, w, h0, n_heads, rows, u->partial < 0 && op_has_in(c->n, SINKS));
     attn_tile t = { .rows = (int)rows, .d = h->d, .dp = h->dp, .scale = (float)c->n->a.paged_attention.scale * attn_raw(c->kv->type),
                     .softcap = (float)c->n->a.paged_attention.softcap, .v_scale = attn_raw(c->kv->type), .q = w->q, .lo = w->lo, .hi = w->hi, .s = w->s, .state = { w->m, w->l, w->acc, h->dp }, .empty = w->empty };
-    int64_t end = (int64_t)c->b->kv_lens[u->seq] - c->b->cu_q_lens[u->seq + 1] + u->t0 + u->n;
+    int64_t end = end_keys(c->b, u->t0, u->n, (int64_t)c->b->kv_lens[u->seq] - c->b->cu_q_lens[u->seq + 1] + u->t0);
     for (int part = u->p0; part < u->p1; part++) {
         int64_t next = (int64_t)(part + 1) * ATTN_PART;   /* the last part does not fetch what another unit reads */
         set_ranges(c, u, n_heads, part, w);
