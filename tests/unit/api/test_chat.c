@@ -187,7 +187,7 @@ TEST(bad_requests)
         { "{\"messages\":[3]}", "body.messages", "valid dictionary" },
         { "{\"messages\":[{\"content\":\"x\"}]}", "messages", "'role'" },
         { "{\"messages\":[{\"role\":\"user\",\"content\":5}]}", "messages", "string or a list" },
-        { "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":\"x\"}}]}]}", "messages", "text only" },
+        { "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":\"x\"}}]}]}", "messages", "takes no image input" },
         { "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"weird\"}]}]}", "messages", "Unknown part type" },
         { "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":\"{\"}}]}]}", "messages", "not JSON" },
         { "{" USER ",\"top_logprobs\":2}", "top_logprobs", "logprobs" },
