@@ -64,6 +64,7 @@ static family_case family_of(const char *arch)
     static const family_case known[] = {
         { "Gemma3ForCausalLM", "", 4, 2, 2 }, { "Gemma3ForConditionalGeneration", "", 4, 2, 2 }, { "GptOssForCausalLM", EXPERTS, 3, 1, 2 },
         { "Llama4ForCausalLM", EXPERTS, 5, 1, 3 }, { "Llama4ForConditionalGeneration", EXPERTS, 5, 1, 3 },
+        { "DeepseekV3ForCausalLM", "", 5, 0, 2 },
         { "Qwen3MoeForCausalLM", SPARSE, 3, 1, 2 }, { "Qwen3OmniMoeForConditionalGeneration", SPARSE MROPE, 3, 1, 2 },
         { "Qwen2_5_VLForConditionalGeneration", MROPE, 4, 0, 2 },
     };
