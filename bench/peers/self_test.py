@@ -1,7 +1,7 @@
 """`run.py --self-test`: the readers of the engines' output, the arithmetic of the report and the bounds of the set-up, without any peer."""
 import contextlib, io, json, os, sys, tempfile, time, types, unittest
 
-import engines, peers_setup, report
+import engines, peers_setup, replay, report
 
 QWEN = {"model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
         "tie_word_embeddings": True}
@@ -38,6 +38,27 @@ class Readers(unittest.TestCase):
         self.assertEqual(engines.parse_serve_result(json.dumps(d) + "\n")["itl_p99_ms"], 1000)
         with self.assertRaises(engines.Failed):
             engines.parse_serve_result(json.dumps({**d, "failed": 1}))
+
+
+class Replay(unittest.TestCase):
+    LINES = ["TIMESTAMP,ContextTokens,GeneratedTokens", *[f"2023-11-16 18:{15 + i // 6:02d}:{i % 6 * 10:02d}.5000000,{100 * (i + 1)},{i + 1}" for i in range(120)]]
+
+    def test_trace(self):
+        t = replay.read_trace(self.LINES, 10)
+        self.assertEqual((len(t), t[0], t[6]), (61, (0.0, 100, 1), (60.0, 700, 7)))
+
+    def test_schedule(self):
+        t = replay.read_trace(self.LINES, 10)
+        s = replay.schedule(t, 20, 0.5, 4, 400, 8)
+        self.assertEqual(len(s), 10)
+        self.assertEqual(s[0], (0.0, 25, 1))
+        self.assertEqual([a for a, _, _ in s], sorted(a for a, _, _ in s))
+        self.assertTrue(all(0 <= a <= 20 and 1 <= i <= 400 and 1 <= o <= 8 for a, i, o in s))
+        self.assertEqual(len(replay.schedule(t, 20, 100, 4, 400, 8)), len(t))     # no more than there are
+
+    def test_best(self):
+        self.assertEqual(replay.best({0.5: {"sustained": True}, 1: {"sustained": True}, 2: {"sustained": False}}), 1)
+        self.assertIsNone(replay.best({0.5: {"sustained": False}}))
 
 
 class Arithmetic(unittest.TestCase):
