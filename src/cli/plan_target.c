@@ -54,6 +54,14 @@ static void describe_device(const plan_fit *f, pjrt_target_info *out)
     snprintf(out->device.kind, sizeof out->device.kind, "%s", f->chip->kind);
 }
 
+/* Ranks share experts out: there are more of them than heads. */
+static bool has_experts(const graph *g)
+{
+    for (int id = 1; id <= graph_n_nodes(g); id++)
+        if (graph_at(g, id)->op == OP_EXPERTS) return true;
+    return false;
+}
+
 static status try_ranks(compile_plan *p, plan_fit *f, int tp)
 {
     pjrt_target_info info;

@@ -35,14 +35,25 @@ static void local_run(int64_t count, int64_t shards, int rank, int tp, int64_t *
     *n_local = each;
 }
 
-void weight_part_local(const weight_part *p, int rank, int tp, int64_t *from, int64_t *n, int64_t *n_local)
+/* Ranks that hold the same experts cut these among themselves. */
+static void among_equals(const node *w, int *rank, int *tp)
 {
+    if (w->a.weight.expert_shards > 1) {
+        *tp /= (int)w->a.weight.expert_shards;
+        *rank %= *tp;
+    }
+}
+
+void weight_part_local(const node *w, const weight_part *p, int rank, int tp, int64_t *from, int64_t *n, int64_t *n_local)
+{
+    among_equals(w, &rank, &tp);
     local_run(weight_part_count(p), p->shards, rank, tp, from, n, n_local);
     *from = p->from + *from * weight_part_step(p);
 }
 
 void weight_cols_local(const node *w, int64_t cols, int rank, int tp, int64_t *from, int64_t *n, int64_t *n_local)
 {
+    among_equals(w, &rank, &tp);
     local_run(cols, w->a.weight.col_shards, rank, tp, from, n, n_local);
 }
 
@@ -116,6 +127,14 @@ static int64_t head_dim_of(const partition *p, int id)
     return 1;
 }
 
+/* The most runs that so many things come out even in, of those that the ranks come out even in. */
+static int most_shards(int64_t things, int tp)
+{
+    for (int n = tp; n > 1; n--)
+        if (tp % n == 0 && things % n == 0) return n;
+    return 1;
+}
+
 /* Into how many runs a column parallel linear's rows are cut; 0 where that is impossible. */
 static int col_shards_of(partition *p, int id, const weight_part *part)
 {
@@ -127,6 +146,7 @@ static int col_shards_of(partition *p, int id, const weight_part *part)
                    (long long)heads, tp);
     } else if (part->out_axis == AX_HEADS) {
         if (heads % tp == 0) return tp;
+        if (p->m.ep) return most_shards(heads, tp);
         graph_fail(p->out, ST_INVALID, "Total number of attention heads (%lld) must be divisible by tensor parallel size (%d).", (long long)heads, tp);
     } else {
         if (rows % tp == 0) return tp;
@@ -152,11 +172,13 @@ static void linear_by_rows(partition *p, int id, const node *n, int shards)
 static void linear_by_cols(partition *p, int id, const node *n, const char *name)
 {
     const place *x = &p->at[n->in[X].id];
-    if (x->lay != CUT || x->shards != p->m.tp)
+    if (x->lay != CUT || (x->shards != p->m.tp && !p->m.ep))
         graph_fail(p->out, ST_INVALID, "%s: a row parallel weight, but its input is not cut over the %d tensor ranks", name, p->m.tp);
-    tensor in[] = { x->t, cut_weight(p, n->in[W], 0, p->m.tp) };
+    tensor in[] = { x->t, cut_weight(p, n->in[W], 0, x->shards) };
     graph_set_layer(p->out, n->layer);
-    put_sum(p, id, graph_add(p->out, OP_LINEAR, in, 2, NULL));
+    tensor y = graph_add(p->out, OP_LINEAR, in, 2, NULL);
+    if (x->shards != p->m.tp) y = graph_add(p->out, OP_SCALE, &y, 1, &(op_attrs){ .scale = { (double)x->shards / p->m.tp } });   /* ranks with the same heads make the same */
+    put_sum(p, id, y);
     if (n->n_in <= BIAS) return;
     tensor sum[] = { p->at[id].t, cut_weight(p, n->in[BIAS], 0, 0) };
     graph_set_layer(p->out, n->layer);
@@ -196,10 +218,8 @@ enum { EXPERTS_X, EXPERTS_COMBINE, EXPERTS_W_IN, EXPERTS_W_OUT, EXPERTS_BIAS_IN,
 static void do_experts(partition *p, int id, const node *n)
 {
     const node *w = graph_node(p->in, n->in[EXPERTS_W_IN]);
-    int tp = p->m.tp, ep = p->m.ep ? tp : 0, cut = p->m.ep ? 0 : tp;
+    int tp = p->m.tp, ep = p->m.ep ? most_shards(weight_experts(w), tp) : 0, cut = ep ? tp / ep : tp;
     int64_t width = weight_part_count(&w->a.weight.parts[0]);
-    if (ep && weight_experts(w) % ep)
-        graph_fail(p->out, ST_INVALID, "Number of experts (%lld) must be divisible by expert parallel size (%d).", (long long)weight_experts(w), ep);
     if (cut && width % cut)
         graph_fail(p->out, ST_INVALID, "Intermediate size of experts (%lld) must be divisible by tensor parallel size (%d).", (long long)width, cut);
     tensor in[GRAPH_MAX_INPUTS] = { whole(p, n->in[EXPERTS_X]), whole(p, n->in[EXPERTS_COMBINE]),
@@ -207,8 +227,8 @@ static void do_experts(partition *p, int id, const node *n)
     if (n->n_in > EXPERTS_BIAS_IN && n->in[EXPERTS_BIAS_IN].id) in[EXPERTS_BIAS_IN] = cut_weight_of(p, n->in[EXPERTS_BIAS_IN], cut, 0, ep);
     if (n->n_in > EXPERTS_BIAS_OUT && n->in[EXPERTS_BIAS_OUT].id) in[EXPERTS_BIAS_OUT] = cut_weight_of(p, n->in[EXPERTS_BIAS_OUT], 0, 0, ep);
     op_attrs a = n->a;
-    a.experts.shards = ep;
-    a.experts.cut = cut;
+    a.experts.shards = ep > 1 ? ep : 0;
+    a.experts.cut = cut > 1 ? cut : 0;
     graph_set_layer(p->out, n->layer);
     put_sum(p, id, graph_add(p->out, OP_EXPERTS, in, n->n_in, &a));
 }
@@ -217,8 +237,8 @@ static void do_experts(partition *p, int id, const node *n)
 static void do_head_linear(partition *p, int id, const node *n)
 {
     const place *x = &p->at[n->in[0].id];
-    bool cut = x->lay == CUT && x->shards == p->m.tp;
-    tensor in[] = { cut ? x->t : whole(p, n->in[0]), cut_weight_of(p, n->in[1], 0, 0, cut ? p->m.tp : 0) };
+    bool cut = x->lay == CUT;
+    tensor in[] = { cut ? x->t : whole(p, n->in[0]), cut_weight_of(p, n->in[1], 0, 0, cut ? x->shards : 0) };
     graph_set_layer(p->out, n->layer);
     p->at[id] = (place){ graph_add(p->out, OP_HEAD_LINEAR, in, 2, NULL), cut ? CUT : WHOLE, cut ? x->shards : 0, NO_TENSOR };
 }
@@ -247,11 +267,11 @@ static void do_attention(partition *p, int id, const node *n)
         p->at[id] = (place){ graph_add_like(p->out, n, own, 2), cut ? CUT : WHOLE, q->shards, NO_TENSOR };
         return;
     }
-    if ((k->lay == CUT) != cut || (v->lay == CUT) != cut || k->shards != v->shards || (cut && q->shards != p->m.tp))
+    if ((k->lay == CUT) != cut || (v->lay == CUT) != cut || k->shards != v->shards || (cut && q->shards != p->m.tp && !p->m.ep))
         graph_fail(p->out, ST_INVALID, "paged_attention: q, k and v are not cut alike");
     tensor in[4] = { { 0 } };
     for (int i = 0; i < 3; i++) in[i] = cut ? p->at[n->in[i].id].t : whole(p, n->in[i]);
-    if (n->n_in > 3) in[3] = cut_weight(p, n->in[3], cut ? p->m.tp : 0, 0);   /* sinks, one for each query head */
+    if (n->n_in > 3) in[3] = cut_weight(p, n->in[3], cut ? q->shards : 0, 0);   /* sinks, one for each query head */
     p->at[id] = (place){ graph_add_like(p->out, n, in, 4), q->lay == CUT ? CUT : WHOLE, q->shards, NO_TENSOR };
 }
 

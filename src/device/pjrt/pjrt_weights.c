@@ -55,7 +55,7 @@ static void fill_local(const node *n, const weight_data *parts, int rank, int tp
         const weight_part *p = &n->a.weight.parts[i];
         const weight_data *d = &parts[i];
         int64_t from, count, local, col = 0, n_cols = cols, local_cols = cols, width = d->rank == 2 ? d->shape[1] : 1;
-        weight_part_local(p, rank, tp, &from, &count, &local);
+        weight_part_local(n, p, rank, tp, &from, &count, &local);
         if (d->rank == 2) weight_cols_local(n, width, rank, tp, &col, &n_cols, &local_cols);
         for (int64_t r = 0; r < count; r++)
             convert(d->type, (const char *)d->values + dtype_bytes(d->type, (size_t)((from + r * weight_part_step(p)) * width + col)), n->s.type,

@@ -106,7 +106,7 @@ static hlo_val product(hlo_call *c, hlo_val x, int weight, int bias, hlo_val e)
     if (!hlo_is(c->in[bias])) return y;
     hlo_val b = hlo_convert(h, one_expert(c, bias, e), DT_F32);
     if (bias == EXPERTS_BIAS_OUT && c->n->a.experts.cut > 1) {   /* the ranks' results are summed: one adds it */
-        hlo_val mine = hlo_cmp_scalar(h, "EQ", hlo_tensor_rank(h), 0);
+        hlo_val mine = hlo_cmp_scalar(h, "EQ", hlo_bin_scalar(h, "remainder", hlo_tensor_rank(h), (double)c->n->a.experts.cut), 0);
         b = hlo_bin(h, "multiply", b, hlo_full_like(h, hlo_convert(h, mine, DT_F32), b));
     }
     return hlo_bin(h, "add", y, hlo_broadcast_at(h, b, 1, y));
@@ -140,7 +140,9 @@ hlo_val experts_hlo(hlo_call *c)
     hlo_val combine = hlo_convert(h, c->in[EXPERTS_COMBINE], DT_F32), results, in, at;
     int64_t t = combine.dim[0], width = op_in(c->g, c->n, EXPERTS_W_OUT)->dim[1], experts = op_in(c->g, c->n, EXPERTS_W_IN)->dim[0];
     if (c->n->a.experts.shards > 1) {
-        hlo_val starts[2] = { { 0 }, hlo_bin_scalar(h, "multiply", hlo_tensor_rank(h), (double)experts) };
+        int64_t cut = c->n->a.experts.cut > 1 ? c->n->a.experts.cut : 1;    /* neighbours have the same experts */
+        hlo_val place = hlo_bin_scalar(h, "divide", hlo_tensor_rank(h), (double)cut);
+        hlo_val starts[2] = { { 0 }, hlo_bin_scalar(h, "multiply", place, (double)experts) };
         combine = hlo_dynamic_slice(h, combine, starts, (int64_t[]){ t, experts });
     }
     plan p = make_plan(h, combine, c->n->a.experts.top_k);

@@ -17,6 +17,9 @@ static const decoder sliding = { .layers = 3, .hidden = 16, .heads = 8, .kv_head
 
 static const decoder mixture = { .layers = 3, .hidden = 24, .heads = 8, .kv_heads = 2, .head_dim = 4, .mlp = 12, .vocab = VOCAB, .bias = true, .experts = 8, .top_k = 3 };
 
+/* More ranks than divide the heads and the experts. */
+static const decoder crowded = { .layers = 2, .hidden = 24, .heads = 12, .kv_heads = 4, .head_dim = 4, .mlp = 8, .vocab = VOCAB, .bias = true, .experts = 12, .top_k = 3 };
+
 static const lower_bucket buckets[2] = { { .tokens = 24, .seqs = 4, .rows = 4 }, { .tokens = 8, .seqs = 8, .rows = 8, .decode = true } };
 
 static pjrt_client *eight(void)
@@ -49,7 +52,7 @@ static void fill_share(const machine *m, const node *n, int rank, float *dst)
         const weight_part *p = &n->a.weight.parts[i];
         const node *full = decoder_find(m->whole, p->name);
         int64_t cols = weight_cols(full), row0, rows, local_rows, col0 = 0, n_cols = cols, unused;
-        weight_part_local(p, rank, m->m.tp, &row0, &rows, &local_rows);
+        weight_part_local(n, p, rank, m->m.tp, &row0, &rows, &local_rows);
         if (cols > 1) weight_cols_local(n, cols, rank, m->m.tp, &col0, &n_cols, &unused);
         for (int64_t e = 0; e < weight_experts(n); e++)
             for (int64_t r = 0; r < rows; r++)
@@ -291,6 +294,15 @@ TEST(experts_on_meshes)
         check_mesh(&mixture, (mesh){ 2, 2, false, ep }, false);
     }
     check_mesh(&mixture, (mesh){ 1, 8, false, true }, false);
+}
+
+/* Four groups of two ranks: each has its heads twice, and half of each of its experts. */
+TEST(more_ranks_than_heads_and_experts)
+{
+    NEED_CPU;
+    if (!expect(&crowded, 2)) return;
+    check_mesh(&crowded, (mesh){ 1, 8, false, true }, true);
+    check_mesh(&crowded, (mesh){ 1, 8, true, true }, false);
 }
 
 TEST_MAIN

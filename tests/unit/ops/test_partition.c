@@ -253,7 +253,7 @@ TEST(local_rows_and_columns)
         weight_part p = { "w", cases[i].from, cases[i].to, cases[i].total, AX_HEADS, cases[i].shards, 0 };
         node w = { .op = OP_WEIGHT, .a.weight = { .col_shards = cases[i].shards } };
         int64_t at, n, n_local;
-        weight_part_local(&p, cases[i].rank, cases[i].tp, &at, &n, &n_local);
+        weight_part_local(&w, &p, cases[i].rank, cases[i].tp, &at, &n, &n_local);
         CHECK(at == cases[i].at && n == cases[i].n && n_local == cases[i].n_local && n_local == weight_part_rows(&p));
         weight_cols_local(&w, p.to - p.from, cases[i].rank, cases[i].tp, &at, &n, &n_local);
         CHECK(at + p.from == cases[i].at && n == cases[i].n && n_local == cases[i].n_local);
@@ -266,7 +266,7 @@ static void check_rows(const node *w, const weight_part *p, int tp)
     int held[512] = { 0 }, copies = tp / (p->shards > 1 ? p->shards : 1);
     for (int r = 0; r < tp; r++) {
         int64_t from, n, n_local;
-        weight_part_local(p, r, tp, &from, &n, &n_local);
+        weight_part_local(w, p, r, tp, &from, &n, &n_local);
         CHECK_INT(n_local, weight_part_rows(p));
         for (int64_t i = from; i < from + n; i++) held[i]++;
     }
@@ -429,7 +429,7 @@ static void fill_weight(const ranks *s, int rank, const node *w, float *dst)
     CHECK_INT(local_cols, width);
     for (int64_t i = 0; i < w->a.weight.n_parts; i++) {
         const weight_part *p = &w->a.weight.parts[i];
-        weight_part_local(p, rank, s->tp, &row, &rows, &local_rows);
+        weight_part_local(w, p, rank, s->tp, &row, &rows, &local_rows);
         for (int64_t r = 0; r < rows; r++)
             for (int64_t c = 0; c < cols; c++) dst[(at + r) * width + c] = element(p->name, row + r, col + c);
         at += local_rows;
