@@ -66,7 +66,7 @@ static status try_ranks(compile_plan *p, plan_fit *f, int tp)
 {
     pjrt_target_info info;
     describe_device(f, &info);
-    TRY(compile_plan_cut(p, (mesh){ .dp = f->n_devices / tp, .tp = tp, .sp = p->on.sp && tp > 1, .ep = p->on.ep && tp > 1 }));
+    TRY(compile_plan_cut(p, (mesh){ .dp = f->n_devices / tp, .tp = tp, .sp = p->on.sp && tp > 1, .ep = tp > 1 && has_experts(model_graph(p->model.m)) }));
     TRY(compile_plan_target(f->target, &info, p));
     f->on = p->on;
     f->fits = !p->misfit[0];
