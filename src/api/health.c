@@ -33,6 +33,12 @@ status metrics_get(call *c, api_error *e)
     buf b = {0};
     engine_stats s = {0};
     engine_get_stats(a->o.engine, &s);
+    if (a->o.towers) {
+        towers_stats t;
+        towers_get_stats(a->o.towers, &t);
+        s.media_queries = t.queries;
+        s.media_hits = t.hits;
+    }
     metrics_write(a->metrics, &s, engine_config(a->o.engine), engine_num_blocks(a->o.engine), &b);
     status st = buf_status(&b);
     if (st == ST_OK) call_reply(c, 200, "text/plain; version=0.0.4; charset=utf-8", b.data, b.len);

@@ -265,8 +265,8 @@ static void write_counters(const writer *w, const engine_stats *s)
     counter(w, "vllm:prefix_cache_hits", "Prefix cache hits, in terms of number of cached tokens.", s->prefix_hits);
     counter(w, "vllm:external_prefix_cache_queries", "External prefix cache queries from KV connector cross-instance cache sharing, in terms of number of queried tokens.", 0);
     counter(w, "vllm:external_prefix_cache_hits", "External prefix cache hits from KV connector cross-instance cache sharing, in terms of number of cached tokens.", 0);
-    counter(w, "vllm:mm_cache_queries", "Multi-modal cache queries, in terms of number of queried items.", 0);
-    counter(w, "vllm:mm_cache_hits", "Multi-modal cache hits, in terms of number of cached items.", 0);
+    counter(w, "vllm:mm_cache_queries", "Multi-modal cache queries, in terms of number of queried items.", s->media_queries);
+    counter(w, "vllm:mm_cache_hits", "Multi-modal cache hits, in terms of number of cached items.", s->media_hits);
     counter(w, "vllm:num_preemptions", "Cumulative number of preemption from the engine.", s->preemptions);
     counter(w, "vllm:prompt_tokens", "Number of prefill tokens processed.", s->prompt_tokens);
     labelled source[] = { { "local_compute", (double)s->prompt_tokens_computed }, { "local_cache_hit", (double)s->prompt_tokens_cached }, { "external_kv_transfer", 0 } };

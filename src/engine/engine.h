@@ -157,6 +157,7 @@ typedef struct engine_stats {
     uint64_t steps;
     uint64_t finished[6];                        /* by finish_reason */
     uint64_t rejected_reqs, rejected_tokens;     /* admissions refused by each limit */
+    uint64_t media_queries, media_hits;          /* of encoders' outputs; whoever has the encoders fills them in (towers.h) */
     double hit_rate_recent;                      /* over the last 1000 requests, 0..1; < 0 when none */
 } engine_stats;
 void engine_get_stats(engine *e, engine_stats *out);

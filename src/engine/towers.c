@@ -38,20 +38,18 @@ void media_rows_release(media_rows *r)
 
 /* ---- opening ---- */
 
-/* Rows of values of the largest item: of pictures patches or tiles, of sounds frames. */
-static int64_t most_values(const tower *t, encoder_kind kind, int64_t tokens)
+/* What buffers are planned for: pictures of 12.8 million pixels, 40 minutes of sound. */
+static int64_t most_tokens(const towers *ts, encoder_kind kind)
 {
-    (void)t;
-    enum { PATCHES_A_TOKEN = 16, FRAMES_A_TOKEN = 8 };
-    return tokens * (kind == ENCODER_IMAGE ? PATCHES_A_TOKEN : FRAMES_A_TOKEN);
+    const int64_t most = kind == ENCODER_IMAGE ? 16384 : 32768;
+    return ts->most_tokens < most ? ts->most_tokens : most;
 }
 
 static status load_tower(towers *ts, tower *t, encoder_kind kind, const char *dir)
 {
     TRY(encoder_weights_open(t->e, dir, &t->w));
     for (int s = 0; s < encoder_n_stages(t->e); s++) {
-        int64_t rows = encoder_most_rows(t->e, s, most_values(t, kind, ts->most_tokens));
-        if (rows > 1 << 22) rows = 1 << 22;
+        const int64_t rows = encoder_most_rows(t->e, s, most_tokens(ts, kind));
         const device_limits l = { .max_tokens = (int)rows, .max_seqs = 1, .max_rows = 1, .max_model_len = (int)rows, .block_size = 16, .kv_dtype = DT_F32 };
         TRY(device_load(ts->dev, encoder_graph(t->e, s), t->w, &l, NULL, NULL, &t->dm[s]));
     }
@@ -105,7 +103,8 @@ status towers_n_tokens(const towers *t, encoder_kind kind, const encoder_input *
 {
     if (!t->t[kind].e) return err_set(ST_UNSUPPORTED, "this model takes no %s", kind == ENCODER_IMAGE ? "images" : "audio");
     TRY(encoder_n_tokens(t->t[kind].e, in, out));
-    if (*out > t->most_tokens) return err_set(ST_INVALID, "the %s needs %lld tokens, more than the model's context of %lld", kind == ENCODER_IMAGE ? "image" : "audio", (long long)*out, (long long)t->most_tokens);
+    if (*out > most_tokens(t, kind))
+        return err_set(ST_INVALID, "the %s needs %lld tokens, at most %lld are accepted", kind == ENCODER_IMAGE ? "image" : "audio", (long long)*out, (long long)most_tokens(t, kind));
     return ST_OK;
 }
 

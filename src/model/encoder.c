@@ -50,7 +50,7 @@ int encoder_levels(const encoder *e) { return e->levels; }
 int64_t encoder_width(const encoder *e) { return (int64_t)e->text_hidden * (1 + e->levels); }
 int64_t enc_cols(const encoder *e, int stage) { return shape_cols(&graph_node(e->g[stage], graph_output(e->g[stage]))->s); }
 status encoder_n_tokens(const encoder *e, const encoder_input *in, int64_t *out) { return e->family->n_tokens(e, in, out); }
-int64_t encoder_most_rows(const encoder *e, int stage, int64_t values_rows) { return e->family->most_rows(e, stage, values_rows); }
+int64_t encoder_most_rows(const encoder *e, int stage, int64_t tokens) { return e->family->most_rows(e, stage, tokens); }
 
 status encoder_run(const encoder *e, const encoder_input *in, encoder_step *step, void *arg, float **out, int64_t *n_tokens)
 {

@@ -34,8 +34,8 @@ int64_t encoder_width(const encoder *e);
 int encoder_levels(const encoder *e);
 /* Rows of output (placeholder tokens) that an input has; ST_INVALID if it does not fit the model. */
 status encoder_n_tokens(const encoder *e, const encoder_input *in, int64_t *out) FALLIBLE;
-/* Most rows of a stage's batch for inputs of up to `values_rows` rows: what its device_model is to be loaded for. */
-int64_t encoder_most_rows(const encoder *e, int stage, int64_t values_rows);
+/* Most rows of a stage's batch for items of up to `tokens` rows of output: what its device_model is to be loaded for. */
+int64_t encoder_most_rows(const encoder *e, int stage, int64_t tokens);
 
 /* A weight source for the stages over a checkpoint directory; checks that all are there, and reads the position tables. */
 status encoder_weights_open(encoder *e, const char *dir, weight_source **out) FALLIBLE;

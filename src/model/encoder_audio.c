@@ -73,11 +73,11 @@ static status n_tokens(const encoder *e, const encoder_input *in, int64_t *out)
     return ST_OK;
 }
 
-/* values_rows: frames. */
-static int64_t most_rows(const encoder *e, int stage, int64_t values_rows)
+/* Convolutions run chunk by chunk. */
+static int64_t most_rows(const encoder *e, int stage, int64_t tokens)
 {
     int h = e->mels, t = e->chunk;
-    if (stage == 3) return (values_rows / e->chunk + 1) * chunk_tokens(e->chunk);
+    if (stage == 3) return tokens;
     for (int k = 0; k <= stage; k++) h = halved(h), t = halved(t);
     return (int64_t)h * t;
 }

@@ -13,7 +13,7 @@ typedef struct encoder_family {
     /* Reads parameters and builds the stages' graphs (graph_finish included). */
     status (*build)(encoder *e, const jv *config);
     status (*n_tokens)(const encoder *e, const encoder_input *in, int64_t *out);
-    int64_t (*most_rows)(const encoder *e, int stage, int64_t values_rows);
+    int64_t (*most_rows)(const encoder *e, int stage, int64_t tokens);
     status (*run)(const encoder *e, const encoder_input *in, encoder_step *step, void *arg, float *out);
 } encoder_family;
 extern const encoder_family encoder_qwen2_5_vl, encoder_qwen3_omni, encoder_gemma3, encoder_llama4, encoder_qwen3_omni_audio;

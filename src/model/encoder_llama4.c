@@ -83,9 +83,9 @@ static status n_tokens(const encoder *e, const encoder_input *in, int64_t *out)
 }
 
 /* Tiles run one at a time. */
-static int64_t most_rows(const encoder *e, int stage, int64_t values_rows)
+static int64_t most_rows(const encoder *e, int stage, int64_t tokens)
 {
-    (void)values_rows;
+    (void)tokens;
     return stage == 0 ? e->table_rows : squares(e);
 }
 

@@ -159,7 +159,7 @@ static status n_tokens(const encoder *e, const encoder_input *in, int64_t *out)
     return ST_OK;
 }
 
-static int64_t most_rows(const encoder *e, int stage, int64_t values_rows) { return stage == 0 ? values_rows : values_rows / (e->merge * e->merge) + 1; }
+static int64_t most_rows(const encoder *e, int stage, int64_t tokens) { return stage == 0 ? tokens * e->merge * e->merge : tokens; }
 
 /* Everything a run needs per patch; `order`: where each merged square of the processor's order goes. */
 typedef struct tower {

@@ -66,9 +66,11 @@ static status n_tokens(const encoder *e, const encoder_input *in, int64_t *out)
     return ST_OK;
 }
 
-static int64_t most_rows(const encoder *e, int stage, int64_t values_rows)
+/* Pictures run one at a time. */
+static int64_t most_rows(const encoder *e, int stage, int64_t tokens)
 {
-    return values_rows * (stage == 0 ? e->table_rows : (int64_t)e->pooled_side * e->pooled_side);
+    (void)tokens;
+    return stage == 0 ? e->table_rows : (int64_t)e->pooled_side * e->pooled_side;
 }
 
 /* The mean of each k x k square of patches. */

@@ -70,6 +70,30 @@ TEST(xxhash_root_is_random_without_a_seed)
     buf_free(&scratch);
 }
 
+/* Blocks with the same tokens differ if other images stand in them, or the same ones elsewhere; blocks beside an image do not know it. */
+TEST(media_are_part_of_the_content)
+{
+    fill_ids();
+    buf scratch = {0};
+    block_hasher h;
+    media_rows one = { .n = 4, .hash = { 1 } }, two = { .n = 4, .hash = { 2 } };
+    request_media a = { &one, 5, 20 }, b = { &two, 5, 20 }, moved = { &one, 6, 20 };
+    block_hash plain, with_a, with_b, with_moved, again, beside;
+    CHECK_OK(block_hasher_init(&h, HASH_SHA256_CBOR, "0", &scratch));
+    CHECK_OK(block_hasher_run(&h, NULL, many_ids, 16, NULL, false, &scratch, &plain));
+    CHECK_OK(block_hasher_run_media(&h, NULL, many_ids, 16, NULL, false, &(block_media){ &a, 1, 0 }, &scratch, &with_a));
+    CHECK_OK(block_hasher_run_media(&h, NULL, many_ids, 16, NULL, false, &(block_media){ &a, 1, 0 }, &scratch, &again));
+    CHECK_OK(block_hasher_run_media(&h, NULL, many_ids, 16, NULL, false, &(block_media){ &b, 1, 0 }, &scratch, &with_b));
+    CHECK_OK(block_hasher_run_media(&h, NULL, many_ids, 16, NULL, false, &(block_media){ &moved, 1, 0 }, &scratch, &with_moved));
+    CHECK_OK(block_hasher_run_media(&h, NULL, many_ids, 16, NULL, false, &(block_media){ &a, 1, 32 }, &scratch, &beside));
+    CHECK(memcmp(&with_a, &again, sizeof again) == 0);
+    CHECK(memcmp(&with_a, &plain, sizeof plain) != 0);
+    CHECK(memcmp(&with_a, &with_b, sizeof with_b) != 0);
+    CHECK(memcmp(&with_a, &with_moved, sizeof with_moved) != 0);
+    CHECK(memcmp(&beside, &plain, sizeof plain) == 0);
+    buf_free(&scratch);
+}
+
 TEST(out_of_memory_is_a_status)
 {
     fill_ids();

@@ -261,6 +261,36 @@ TEST(frequencies_follow_time_height_and_width)
     }
 }
 
+/* Tokens of an image see its later tokens too (batch.see): in every kernel as in the reference, and it makes a difference. */
+TEST(tokens_of_an_image_see_all_of_it)
+{
+    static case_step step;
+    int32_t see[CASE_TOKENS] = { 0 };
+    graph *g;
+    int64_t heads, dim;
+    make_step(&step, 16);
+    for (int t = 2; t < 5; t++) see[t] = 4;      /* positions 1 .. 3 of the second sequence */
+    for (int t = 10; t < 16; t++) see[t] = 30;   /* positions 24 .. 29 of the third */
+    REQUIRE_OK(graph_new(ops_rules(), &g));
+    REQUIRE_OK(graph_finish(g, op_impl_of(OP_PAGED_ATTENTION)->build_case(g, 0, DT_F32)));
+    const int64_t count = case_count(&step, graph_node(g, graph_output(g))), cols = count / T;
+    float *plain = mem_calloc((size_t)count, sizeof *plain), *want = mem_calloc((size_t)count, sizeof *want), *got = mem_calloc((size_t)count, sizeof *got);
+    ref_cache cache = case_cache(g, DT_F32, SLOTS, &heads, &dim);
+    CHECK_OK(ref_run(g, case_fill, &step, &step.b, &cache, 16, plain));
+    step.b.see = see;
+    CHECK_OK(ref_run(g, case_fill, &step, &step.b, &cache, 16, want));
+    CHECK(memcmp(plain + 2 * cols, want + 2 * cols, (size_t)cols * sizeof *want) != 0);  /* the first of an image sees more, */
+    CHECK(memcmp(plain + 4 * cols, want + 4 * cols, (size_t)cols * sizeof *want) == 0);  /* its last no more, */
+    CHECK(memcmp(plain + 5 * cols, want + 5 * cols, (size_t)cols * sizeof *want) == 0);  /* and text what came before */
+    for (isa set = 0; set < ISA_COUNT; set++) {
+        if (!isa_available(set)) continue;
+        run_kernels(g, &step, DT_F32, set, 2, got);
+        CHECK(case_error(got, want, count) < 2e-5);
+    }
+    mem_free(plain); mem_free(want); mem_free(got); mem_free(cache.k); mem_free(cache.v);
+    graph_free(g);
+}
+
 TEST(costs_add_up)
 {
     graph *g;
