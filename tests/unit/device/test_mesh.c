@@ -19,6 +19,9 @@ static const decoder mixture = { .layers = 3, .hidden = 24, .heads = 8, .kv_head
 
 /* More ranks than divide the heads and the experts. */
 static const decoder crowded = { .layers = 2, .hidden = 24, .heads = 12, .kv_heads = 4, .head_dim = 4, .mlp = 8, .vocab = VOCAB, .bias = true, .experts = 12, .top_k = 3 };
+static const decoder oss = { .layers = 2, .hidden = 24, .heads = 8, .kv_heads = 2, .head_dim = 4, .mlp = 12, .vocab = VOCAB, .period = 2, .bias = true, .experts = 4, .top_k = 2, .sinks = true };
+static const decoder gemma = { .layers = 3, .hidden = 24, .heads = 8, .kv_heads = 4, .head_dim = 4, .mlp = 16, .vocab = VOCAB, .period = 3, .qk_norm = true, .tied = true, .gemma = true };
+static const decoder llama4 = { .layers = 4, .hidden = 24, .heads = 8, .kv_heads = 2, .head_dim = 4, .mlp = 16, .vocab = VOCAB, .llama4 = true };
 
 static const lower_bucket buckets[2] = { { .tokens = 24, .seqs = 4, .rows = 4 }, { .tokens = 8, .seqs = 8, .rows = 8, .decode = true } };
 
@@ -303,6 +306,18 @@ TEST(more_ranks_than_heads_and_experts)
     if (!expect(&crowded, 2)) return;
     check_mesh(&crowded, (mesh){ 1, 8, false, true }, true);
     check_mesh(&crowded, (mesh){ 1, 8, true, true }, false);
+}
+
+/* Sinks go with their heads; norms of sums, of 1 + w; layers of two kinds, of which one looks at positions itself. */
+TEST(families_on_meshes)
+{
+    NEED_CPU;
+    const decoder *const all[] = { &oss, &gemma, &llama4 };
+    for (int i = 0; i < 3; i++) {
+        if (!expect(all[i], 2)) return;
+        check_mesh(all[i], (mesh){ 1, 4, false, false }, true);
+        check_mesh(all[i], (mesh){ 2, 2, true, false }, false);
+    }
 }
 
 TEST_MAIN

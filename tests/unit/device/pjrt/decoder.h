@@ -9,7 +9,9 @@
 #include "tests/unit/ops/cases.h"
 
 /* period: layers of which the last sees all keys, the others a window of 6; 0: all see everything. */
-typedef struct decoder { int layers, hidden, heads, kv_heads, head_dim, mlp, vocab, period; bool qk_norm, bias, tied; dtype type; int experts, top_k; /* 0: a dense MLP */ } decoder;
+typedef struct decoder { int layers, hidden, heads, kv_heads, head_dim, mlp, vocab, period; bool qk_norm, bias, tied; dtype type; int experts, top_k; /* 0: a dense MLP */
+    bool sinks, gemma, llama4;   /* a logit for each head; norms of 1 + w behind attention and MLP; every second layer without rope, the others with chunks */
+} decoder;
 
 /* ---- the graph ---- */
 
@@ -72,21 +74,41 @@ static inline tensor decoder_experts(graph *g, const decoder *d, int l, tensor x
     return graph_add(g, OP_EXPERTS, in, 6, &(op_attrs){ .experts = { .top_k = d->top_k } });
 }
 
+/* What attention or an MLP made, as Gemma adds it. */
+static inline tensor decoder_made(graph *g, const decoder *d, int l, tensor y, const char *name)
+{
+    if (!d->gemma) return y;
+    tensor in[] = { y, decoder_weight(g, d, l, ROLE_REPL, name, AX_EMBED, d->hidden, AX_NONE, 0) };
+    return graph_add(g, OP_RMS_NORM, in, 2, &(op_attrs){ .rms_norm = { 1e-5, 1 } });
+}
+
+/* q or k with its position in it. */
+static inline tensor decoder_rope(graph *g, const decoder *d, int l, tensor x, tensor table, bool query)
+{
+    if (!d->llama4) return decoder_two(g, OP_ROPE, x, table);
+    op_attrs tuned = { .scale_by_position = { 3, 0.5 } };
+    if (l % 2) return query ? graph_add(g, OP_SCALE_BY_POSITION, (tensor[]){ x, case_ints(g, IN_POSITIONS) }, 2, &tuned) : x;
+    x = graph_add(g, OP_ROPE, (tensor[]){ x, table }, 2, &(op_attrs){ .rope = { 1 } });
+    return graph_add(g, OP_RMS_NORM, &x, 1, &(op_attrs){ .rms_norm = { 1e-5, 0 } });
+}
+
 static inline tensor decoder_layer(graph *g, const decoder *d, int l, tensor x, tensor table)
 {
     tensor y = decoder_norm(g, d, l, x, "in"), q = decoder_heads(g, d, l, y, "q", AX_HEADS, d->heads), k, v;
     k = decoder_heads(g, d, l, y, "k", AX_KV_HEADS, d->kv_heads);
     v = decoder_heads(g, d, l, y, "v", AX_KV_HEADS, d->kv_heads);
     if (d->qk_norm) q = decoder_norm(g, d, l, q, "q_norm"), k = decoder_norm(g, d, l, k, "k_norm");
-    tensor in[] = { decoder_two(g, OP_ROPE, q, table), decoder_two(g, OP_ROPE, k, table), v };
+    tensor in[] = { decoder_rope(g, d, l, q, table, true), decoder_rope(g, d, l, k, table, false), v, NO_TENSOR };
+    if (d->sinks) in[3] = decoder_weight(g, d, l, ROLE_COL, "sinks", AX_HEADS, d->heads, AX_NONE, 0);
     int64_t window = d->period && (l + 1) % d->period ? 6 : 0;
-    y = graph_add(g, OP_PAGED_ATTENTION, in, 3, &(op_attrs){ .paged_attention = { .cache = l, .scale = 0.4, .window = window } });
+    y = graph_add(g, OP_PAGED_ATTENTION, in, 4, &(op_attrs){ .paged_attention = { .cache = l, .scale = 0.4, .window = window, .chunk = d->llama4 && l % 2 == 0 ? 5 : 0 } });
     y = graph_add(g, OP_MERGE_HEADS, &y, 1, NULL);
-    x = decoder_two(g, OP_ADD, x, decoder_linear(g, d, l, y, ROLE_ROW, "o", AX_EMBED, d->hidden, d->bias));
+    x = decoder_two(g, OP_ADD, x, decoder_made(g, d, l, decoder_linear(g, d, l, y, ROLE_ROW, "o", AX_EMBED, d->hidden, d->bias), "o_norm"));
     y = decoder_norm(g, d, l, x, "post");
     if (d->experts) return decoder_two(g, OP_ADD, x, decoder_experts(g, d, l, y));
     tensor gate = decoder_linear(g, d, l, y, ROLE_COL, "gate", AX_MLP, d->mlp, d->bias), up = decoder_linear(g, d, l, y, ROLE_COL, "up", AX_MLP, d->mlp, d->bias);
-    return decoder_two(g, OP_ADD, x, decoder_linear(g, d, l, decoder_two(g, OP_GLU, gate, up), ROLE_ROW, "down", AX_EMBED, d->hidden, d->bias));
+    y = graph_add(g, OP_GLU, (tensor[]){ gate, up }, 2, &(op_attrs){ .glu = { .act = d->gemma ? ACT_GELU_TANH : ACT_SILU } });
+    return decoder_two(g, OP_ADD, x, decoder_made(g, d, l, decoder_linear(g, d, l, y, ROLE_ROW, "down", AX_EMBED, d->hidden, d->bias), "down_norm"));
 }
 
 static inline status decoder_whole(const decoder *d, graph **out)
@@ -97,6 +119,7 @@ static inline status decoder_whole(const decoder *d, graph **out)
     tensor ids = case_ints(g, IN_TOKENS), pos = case_ints(g, IN_POSITIONS), rows = case_ints(g, IN_ROWS);
     tensor table = graph_add(g, OP_ROPE_TABLE, &pos, 1, &(op_attrs){ .rope_table = { { 2, scale }, { 4, freq } } });
     tensor x = decoder_two(g, OP_EMBED, ids, decoder_weight(g, d, -1, ROLE_VOCAB, "embed", AX_VOCAB, d->vocab, AX_EMBED, d->hidden));
+    if (d->gemma) x = graph_add(g, OP_SCALE, &x, 1, &(op_attrs){ .scale = { 5 } });
     for (int l = 0; l < d->layers; l++) x = decoder_layer(g, d, l, x, table);
     graph_set_layer(g, -1);
     x = decoder_two(g, OP_GATHER_ROWS, decoder_norm(g, d, -1, x, "norm"), rows);
