@@ -3,7 +3,9 @@
 Takes a while: --only v6e,v5e narrows it, rows that are not run again are kept. What is in --cache is not compiled again; its
 seconds are those it took then. Model configurations (config.json files) come from --configs.
 
-  python3 bench/compile_table.py --configs ../shared/facts/configs [--bin build/systolic] [--only v6e] [--cache DIR]"""
+  python3 bench/compile_table.py --configs ../shared/facts/configs [--bin build/systolic] [--only v6e] [--cache DIR]
+  python3 bench/compile_table.py --presets all         the fourteen models by name, on the smallest topology of each generation that
+                                                       holds them (`systolic plan` says which), in the format that they are shipped in"""
 import argparse, fcntl, json, os, re, resource, subprocess, sys
 
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
@@ -60,6 +62,51 @@ def run(args, gen):
         yield from rows_of(model, EIGHT[gen], r)
         if not r["fits"] and gen in SIXTEEN: yield from rows_of(model, SIXTEEN[gen], compile_one(args, model, SIXTEEN[gen], 16))
 
+# ---- by name ----
+
+PRESETS = ["Llama-3.1-8B-Instruct", "Llama-3.3-70B-Instruct", "Llama-4-Maverick-17B-128E-Instruct", "Llama-Guard-4-12B", "Qwen3-4B", "Qwen3-32B", "Qwen3-30B-A3B", "Qwen3-Coder-480B-A35B-Instruct",
+           "Qwen2.5-VL-7B-Instruct", "Qwen3-Omni-30B-A3B-Instruct", "gemma-3-27b-it", "DeepSeek-V3.1", "Kimi-K2-Thinking", "gpt-oss-120b"]
+MODELS_BEGIN, MODELS_END = "<!-- compile_table.py --presets: begin -->\n", "<!-- compile_table.py --presets: end -->\n"
+MODELS_HEAD = ("| model | target | devices used | weights GiB/device | KV tokens | program | compile s | temporaries MB | step ms | copies |\n"
+               "|---|---|---|---|---|---|---|---|---|---|\n")
+LIMITS = ["--max-num-seqs", "64", "--max-num-batched-tokens", "2048", "--max-model-len", "8192"]
+
+def preset_rows(args, model, gen):
+    plan = subprocess.run([args.bin, "plan", model, "--json", *LIMITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if plan.returncode: return [f"| {model} | {gen} | - | - | - | cannot be planned: {plan.stderr.strip()[-200:]} | - | - | - | - |"]
+    fit = next(t for t in json.loads(plan.stdout)["targets"] if t["target"].startswith(gen + ":"))
+    lead = f"| {model} | {fit['target']} "
+    if not fit["fits"]: return [lead + f"| - | - | - | does not fit: {fit['shortfall_bytes'] / 2**30:.1f} GiB too little on each device | - | - | - | - |"]
+    ep = ["--enable-expert-parallel"] if fit["expert_parallel"] else []
+    cmd = ["nice", args.bin, "compile", model, "--target", fit["target"], "-tp", str(fit["tensor_parallel_size"]), "--out", args.cache, "--json", "--buckets", args.buckets, "--no-samplers", *LIMITS, *ep]
+    r = subprocess.run(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if not r.stdout.strip(): return [lead + f"| - | - | - | failed: {r.stderr.strip()[-200:]} | - | - | - | - |"]
+    r = json.loads(r.stdout)
+    lead += f"| {r['tensor_parallel_size']} of {r['devices']}{' (experts shared out)' if ep else ''} | {r['weight_bytes_per_device'] / 2**30:.2f} | {r['kv_tokens']:,} "
+    return [lead + (f"| {p['name']}: failed: {p['error'][:200]} | - | - | - | - |" if p["error"] else
+                    f"| {p['name']} | {p['compile_s']:.1f} | {p['temp_bytes'] / 1e6:.1f} | {p['step_s'] * 1e3:.1f} | {'YES' if p['copies_cache'] else 'no'} |") for p in r["programs"]]
+
+def write_presets(model, gen, lines):
+    """Replaces the rows of one model and generation; several runs may work side by side."""
+    with open(DOC, "r+", encoding="utf-8") as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        text = f.read()
+        old = [l for l in text.split(MODELS_BEGIN)[1].split(MODELS_END)[0].split("\n") if l.startswith("| ") and not l.startswith("| model")]
+        kept = [l for l in old if not l.startswith(f"| {model} | {gen}")] + lines
+        order = {m: i for i, m in enumerate(PRESETS)}
+        kept.sort(key=lambda l: order.get(l.split(" | ")[0][2:], len(order)))
+        f.seek(0)
+        f.write(text.split(MODELS_BEGIN)[0] + MODELS_BEGIN + MODELS_HEAD + "".join(l + "\n" for l in kept) + MODELS_END + text.split(MODELS_END)[1])
+        f.truncate()
+
+def presets(args):
+    names = PRESETS if args.presets == "all" else args.presets.split(",")
+    for gen in args.only.split(","):
+        for model in names:
+            lines = preset_rows(args, model, gen)
+            print("\n".join(lines), flush=True)
+            write_presets(model, gen, lines)
+
 def old_rows(text):
     body = text.split(BEGIN)[1].split(END)[0] if BEGIN in text else ""
     rows = [l for l in body.split("\n") if re.match(r"\| v\d", l)]
@@ -78,10 +125,15 @@ def write(gen, lines):
 def main():
     a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     a.add_argument("--bin", default="build/systolic")
-    a.add_argument("--configs", required=True, help="folder with MODEL.json files")
+    a.add_argument("--configs", help="folder with MODEL.json files")
+    a.add_argument("--presets", help="all, or names with commas between")
+    a.add_argument("--buckets", default="decode:64,step:2048", help="of --presets")
     a.add_argument("--cache", default="build/compile-table", help="where the programs go")
-    a.add_argument("--only", default=",".join(HOSTS), help="generations, comma-separated")
+    a.add_argument("--only", default="", help="generations, comma-separated")
     args = a.parse_args()
+    args.only = args.only or ("v5e,v6e,v7x" if args.presets else ",".join(HOSTS))
+    if args.presets: return presets(args)
+    if not args.configs: a.error("--configs is missing")
     for gen in args.only.split(","):
         lines = []
         for line in run(args, gen):

@@ -151,6 +151,7 @@ static void json_fit(jw *w, const plan_fit *f)
     jw_put_bool(w, "fits", f->fits);
     jw_put_i64(w, "tensor_parallel_size", f->on.tp);
     jw_put_i64(w, "data_parallel_size", f->on.dp);
+    jw_put_bool(w, "expert_parallel", f->on.ep);
     jw_put_i64(w, "memory_bytes_per_device", f->memory_bytes);
     jw_put_i64(w, "weight_bytes_per_device", f->weight_bytes);
     jw_put_i64(w, "kv_bytes_per_device", f->kv_bytes > 0 ? f->kv_bytes : 0);
