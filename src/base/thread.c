@@ -1,5 +1,6 @@
 #include "base/thread.h"
 
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 
@@ -13,4 +14,12 @@ status thread_start(pthread_t *t, const char *name, void *(*fn)(void *), void *a
     if (rc != 0) return err_set(ST_IO, "cannot start the thread %s: %s", name, strerror(rc));
     pthread_setname_np(*t, name);
     return ST_OK;
+}
+
+void thread_in_background(void)
+{
+#ifdef SCHED_IDLE
+    const struct sched_param p = { 0 };
+    pthread_setschedparam(pthread_self(), SCHED_IDLE, &p);
+#endif
 }

@@ -196,6 +196,7 @@ static status write_file(pack_cache *c)
 static void *writer(void *arg)
 {
     pack_cache *c = arg;
+    thread_in_background();     /* requests are being answered already */
     c->st = write_file(c);
     if (c->st == ST_OK) log_debug("packed weights are in %s", c->path);
     else err_copy(c->error, sizeof c->error);
