@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "ops/op.h"
+#include "ops/segment_attention/segment_attention.h"
 
 enum { Q, K, V, SEG };
 
@@ -53,37 +54,7 @@ static void ref(const ref_call *c)
         }
 }
 
-static float dot(const float *a, const float *b, int64_t n)
-{
-    float lane[16] = { 0 };
-    int64_t i = 0;
-    for (; i + 16 <= n; i += 16)
-        for (int j = 0; j < 16; j++) lane[j] += a[i + j] * b[i + j];
-    for (int j = 0; i + j < n; j++) lane[j] += a[i + j] * b[i + j];
-    for (int w = 8; w; w /= 2)
-        for (int j = 0; j < w; j++) lane[j] += lane[j + w];
-    return lane[0];
-}
-
-/* One head of one token over keys [lo, hi); score: room for as many. */
-static void one_head(const cpu_call *c, int64_t t, int64_t at, int64_t lo, int64_t hi, float *score)
-{
-    const int64_t D = c->n->s.dim[2];
-    const float scale = (float)c->n->a.segment_attention.scale, *seg = c->in[SEG].f, mine = seg[t * c->in[SEG].ld];
-    const float *q = c->in[Q].f + t * c->in[Q].ld + at;
-    float *o = c->out.f + t * c->out.ld + at, most = -INFINITY, sum = 0;
-    for (int64_t j = lo; j < hi; j++) {
-        score[j - lo] = seg[j * c->in[SEG].ld] == mine ? dot(q, c->in[K].f + j * c->in[K].ld + at, D) * scale : -INFINITY;
-        if (score[j - lo] > most) most = score[j - lo];
-    }
-    for (int64_t j = lo; j < hi; j++) sum += score[j - lo] = expf(score[j - lo] - most);
-    memset(o, 0, (size_t)D * sizeof *o);
-    for (int64_t j = lo; j < hi; j++) {
-        const float p = score[j - lo] / sum, *v = c->in[V].f + j * c->in[V].ld + at;
-        if (p == 0) continue;
-        for (int64_t d = 0; d < D; d++) o[d] += p * v[d];
-    }
-}
+static segment_query_fn *const kernels[] = OP_CPU_EACH(segment_query);
 
 static void cpu(const cpu_call *c, const cpu_thread *t, int phase)
 {
@@ -97,14 +68,16 @@ static void cpu(const cpu_call *c, const cpu_thread *t, int phase)
                 int64_t lo = 0, hi = T;
                 while (seg[lo * ld] != seg[i * ld] && lo < i) lo++;
                 while (seg[(hi - 1) * ld] != seg[i * ld] && hi - 1 > i) hi--;
-                one_head(c, i, h * D, lo, hi, t->scratch);
+                kernels[c->isa](&(segment_query){ .q = c->in[Q].f + i * c->in[Q].ld + h * D, .k = c->in[K].f + lo * c->in[K].ld + h * D, .v = c->in[V].f + lo * c->in[V].ld + h * D,
+                                                  .seg = seg + lo * ld, .d = D, .n = hi - lo, .k_ld = c->in[K].ld, .v_ld = c->in[V].ld, .seg_ld = ld,
+                                                  .scale = (float)c->n->a.segment_attention.scale, .mine = seg[i * ld], .score = t->scratch, .out = c->out.f + i * c->out.ld + h * D });
             }
 }
 
 static void needs(const graph *g, const node *n, const op_limits *l, op_needs *out)
 {
     (void)g, (void)n;
-    out->scratch_bytes = (size_t)l->max_tokens * sizeof(float);
+    out->scratch_bytes = (size_t)(l->max_tokens + 16) * sizeof(float);
 }
 
 static void cost(const graph *g, const node *n, const op_sizes *s, op_cost *out)
