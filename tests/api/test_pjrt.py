@@ -3,7 +3,7 @@
 
     test_pjrt.py [--bin build/systolic] [--plugin build/pjrt/libpjrt_cpu.so]
 """
-import json, math, os, re, struct, subprocess, sys, tempfile, threading
+import json, math, os, re, struct, subprocess, sys, tempfile, threading, time
 
 from server import ROOT, SHARED, Server, Skip, binary, run as main
 
@@ -39,12 +39,17 @@ def golden(name):
     meta = json.load(open(os.path.join(d, "golden.json")))
     return d, tensors(os.path.join(d, "golden.safetensors")), meta["suggested_atol"]
 
+ALL = bool(os.environ.get("SYSTOLIC_TEST_ALL"))
+# Most of a test's time is compiling, and LLVM's optimisation is not what is tested; with SYSTOLIC_TEST_ALL programs are as users have them.
+QUICK = {} if ALL else {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"}
+
 def serve(model, *args, devices=1, tp=1):
-    os.makedirs(CACHE, exist_ok=True)
+    cache = CACHE + ("-quick" if QUICK else "")     # the flag is not in a program's key
+    os.makedirs(cache, exist_ok=True)
     spec = f"pjrt:{plugin()}?cpu_device_count={devices}"
     return Server(model, "--served-model-name", "m", "--skip-tokenizer-init", "--dtype", "float32", "--max-model-len", "256", "--max-num-seqs", "8",
-                  "--max-num-batched-tokens", "48", "--max-logprobs", "-1", "--device", spec, "--program-cache", CACHE, "--tensor-parallel-size", str(tp),
-                  *args, env={"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}, wait=300)
+                  "--max-num-batched-tokens", "48", "--max-logprobs", "-1", "--device", spec, "--program-cache", cache, "--tensor-parallel-size", str(tp),
+                  *args, env=dict(QUICK, VLLM_ALLOW_LONG_MAX_MODEL_LEN="1"), wait=300)
 
 def complete(s, prompt, max_tokens=24, **kw):
     body = dict({"model": "m", "prompt": list(prompt), "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True, "return_token_ids": True, "detokenize": False}, **kw)
@@ -86,61 +91,99 @@ def logprob_error(r, t, prompt):
             worst = max(worst, abs(lp["logprob"] - (row[int(token)] - norm)))
     return worst
 
-def check_golden(name, **kw):
-    d, t, atol = golden(name)
+def report(name, way, passed, error, tolerance):
+    """A line for tools/support_models.py, which has the format, if SYSTOLIC_GOLDEN_RESULTS names a file."""
+    path = os.environ.get("SYSTOLIC_GOLDEN_RESULTS")
+    if not path: return
+    with open(path, "a") as f: f.write(f"{name}\t{way}\t{'pass' if passed else 'fail'}\t{error:.3g}\t{tolerance:.3g}\n")
+
+def alone(s, t, atol):
+    """The long prompt in chunks, with all logits; then the short one."""
+    worst = 0.0
+    for prompt in ("long", "short"):
+        r = complete(s, t[prompt + ".input_ids"][0], prompt_logprobs=-1)
+        worst = max(worst, logprob_error(r, t, prompt))
+        assert worst <= atol, f"{prompt}: logprobs differ by {worst}, tolerance {atol}"
+        same_greedy(ids(r), t, prompt, atol)
+    return worst
+
+def in_company(s, t, atol, kinds):
+    """All at once, with prefix hits, and with rows of other kinds of sampling beside them."""
     long, short = t["long.input_ids"][0], t["short.input_ids"][0]
-    with serve(d, **kw) as s:
-        # Alone: the prompt in chunks of 48 tokens, all logits.
-        r = complete(s, long, prompt_logprobs=-1)
-        same_greedy(ids(r), t, "long", atol)
-        worst = logprob_error(r, t, "long")
-        assert worst <= atol, f"{name}: logprobs differ by {worst}, tolerance {atol}"
-        # In company, with prefix hits, and with rows of their own kinds of sampling beside them.
-        jobs = [lambda p=p, kw=kw: complete(s, p, **kw) for p, kw in [
-            (long, {}), (short, {}), (long[:70], {"temperature": 1.0, "seed": 3, "top_k": 20}), (short, {"logprobs": 5}), (long, {}),
-            (short, {"temperature": 0.7, "seed": 5, "top_p": 0.9, "presence_penalty": 0.5}), (long, {"logit_bias": {"3": -0.0}}), (short, {})]]
-        out = together(jobs)
-        for i in (0, 4, 6): same_greedy(ids(out[i]), t, "long", atol)
-        for i in (1, 3, 7): same_greedy(ids(out[i]), t, "short", atol)
-        assert s.metric("vllm:prefix_cache_hits_total") > 0
+    jobs = [("long", long, {}), ("short", short, {}), ("long", long, {}), ("short", short, {})]
+    if kinds:
+        jobs += [(None, long[:70], {"temperature": 1.0, "seed": 3, "top_k": 20}), ("short", short, {"logprobs": 5}),
+                 (None, short, {"temperature": 0.7, "seed": 5, "top_p": 0.9, "presence_penalty": 0.5}), ("long", long, {"logit_bias": {"3": -0.0}})]
+    out = together([lambda p=p, kw=kw: complete(s, p, **kw) for _, p, kw in jobs])
+    for (prompt, _, _), r in zip(jobs, out):
+        if prompt: same_greedy(ids(r), t, prompt, atol)
+    assert s.metric("vllm:prefix_cache_hits_total") > 0
+
+def check_golden(name, *args, kinds=True, devices=1, **kw):
+    d, t, atol = golden(name)
+    way, worst, passed = "xla:cpu" if devices == 1 else f"xla:cpu x{devices}", math.nan, False
+    try:
+        with serve(d, *args, devices=devices, **kw) as s:
+            worst = alone(s, t, atol)
+            in_company(s, t, atol, kinds)
+        passed = True
         return worst
+    except AssertionError as e: raise AssertionError(f"{name}: {e}") from None
+    finally: report(name, way, passed, worst, atol)
 
-DENSE = ["llama", "mistral", "phi3_longrope", "qwen2", "qwen3_yarn"]
-MORE = ["llama_bf16", "llama_hd128", "llama_plainrope_bias", "llama_tied", "phi3", "qwen3", "qwen3_moe", "qwen3_moe_sparse", "qwen3_tied"]   # only where ../shared is
+def check_all(names, *args, **kw):
+    for n in names:
+        start = time.time()
+        print(f"    {n}: worst logprob error {check_golden(n, *args, **kw):.1e} ({time.time() - start:.0f} s)", flush=True)
 
-def check_all(names, **kw):
-    for n in names: print(f"    {n}: worst logprob error {check_golden(n, **kw):.1e}", flush=True)
+# Beside the kinds of sampling, which do not depend on the model: two programs of few tokens, which compile fast.
+SMALL = ("--max-num-seqs", "4", "--max-num-batched-tokens", "16")
+def check_small(names, *args, **kw): check_all(names, *SMALL, *args, kinds=False, **kw)
 
-@test
-def dense_goldens(): check_all(DENSE)
+OURS = ["llama", "mistral", "phi3_longrope", "qwen2", "qwen3_yarn"]     # copies of these are in tests/goldens
+# One of each family that differs in more than its sizes: norms, windows, chunks, sinks, experts, latents, ropes.
+FAMILIES = ["gemma3_text_linear", "gpt_oss_clamp", "llama4_maverick", "deepseek_v3", "qwen3_moe_sparse", "qwen3_omni", "qwen2_5_vl"]
 
-@test
-def more_dense_goldens():
-    have = [n for n in MORE if os.path.isdir(os.path.join(SHARED, "goldens", n))]
+def others():
+    """All directories with a model that has a golden and is not quantised, those above aside."""
+    root, out = os.path.join(SHARED, "goldens"), []
+    for n in sorted(os.listdir(root)) if os.path.isdir(root) else []:
+        files = [os.path.join(root, n, f) for f in ("golden.safetensors", "config.json")]
+        if n in OURS + FAMILIES or not all(map(os.path.exists, files)): continue
+        c = json.load(open(files[1]))
+        if not c.get("quantization_config") and c["architectures"] != ["LlamaForCausalLMEagle3"]: out.append(n)
+    return out
+
+def here(names):
+    have = [n for n in names if os.path.isdir(os.path.join(SHARED, "goldens", n))]
     if not have: raise Skip("no ../shared")
-    if not os.environ.get("SYSTOLIC_TEST_ALL"): have = have[:2]
-    check_all(have)
-
-# Families that differ in more than their sizes: norms, windows, chunks, sinks, experts, ropes.
-FAMILIES = ["gemma3_text_linear", "gpt_oss_clamp", "llama4_maverick", "qwen3_omni", "llama4_scout", "gemma3_mm", "gpt_oss", "gpt_oss_hd64", "llama4_guard",
-            "qwen2_5_vl", "qwen3_moe", "gemma3_text"]
-
-def families():
-    have = [n for n in FAMILIES if os.path.isdir(os.path.join(SHARED, "goldens", n))]
-    if not have: raise Skip("no ../shared")
-    return have if os.environ.get("SYSTOLIC_TEST_ALL") else have[:4]
+    return have
 
 @test
-def other_families(): check_all(families())
+def goldens_of_our_own():
+    check_all(OURS[:1])
+    check_small(OURS[1:])
 
 @test
-def other_families_on_two_devices(): check_all(families() if os.environ.get("SYSTOLIC_TEST_ALL") else families()[1:3], devices=2, tp=2)
+def families(): check_small(here(FAMILIES))
 
 @test
-def two_devices(): check_all(["llama", "qwen2"], devices=2, tp=2)
+def all_other_goldens():
+    names = here(others())
+    if not ALL: raise Skip(f"{len(names)} more with SYSTOLIC_TEST_ALL=1")
+    check_all(names)
 
 @test
-def four_devices_share_kv_heads(): check_all(["llama", "qwen3_yarn"], devices=4, tp=4)   # two KV heads: each is on two devices
+def families_on_two_devices():
+    """Tensor parallel: sinks and biases, latents, experts cut; expert parallel: experts shared out."""
+    check_small(here(FAMILIES if ALL else ["gpt_oss_clamp", "deepseek_v3"]), devices=2, tp=2)
+    check_small(here(["gpt_oss_clamp", "deepseek_v3", "llama4_maverick", "qwen3_moe_sparse", "qwen3_omni"] if ALL else ["qwen3_moe_sparse"]), "--enable-expert-parallel", devices=2, tp=2)
+
+@test
+def two_devices(): check_small(["llama", "qwen2"], devices=2, tp=2)
+
+@test
+def four_devices_share_kv_heads(): check_small(["llama", "qwen3_yarn"] if ALL else ["qwen3_yarn"], devices=4, tp=4)   # two KV heads: each is on two devices
 
 @test
 def sequence_parallel():
