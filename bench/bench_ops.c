@@ -260,14 +260,14 @@ static void bench_quantised(quant_scheme s, int64_t n, int64_t k, const int *row
     tensor y = graph_add(g, OP_LINEAR, (tensor[]){ x, wt }, 2, NULL);
     check(graph_finish(g, y));
     op_limits l = { 4096, 1, 1, 4096, BLOCK, n_threads, DT_BF16 };
-    qgemm_weight w = { { quant_describe(s)->type, n, k, pack_some(s, n, k) }, s };
+    qgemm_weight w = { { quant_describe(s).type, n, k, pack_some(s, n, k) }, s };
     int64_t ld = k + 16, ldy = n + 16, most = rows[n_rows - 1];
     float *in = floats_new(most * ld), *out = floats_new(most * ldy);
     stream_at = w.base.data;
     stream_bytes = qgemm_packed_bytes(s, n, k);
     for (int i = 0; i < n_rows; i++) {
         job j;
-        double best, median, peak = quant_describe(s)->int8_activations ? peak_int8() : peak_gflops(), read = stream_rate();
+        double best, median, peak = quant_describe(s).int8_activations ? peak_int8() : peak_gflops(), read = stream_rate();
         job_open(&j, g, graph_node(g, y), &l);
         j.call.in[0] = (cpu_tensor){ .f = in, .rows = rows[i], .cols = k, .ld = ld };
         j.call.in[1] = (cpu_tensor){ .w = &w.base };
@@ -291,7 +291,7 @@ static void bench_schemes(const char *name)
     static const int few[] = { 1, 2, 4, 8, 16, 32 }, many[] = { 1, 8, 32, 128, 512 };
     for (int s = QUANT_NONE + 1; s < QUANT_COUNT; s++) {
         if (strcmp(name, "all") != 0 && strcmp(name, quant_name((quant_scheme)s)) != 0) continue;
-        bench_quantised((quant_scheme)s, quant_describe((quant_scheme)s)->type == DT_I4 ? 65536 : 32768, 2048, few, 6);    /* larger than caches */
+        bench_quantised((quant_scheme)s, quant_describe((quant_scheme)s).type == DT_I4 ? 65536 : 32768, 2048, few, 6);    /* larger than caches */
         bench_quantised((quant_scheme)s, 3072, 1024, many, 5);
         bench_quantised((quant_scheme)s, 1024, 3072, many, 5);
     }

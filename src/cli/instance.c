@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "cli/serve_model.h"
 #include "load/hub.h"
+#include "model/quantization.h"
 
 static status resolve_model(instance *s)
 {
@@ -107,10 +108,12 @@ static void engine_flags(instance *s)
 static void log_engine(const instance *s, const device_info *di)
 {
     const model_info *mi = model_describe(s->m);
+    const char *quant = quantization_method(model_quantization(s->m));
+    if (!quant) quant = flags_str(s->f, "quantization");
     log_info("Initializing a V1 LLM engine (v" API_VLLM_VERSION ") with config: model='%s', architecture=%s, dtype=%s, max_seq_len=%d, quantization=%s, kv_cache_dtype=%s, device=%s (%s, %s, %d threads), "
              "max_num_batched_tokens=%d, max_num_seqs=%d, block_size=%d, enable_prefix_caching=%s, seed=%llu",
              flags_str(s->f, "model"), mi->architecture, dtype_name(s->dt), s->eo.max_model_len,
-             flags_str(s->f, "quantization") ? flags_str(s->f, "quantization") : "None", dtype_name(s->kv_dt), di->platform, di->name, di->isa, di->n_threads,
+             quant ? quant : "None", dtype_name(s->kv_dt), di->platform, di->name, di->isa, di->n_threads,
              s->eo.max_num_batched_tokens, s->eo.max_num_seqs, s->eo.block_size, s->eo.no_prefix_caching ? "False" : "True", (unsigned long long)s->eo.seed);
 }
 
@@ -154,7 +157,7 @@ status instance_plan(instance *s, const jv *config, device_limits *limits)
     s->kv_dt = kv_dtype_of(flags_str(f, "kv-cache-dtype"), s->dt);
     int64_t len = instance_i64(f, "max-model-len", 0);
     model_options mo = { .weight_dtype = s->dt, .max_model_len = len > 0 ? (int)len : 0 };
-    if (flags_str(f, "quantization")) TRY(quant_parse(flags_str(f, "quantization"), &mo.quant));
+    TRY(quantization_flag(config, flags_str(f, "quantization"), &mo.quant));
     TRY(instance_media_levels(s, config, &mo.media));
     TRY(model_new(config, &mo, &s->m));
     engine_flags(s);

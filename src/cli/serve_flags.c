@@ -7,6 +7,8 @@
 
 /* Schemes that an unquantised checkpoint can be brought to while it loads: graph/quant.h. */
 #define QUANT_ONLINE "int8|int8_weight_only|int8_per_channel_weight_only|int8_g32|int8_g32_weight_only|int4|int4_weight_only|int4_g128|int4_g128_weight_only|int4_g32|int4_g32_weight_only|fp8|fp8_per_channel"
+/* How checkpoints may be quantised already: model/quantization.c. */
+#define QUANT_STORED_NAMES "awq|auto_awq|awq_marlin|gptq|auto_gptq|gptq_marlin|compressed-tensors|modelopt|mxfp4|gpt_oss_mxfp4"
 
 /* name, alias, group, kind, support, default, choices, supported choices, help */
 static const flag_def defs[] = {
@@ -27,7 +29,7 @@ static const flag_def defs[] = {
     { "dtype", NULL, G, FLAG_STR, FLAG_YES, "auto", "auto|half|float16|bfloat16|float|float32", NULL, "Type of weights and KV cache; auto: as the checkpoint, float16 for one in float32." },
     { "seed", NULL, G, FLAG_INT, FLAG_YES, "0", NULL, NULL, "Seed of the engine's random numbers." },
     { "max-model-len", NULL, G, FLAG_INT, FLAG_YES, NULL, "auto", NULL, "Context length, prompt and output; from the model's configuration by default." },
-    { "quantization", "-q", G, FLAG_STR, FLAG_YES, NULL, QUANT_ONLINE "|awq|auto_awq|modelopt|modelopt_fp4|modelopt_mxfp8|modelopt_mixed|auto_gptq|gptq|gptq_marlin|awq_marlin|compressed-tensors|experts_int8|quark|moe_wna16|torchao|inc|mxfp4|gpt_oss_mxfp4|deepseek_v4_fp8|online|humming|fp8_per_tensor|fp8_per_block|nvfp4_per_token|mxfp8", QUANT_ONLINE, "Quantises the weights of linear layers while loading (docs/quantization.md)." },
+    { "quantization", "-q", G, FLAG_STR, FLAG_YES, NULL, QUANT_ONLINE "|" QUANT_STORED_NAMES "|modelopt_fp4|modelopt_mxfp8|modelopt_mixed|experts_int8|quark|moe_wna16|torchao|inc|deepseek_v4_fp8|online|humming|fp8_per_tensor|fp8_per_block|nvfp4_per_token|mxfp8", QUANT_ONLINE "|" QUANT_STORED_NAMES, "Quantises the weights of linear layers while loading, or names how the checkpoint is quantised, which need not be given (docs/quantization.md)." },
     { "quantization-config", NULL, G, FLAG_JSON, FLAG_NOT_YET, NULL, NULL, NULL, "Quantisation per kind of layer." },
     { "enforce-eager", NULL, G, FLAG_BOOL, FLAG_IGNORED, "off", NULL, NULL, "No graph capture." },
     { "served-model-name", NULL, G, FLAG_LIST, FLAG_YES, NULL, NULL, NULL, "Names the API answers to; the first is echoed." },

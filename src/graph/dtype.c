@@ -53,6 +53,12 @@ float f8e4m3_to_f32(uint8_t b)
 
 float f8e5m2_to_f32(uint8_t b) { return f16_to_f32((uint16_t)(b << 8)); }
 
+float f4e2m1_to_f32(uint8_t b)
+{
+    static const float magnitude[8] = { 0, 0.5f, 1, 1.5f, 2, 3, 4, 6 };
+    return b & 8 ? -magnitude[b & 7] : magnitude[b & 7];
+}
+
 static float f8e8m0_to_f32(uint8_t b) { return b == 255 ? NAN : ldexpf(1.0f, (int)b - 127); }
 
 #define EACH(ctype, expr) \

@@ -53,6 +53,7 @@ static inline uint8_t f32_to_f8e4m3(float f) { return f32_to_f8(f, 3, 7, 448, 0x
 static inline uint8_t f32_to_f8e5m2(float f) { return f32_to_f8(f, 2, 15, 57344, 0x7B, 0x7E); }
 float f8e4m3_to_f32(uint8_t b);
 float f8e5m2_to_f32(uint8_t b);
+float f4e2m1_to_f32(uint8_t b);    /* of the low four bits */
 /* n elements of any float or integer type to f32 (unaligned source allowed). */
 void dtype_to_f32(dtype t, const void *src, float *dst, size_t n);
 /* f32 to F32, BF16 or F16. */

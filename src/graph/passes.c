@@ -66,7 +66,7 @@ static bool can_join(const graph *g, const node *a, const node *b)
     if (has_input(a, LINEAR_RESIDUAL) || has_input(b, LINEAR_RESIDUAL) || has_input(a, LINEAR_BIAS) != has_input(b, LINEAR_BIAS)) return false;
     const node *wa = graph_node(g, a->in[LINEAR_W]), *wb = graph_node(g, b->in[LINEAR_W]);
     return wa->op == OP_WEIGHT && wb->op == OP_WEIGHT && wa->s.type == wb->s.type && wa->a.weight.role == wb->a.weight.role &&
-           wa->a.weight.col_shards == wb->a.weight.col_shards && wa->a.weight.scheme == wb->a.weight.scheme &&
+           wa->a.weight.col_shards == wb->a.weight.col_shards && wa->a.weight.scheme == wb->a.weight.scheme && quant_joins((quant_scheme)wa->a.weight.scheme) &&
            graph_n_uses(g, b->in[LINEAR_W].id) == 1 && graph_n_uses(g, a->in[LINEAR_W].id) == 1;
 }
 

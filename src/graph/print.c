@@ -70,7 +70,8 @@ static void print_weight(buf *out, const node *n)
     }
     if (n->a.weight.col_shards) buf_printf(out, " cols/%lld", (long long)n->a.weight.col_shards);
     if (n->a.weight.expert_shards) buf_printf(out, " experts/%lld", (long long)n->a.weight.expert_shards);
-    if (n->a.weight.scheme) buf_printf(out, " scheme=%s", quant_name((quant_scheme)n->a.weight.scheme));
+    char scheme[QUANT_NAME_CAP];
+    if (n->a.weight.scheme) buf_printf(out, " scheme=%s", quant_print((quant_scheme)n->a.weight.scheme, scheme));
 }
 
 static void print_node(buf *out, int id, const node *n)
@@ -282,12 +283,18 @@ static void read_role(reader *r, int64_t *role)
 
 static void read_scheme(reader *r, int64_t *scheme)
 {
-    char word[64];
+    char word[QUANT_NAME_CAP] = "";
+    quant_scheme s;
+    size_t n = 0;
     if (!accept(r, "scheme=")) return;
-    read_word(r, word, sizeof word);
-    for (*scheme = QUANT_NONE + 1; *scheme < QUANT_COUNT; ++*scheme)
-        if (strcmp(word, quant_name((quant_scheme)*scheme)) == 0) return;
-    expected(r, "a quantisation scheme");
+    while (isalnum((unsigned char)r->p[n]) || (r->p[n] && strchr("_.=", r->p[n]))) n++;
+    if (n < sizeof word) memcpy(word, r->p, n);
+    if (!quant_read(word, &s)) {
+        expected(r, "a quantisation scheme");
+        return;
+    }
+    *scheme = s;
+    r->p += n;
 }
 
 static status read_fields(reader *r, op o, op_attrs *a)

@@ -45,7 +45,7 @@ static status verify_weight(const graph *g, const node *n)
     TRY(verify_shards(g, "experts", n->a.weight.expert_shards));
     if (n->a.weight.expert_shards > 1 && vector != 2) return err_set(ST_INTERNAL, "%s has no experts to cut", n->a.weight.parts[0].name);
     if (n->a.weight.col_shards > 1 && n->s.rank == vector) return err_set(ST_INTERNAL, "a vector has no columns to cut");
-    if (n->a.weight.scheme < 0 || n->a.weight.scheme >= QUANT_COUNT) return err_set(ST_INTERNAL, "unknown quantisation scheme");
+    if (!quant_valid(n->a.weight.scheme)) return err_set(ST_INTERNAL, "unknown quantisation scheme");
     if (n->a.weight.scheme && n->s.rank == vector) return err_set(ST_INTERNAL, "a vector is not quantised");
     if (rows != weight_rows(n)) return err_set(ST_INTERNAL, "parts have %lld rows, the weight %lld", (long long)rows, (long long)weight_rows(n));
     return ST_OK;
@@ -54,10 +54,11 @@ static status verify_weight(const graph *g, const node *n)
 /* Only linears and experts know quantised weights. */
 static status verify_readers(const graph *g, const node *n)
 {
+    char name[QUANT_NAME_CAP];
     for (int i = 0; i < n->n_in; i++) {
         const node *w = graph_node(g, n->in[i]);
         if (w->op == OP_WEIGHT && w->a.weight.scheme && !(n->op == OP_LINEAR && i == 1) && !(n->op == OP_EXPERTS && (i == 2 || i == 3)))
-            return err_set(ST_INTERNAL, "input %d is quantised (%s), which only a linear's weight may be", i, quant_name((quant_scheme)w->a.weight.scheme));
+            return err_set(ST_INTERNAL, "input %d is quantised (%s), which only a linear's weight may be", i, quant_print((quant_scheme)w->a.weight.scheme, name));
     }
     return ST_OK;
 }

@@ -15,12 +15,24 @@ typedef struct weight_data {
     int rank;
     int64_t shape[4];         /* logical shape: linear weights are [out, in] */
     const void *values;       /* row-major, may be unaligned; packed types two per byte along the last dimension */
-    /* quantised only (scales == NULL otherwise): value = (q - zero) * scale */
-    const float *scales;      /* [ceil(out/group_out)][ceil(in/group_in)] */
-    const float *zeros;       /* same shape, or NULL for symmetric */
+    /* Quantised only (scales == NULL otherwise): value = (q - zero) * scale. DT_I4 values are 0..15 with 8 as their
+     * zero unless `zeros` says another; the other types have none. */
+    const void *scales;       /* [ceil(out/group_out)][ceil(in/group_in)], unaligned allowed */
+    dtype scale_type;
+    float global;             /* what every scale is divided by, in float32; 1 if nothing */
+    const float *zeros;       /* as many as scales, or NULL */
     int64_t group_out, group_in;
+    const int32_t *order;     /* [in] or NULL: values have the input order[i] in column i (act-order) */
+    float input_scale;        /* of activations; 0 = the checkpoint has none */
     void *owned;              /* freed by release() if not NULL */
 } weight_data;
+
+static inline int64_t weight_groups(const weight_data *w) { return (w->shape[1] + w->group_in - 1) / w->group_in; }
+/* The scale and the zero of row `row`, column `col` (as values has columns). */
+float weight_scale_at(const weight_data *w, int64_t row, int64_t col);
+float weight_zero_at(const weight_data *w, int64_t row, int64_t col);
+/* What row `row` stands for in float32, [in] numbers in the inputs' order. Of unquantised matrices too. */
+void weight_row(const weight_data *w, int64_t row, float *dst);
 
 typedef struct weight_source weight_source;
 struct weight_source {

@@ -157,13 +157,6 @@ static status read_activation(const jv *j, activation *out)
     return err_set(ST_UNSUPPORTED, "config.json: %s '%s' is not supported; supported: silu, swish, gelu, gelu_pytorch_tanh, gelu_new", key, act);
 }
 
-static status refuse_unsupported(const jv *j)
-{
-    const jv *q = jv_get(j, "quantization_config");
-    if (!absent(q)) return err_set(ST_UNSUPPORTED, "config.json: quantization_config (quant_method '%s') is not supported", jv_get_str(q, "quant_method", "?"));
-    return ST_OK;
-}
-
 static status read_sizes(const jv *j, const config_defaults *d, model_config *c)
 {
     TRY(config_int(j, "vocab_size", 1, 1 << 24, d->vocab, &c->vocab));
@@ -195,7 +188,6 @@ static status parse_into(const jv *j, const config_defaults *d, model_config *c)
     TRY(read_string(j, "model_type", "", &name));
     c->model_type = arena_strdup(&c->mem, name);
     if (!c->architecture || !c->model_type) return err_nomem();
-    TRY(refuse_unsupported(j));
     TRY(read_sizes(text, d, c));
     TRY(read_activation(text, &c->act));
     TRY(config_bool(holder_of(j, "tie_word_embeddings"), "tie_word_embeddings", d->tied, &c->tied));

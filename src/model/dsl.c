@@ -20,11 +20,21 @@ static tensor weight(net *n, weight_ref w, const char *suffix, int rank, int64_t
     return graph_weight_of(n->g, &s, &(weight_attrs){ w.role, 1, &part, 0, quant, 0 });
 }
 
+quant_scheme weight_scheme(const net *n, const char *name)
+{
+    char module[256];
+    quant_module m;
+    if (!n->stored) return n->quant;
+    if (n->layer >= 0) snprintf(module, sizeof module, "model.layers.%d.%s", n->layer, name);
+    quantization_module(n->stored, n->layer >= 0 ? module : name, &m);
+    return m.scheme;
+}
+
 tensor linear(net *n, tensor x, weight_ref w, bool bias)
 {
     shape s = graph_node(n->g, x)->s;
     /* routers, which choose experts, are not quantised */
-    tensor in[3] = { x, weight(n, w, "weight", 2, s.dim[1], s.axes[1], w.out == AX_EXPERTS ? QUANT_NONE : n->quant) };
+    tensor in[3] = { x, weight(n, w, "weight", 2, s.dim[1], s.axes[1], w.out == AX_EXPERTS ? QUANT_NONE : weight_scheme(n, w.name)) };
     if (bias) in[2] = weight(n, w, "bias", 1, 0, AX_NONE, QUANT_NONE);
     return graph_add(n->g, OP_LINEAR, in, 3, NULL);
 }
@@ -136,7 +146,7 @@ static tensor expert_weight(net *n, weight_role role, axis out, const expert_row
         parts[i] = (weight_part){ full_name(n, r->name, "", name[i], sizeof name[i]), r->from, r->to, r->total, out, 0, r->step };
         s.dim[1] += weight_part_count(&parts[i]);
     }
-    return graph_weight_of(n->g, &s, &(weight_attrs){ role, n_rows, parts, 0, width ? n->quant : QUANT_NONE, 0 });
+    return graph_weight_of(n->g, &s, &(weight_attrs){ role, n_rows, parts, 0, width ? weight_scheme(n, rows[0].name) : QUANT_NONE, 0 });
 }
 
 tensor experts(net *n, tensor x, tensor combine, const expert_names *e, bool scale_input)

@@ -5,12 +5,14 @@
 
 #include "graph/graph.h"
 #include "model/config.h"
+#include "model/quantization.h"
 
 typedef struct net {
     graph *g;
     const model_config *c;
     dtype type;         /* of the weights */
-    quant_scheme quant; /* of the linears' weights */
+    quant_scheme quant; /* of the linears' weights, made while they load */
+    const quantization *stored;   /* or how the checkpoint has them; NULL = unquantised */
     int media;          /* model_options.media */
     int layer;          /* -1 = outside the layers */
     tensor positions;
@@ -22,6 +24,8 @@ typedef struct weight_ref { weight_role role; axis out; const char *name; int64_
 #define W(role, axis, name, rows) ((weight_ref){ ROLE_##role, AX_##axis, (name), 0, (rows), (rows) })
 #define W_ROWS(role, axis, name, from, to, total) ((weight_ref){ ROLE_##role, AX_##axis, (name), (from), (to), (total) })
 
+/* The scheme of a linear weight with this name: the checkpoint's own, or what it becomes. */
+quant_scheme weight_scheme(const net *n, const char *name);
 tensor linear(net *n, tensor x, weight_ref w, bool bias);
 tensor rms_norm(net *n, tensor x, const char *name);           /* over the last dimension */
 tensor rms_norm_eps(net *n, tensor x, const char *name, double eps);   /* with an eps of its own */

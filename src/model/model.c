@@ -14,6 +14,7 @@
 struct model {
     model_config config;
     model_info info;
+    quantization *stored;   /* how the checkpoint is quantised; NULL = not */
     graph *plain;   /* as the model file describes it, for partitions */
     graph *g;       /* for one device */
 };
@@ -82,7 +83,9 @@ static status fill_info(model *m, const model_options *o)
 static status build(model *m, const model_family *f, const model_options *o)
 {
     TRY(graph_new(ops_rules(), &m->plain));
-    net n = { .g = m->plain, .c = &m->config, .type = o->weight_dtype, .quant = o->quant, .media = o->media, .layer = -1 };
+    if (m->stored && o->quant)
+        return err_set(ST_INVALID, "the checkpoint is quantised already (%s): its weights cannot become %s", quantization_method(m->stored), quant_name(o->quant));
+    net n = { .g = m->plain, .c = &m->config, .type = o->weight_dtype, .quant = o->quant, .stored = m->stored, .media = o->media, .layer = -1 };
     TRY(graph_finish(m->plain, decoder_lm(&n, f->layer)));
     return graph_optimize(m->plain, &m->g);
 }
@@ -107,7 +110,8 @@ status model_new(const jv *config, const model_options *o, model **out)
     if ((unsigned)o->quant >= QUANT_COUNT) return err_set(ST_INVALID, "unknown quantisation scheme %d", (int)o->quant);
     model *m = mem_calloc(1, sizeof *m);
     if (!m) return err_nomem();
-    status st = config_parse(config, &f->defaults, &m->config);
+    status st = quantization_parse(config, &m->stored);
+    if (st == ST_OK) st = config_parse(config, &f->defaults, &m->config);
     if (st == ST_OK) st = build(m, f, o);
     if (st == ST_OK) st = fill_info(m, o);
     if (st == ST_OK) *out = m;
@@ -121,8 +125,10 @@ void model_free(model *m)
     graph_free(m->plain);
     graph_free(m->g);
     config_free(&m->config);
+    quantization_free(m->stored);
     mem_free(m);
 }
 
+const quantization *model_quantization(const model *m) { return m->stored; }
 const model_info *model_describe(const model *m) { return &m->info; }
 const graph *model_graph(const model *m) { return m->g; }

@@ -8,11 +8,13 @@
 #include "load/dummy.h"
 #include "load/safetensors.h"
 #include "model/model.h"
+#include "model/quantization.h"
 
 typedef struct source {
     weight_source base;
     st_set *set;            /* NULL: dummy */
     const graph *g;
+    const quantization *stored;
     uint64_t seed;
 } source;
 
@@ -112,10 +114,26 @@ static void transpose(const char *src, char *dst, size_t size, int64_t rows, int
                     memcpy(dst + (size_t)(c * rows + r) * size, src + (size_t)(r * cols + c) * size, size);
 }
 
-static status get_stored(const weight_source *s, const char *name, weight_data *out)
+static const st_tensor *find_in(const void *set, const char *name) { return find(set, name); }
+
+static bool is_float(dtype t) { return t == DT_F32 || t == DT_BF16 || t == DT_F16 || t == DT_F64; }
+
+/* How the weight with this name is stored; false for one that is as it is. */
+static bool find_quantised(const source *s, const char *name, quant_module *out)
 {
     stored at;
-    TRY(locate(((const source *)(const void *)s)->set, name, &at));
+    if (!s->stored || (locate(s->set, name, &at) == ST_OK && is_float(at.t.type))) return false;
+    quantization_module(s->stored, name, out);
+    return out->format != QUANT_FORMAT_NONE;
+}
+
+static status get_stored(const weight_source *s, const char *name, weight_data *out)
+{
+    const source *src = (const source *)(const void *)s;
+    quant_module q;
+    if (find_quantised(src, name, &q)) return quant_load(&q, &(quant_files){ find_in, src->set }, name, out);
+    stored at;
+    TRY(locate(src->set, name, &at));
     weight_data d = { .type = at.t.type, .rank = at.t.rank, .values = at.t.data };
     for (int i = 0; i < at.t.rank; i++) d.shape[i] = at.t.shape[i];
     if (at.transposed) {
@@ -131,11 +149,26 @@ static status get_stored(const weight_source *s, const char *name, weight_data *
     return ST_OK;
 }
 
+/* What else a quantised weight was read from. */
+static void release_parts(const source *s, const char *name)
+{
+    static const char *const suffixes[] = { "qweight", "weight_packed", "qzeros", "scales", "weight_scale" };
+    char other[QUANT_NAME_MAX];
+    size_t n = strlen(name);
+    if (n < 7 || strcmp(name + n - 7, ".weight") != 0) return;
+    for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
+        snprintf(other, sizeof other, "%.*s%s", (int)n - 6, name, suffixes[i]);
+        const st_tensor *t = find(s->set, other);
+        if (t) st_release(s->set, t);
+    }
+}
+
 static void release_stored(const weight_source *s, const char *name, weight_data *w)
 {
     const source *src = (const source *)(const void *)s;
     stored at;
     if (locate(src->set, name, &at) == ST_OK) st_release(src->set, &at.t);
+    if (w->scales) release_parts(src, name);
     mem_free(w->owned);
     *w = (weight_data){ 0 };
 }
@@ -149,7 +182,10 @@ static void drop_stored(const weight_source *s, const weight_data *w, size_t fro
 static bool has_stored(const weight_source *s, const char *name)
 {
     slice_name slice;
-    const st_set *set = ((const source *)(const void *)s)->set;
+    quant_module q;
+    const source *src = (const source *)(const void *)s;
+    const st_set *set = src->set;
+    if (find_quantised(src, name, &q)) return quant_has(&q, &(quant_files){ find_in, set }, name);
     return find(set, name) || (parse_slice(name, &slice) && find(set, slice.base));
 }
 
@@ -217,20 +253,25 @@ static bool has_dummy(const weight_source *s, const char *name)
 
 /* ---- checking a checkpoint against the graph ---- */
 
-static status check_part(const st_set *set, const node *n, const weight_part *p, int64_t expert, buf *missing, int *n_missing)
+/* Quantised tensors are checked further when they are read. */
+static status check_part(const source *s, const node *n, const weight_part *p, int64_t expert, buf *missing, int *n_missing)
 {
     char space[WEIGHT_NAME_MAX];
     const char *name = weight_expert_name(p->name, expert, space, sizeof space);
     stored at;
     if (!name) return err_set(ST_LIMIT, "the name %s is too long", p->name);
-    status st = locate(set, name, &at);
+    status st = locate(s->set, name, &at);
     const st_tensor *t = &at.t;
-    if (st == ST_NOT_FOUND) {
+    bool quantised = quant_is_stored((quant_scheme)n->a.weight.scheme);
+    if (quantised && st == ST_OK && is_float(t->type))
+        return err_set(ST_INVALID, "tensor %s is %s, but config.json's quantization_config says that it is quantised", name, dtype_name(t->type));
+    if (quantised && has_stored(&s->base, name)) return ST_OK;
+    if (st == ST_NOT_FOUND || quantised) {
         if ((*n_missing)++ < 5) buf_printf(missing, "%s%s", missing->len ? ", " : "", name);
         return ST_OK;
     }
     TRY(st);
-    if (t->type != DT_F32 && t->type != DT_BF16 && t->type != DT_F16 && t->type != DT_F64)
+    if (!is_float(t->type))
         return err_set(ST_UNSUPPORTED, "tensor %s is %s; supported: f32, bf16, f16, f64", t->name, dtype_name(t->type));
     shape have = { .type = t->type, .rank = t->rank }, want = { .type = t->type, .rank = n->s.rank - weight_rows_dim(n), .dim = { p->total, weight_cols(n) } };
     for (int i = 0; i < have.rank; i++) have.dim[i] = t->shape[at.transposed ? 1 - i : i];
@@ -248,7 +289,7 @@ static status check_all(const source *s)
         const node *n = graph_at(s->g, id);
         int64_t count = n->op == OP_WEIGHT ? n->a.weight.n_parts * weight_experts(n) : 0;
         for (int64_t i = 0; i < count && st == ST_OK; i++)
-            st = check_part(s->set, n, &n->a.weight.parts[i % n->a.weight.n_parts], i / n->a.weight.n_parts, &missing, &n_missing);
+            st = check_part(s, n, &n->a.weight.parts[i % n->a.weight.n_parts], i / n->a.weight.n_parts, &missing, &n_missing);
     }
     if (st == ST_OK) st = buf_status(&missing);
     if (st == ST_OK && n_missing) {
@@ -265,6 +306,7 @@ status model_weights_open(const model *m, const char *dir, bool dummy, uint64_t 
     source *s = mem_calloc(1, sizeof *s);
     if (!s) return err_nomem();
     s->g = model_graph(m);
+    s->stored = model_quantization(m);
     s->seed = seed;
     s->base = dummy ? (weight_source){ get_dummy, release_dummy, has_dummy, identity_dummy, NULL }
                     : (weight_source){ get_stored, release_stored, has_stored, identity_stored, drop_stored };

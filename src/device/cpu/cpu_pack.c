@@ -20,16 +20,30 @@ typedef struct pack_job {
     const node *n;
     weight_data part[GRAPH_MAX_PARTS];
     cpu_weight *out;
+    quant_scheme scheme;     /* the layout: stored schemes with the type of their scales */
     size_t bytes;            /* of one expert */
     void *dst;
     int64_t panels, upto;     /* of all; of the slice that is being packed */
     _Atomic int64_t next;
 } pack_job;
 
+/* A stored scheme wants what it says: the reader and the graph have it from one configuration. */
+static status check_stored(const weight_part *p, quant_scheme s, const weight_data *d)
+{
+    quant_info q = quant_describe(s);
+    char name[QUANT_NAME_CAP];
+    if (!quant_is_stored(s)) return err_set(ST_UNSUPPORTED, "tensor %s is quantised, which is supported for the weights of linear layers and experts only", p->name);
+    bool right = d->type == q.type && (d->zeros != NULL) == q.zeros && (d->order != NULL) == q.ordered;
+    if (right && (q.group ? d->group_in == q.group : d->group_in >= d->shape[1])) return ST_OK;
+    return err_set(ST_INVALID, "tensor %s is %s in groups of %lld, expected %s", p->name, dtype_name(d->type), (long long)d->group_in, quant_print(s, name));
+}
+
 static status check_part(const node *n, const weight_part *p, const weight_data *d)
 {
-    if (d->scales) return err_set(ST_UNSUPPORTED, "tensor %s is quantised, which the cpu device does not support here", p->name);
-    if (d->type != DT_F32 && d->type != DT_BF16 && d->type != DT_F16 && d->type != DT_F64)
+    quant_scheme s = (quant_scheme)n->a.weight.scheme;
+    if (d->scales) TRY(check_stored(p, s, d));
+    else if (quant_is_stored(s)) return err_set(ST_INVALID, "tensor %s is not quantised, but the model's configuration says so", p->name);
+    else if (d->type != DT_F32 && d->type != DT_BF16 && d->type != DT_F16 && d->type != DT_F64)
         return err_set(ST_UNSUPPORTED, "tensor %s is %s; supported: f32, bf16, f16, f64", p->name, dtype_name(d->type));
     shape have = { .type = d->type, .rank = d->rank < GRAPH_MAX_RANK ? d->rank : GRAPH_MAX_RANK };
     shape want = { .type = n->s.type, .rank = n->s.rank - weight_rows_dim(n), .dim = { p->total, weight_cols(n) } };
@@ -64,19 +78,27 @@ static void pack_panels(void *arg, int thread)
     pack_job *j = arg;
     const node *n = j->n;
     int64_t k = weight_cols(n), p;
+    quant_scheme s = j->scheme;
     while ((p = atomic_fetch_add(&j->next, 1)) < j->upto) {
         const void *rows[GEMM_PANEL] = { NULL };
+        const weight_data *of[GEMM_PANEL] = { NULL };
+        int64_t row[GEMM_PANEL] = { 0 };
         dtype type = j->part[0].type;
         int64_t at = 0;
         for (int64_t i = 0; i < n->a.weight.n_parts; i++) {
             const weight_part *part = &n->a.weight.parts[i];
             int64_t count = weight_part_count(part), every = weight_part_step(part);
             for (int64_t r = p * GEMM_PANEL; r < (p + 1) * GEMM_PANEL; r++)
-                if (r >= at && r < at + count)
-                    rows[r - p * GEMM_PANEL] = (const char *)j->part[i].values + dtype_bytes(j->part[i].type, (size_t)((part->from + (r - at) * every) * k));
+                if (r >= at && r < at + count) {
+                    int64_t c = r - p * GEMM_PANEL;
+                    of[c] = &j->part[i];
+                    row[c] = part->from + (r - at) * every;
+                    rows[c] = (const char *)j->part[i].values + dtype_bytes(j->part[i].type, (size_t)(row[c] * k));
+                }
             at += weight_has_experts(n) ? gemm_n_panels(count) * GEMM_PANEL : count;
         }
-        if (qgemm_is(&j->out->packed)) quantise_panel(j->out->quantised.scheme, j->dst, k, p, rows, type);
+        if (quant_is_stored(s)) qgemm_pack_stored(s, j->dst, k, p, of, row);
+        else if (s) quantise_panel(s, j->dst, k, p, rows, type);
         else gemm_pack_panel(j->out->packed.type, j->dst, k, p, rows, type);
     }
 }
@@ -91,24 +113,22 @@ static int64_t packed_rows(const node *n)
 }
 
 /* Bytes of one expert's matrix, or of the only one. */
-static size_t packed_bytes(const node *n, dtype type)
+static size_t packed_bytes(const node *n, dtype type, quant_scheme s)
 {
-    quant_scheme s = (quant_scheme)n->a.weight.scheme;
     size_t bytes = s ? qgemm_packed_bytes(s, packed_rows(n), weight_cols(n)) : gemm_packed_bytes(type, packed_rows(n), weight_cols(n));
     return (bytes + 63) / 64 * 64;
 }
 
 /* How kernels find it, once it has memory and a type. */
-static status describe(cpu_weight *w, const node *n, dtype type)
+static status describe(cpu_weight *w, const node *n, dtype type, quant_scheme s)
 {
-    quant_scheme s = (quant_scheme)n->a.weight.scheme;
     w->quantised = (qgemm_weight){ { .type = type, .n = packed_rows(n), .k = weight_cols(n), .data = w->mem }, s };
     if (!weight_has_experts(n)) return ST_OK;
     w->experts = mem_array((size_t)weight_experts(n), sizeof *w->experts);
     if (!w->experts) return err_nomem();
     for (int64_t e = 0; e < weight_experts(n); e++) {
         w->experts[e] = w->quantised;
-        w->experts[e].base.data = (const char *)w->mem + (size_t)e * packed_bytes(n, type);
+        w->experts[e].base.data = (const char *)w->mem + (size_t)e * packed_bytes(n, type, s);
     }
     return ST_OK;
 }
@@ -120,11 +140,13 @@ static status begin_matrix(pack_job *j)
     quant_scheme s = (quant_scheme)n->a.weight.scheme;
     if (s && weight_cols(n) > QGEMM_MAX_K)
         return err_set(ST_UNSUPPORTED, "tensor %s has %lld columns; quantised ones have %d at most", n->a.weight.parts[0].name, (long long)weight_cols(n), QGEMM_MAX_K);
-    dtype type = s ? quant_describe(s)->type : packed_type(n, j->part);
-    j->bytes = packed_bytes(n, type);
+    if (quant_is_stored(s)) s = qgemm_layout(s, j->part, n->a.weight.n_parts);
+    dtype type = s ? quant_describe(s).type : packed_type(n, j->part);
+    j->scheme = s;
+    j->bytes = packed_bytes(n, type, s);
     j->panels = gemm_n_panels(packed_rows(n));
     TRY(reserve(j->out, j->bytes * (size_t)weight_experts(n), n->a.weight.parts[0].name));
-    return describe(j->out, n, type);
+    return describe(j->out, n, type, s);
 }
 
 /* In slices, so that the source's pages go while their copies come: the largest tensor is never there twice. Tensors that are packed
@@ -133,7 +155,7 @@ static void pack_slices(cpu_model *m, const weight_source *w, pack_job *j)
 {
     const weight_part *part = &j->n->a.weight.parts[0];
     size_t row = dtype_bytes(j->part[0].type, (size_t)weight_cols(j->n)), total = (size_t)part->total * row, done = 0;
-    bool in_order = w->drop && j->n->a.weight.n_parts == 1 && part->from == 0 && weight_part_step(part) == 1;
+    bool in_order = w->drop && !j->part[0].scales && j->n->a.weight.n_parts == 1 && part->from == 0 && weight_part_step(part) == 1;
     int64_t slice = in_order ? (int64_t)(SLICE_BYTES / (row * GEMM_PANEL)) + 1 : j->panels;
     for (j->upto = 0; j->upto < j->panels;) {
         atomic_store(&j->next, j->upto);
@@ -154,8 +176,12 @@ static status pack_matrix(cpu_model *m, const weight_source *w, pack_job *j, int
             return err_set(ST_UNSUPPORTED, "tensors %s and %s go together but are %s and %s", n->a.weight.parts[0].name, n->a.weight.parts[i].name,
                            dtype_name(j->part[0].type), dtype_name(j->part[i].type));
     if (expert == 0) TRY(begin_matrix(j));
+    quant_scheme s = j->scheme;
+    if (quant_is_stored(s) && quant_describe(s).scale != DT_F32 && qgemm_layout(s, j->part, n->a.weight.n_parts) != s)
+        return err_set(ST_UNSUPPORTED, "tensor %s has scales of another type than those of other experts", n->a.weight.parts[0].name);
     j->dst = (char *)j->out->mem + (size_t)expert * j->bytes;
     pack_slices(m, w, j);
+    if (quant_is_stored(s)) qgemm_pack_rest(s, j->dst, packed_rows(n), weight_cols(n), &j->part[0]);
     return ST_OK;
 }
 
@@ -189,19 +215,19 @@ static void kept_name(const node *n, const char *packing, char *dst, size_t cap)
     snprintf(dst, cap, "%s %lld %s", n->a.weight.parts[0].name, (long long)n->a.weight.n_parts, packing);
 }
 
-static bool find_kept(cpu_model *m, int id, const char *packing, dtype type)
+static bool find_kept(cpu_model *m, int id, const char *packing, dtype type, quant_scheme s)
 {
     const node *n = graph_at(m->g, id);
     cpu_weight *w = &m->weights[id];
     const void *data;
     char name[512];
     kept_name(n, packing, name, sizeof name);
-    size_t bytes = packed_bytes(n, type) * (size_t)weight_experts(n);
+    size_t bytes = packed_bytes(n, type, s) * (size_t)weight_experts(n);
     if (!pack_cache_get(m->packed, name, bytes, &data)) return false;
     w->held = WEIGHT_FILE;
     w->mem = (void *)(uintptr_t)data;
     w->bytes = bytes;
-    if (describe(w, n, type) != ST_OK) {
+    if (describe(w, n, type, s) != ST_OK) {
         *w = (cpu_weight){ 0 };     /* then it is packed, which says what is wrong */
         return false;
     }
@@ -214,13 +240,15 @@ static bool is_matrix(const node *n) { return n->s.rank == weight_rows_dim(n) + 
 /* The key is of these values, so whatever type they were packed as is the right one. */
 static bool take_kept(cpu_model *m, int id)
 {
-    static const dtype types[] = { DT_F32, DT_BF16, DT_F16 };
+    static const dtype types[] = { DT_F32, DT_BF16, DT_F16, DT_F8E4M3, DT_F8E8M0 };
     const node *n = graph_at(m->g, id);
     quant_scheme s = (quant_scheme)n->a.weight.scheme;
     if (!is_matrix(n)) return false;
-    if (s) return find_kept(m, id, quant_describe(s)->name, quant_describe(s)->type);
-    for (int i = 0; i < 3; i++)
-        if (find_kept(m, id, dtype_name(types[i]), types[i])) return true;
+    for (int i = 0; i < (s && !quant_is_stored(s) ? 1 : s ? 5 : 3); i++) {
+        quant_scheme l = quant_is_stored(s) ? quant_with_scale(s, types[i]) : s;
+        char name[QUANT_NAME_CAP];
+        if (find_kept(m, id, s ? quant_print(l, name) : dtype_name(types[i]), s ? quant_describe(l).type : types[i], l)) return true;
+    }
     return false;
 }
 
@@ -229,7 +257,7 @@ static status make_key(const cpu_model *m, const weight_source *w, char key[PACK
 {
     uint8_t hash[SHA256_BYTES];
     buf all = {0};
-    buf_str(&all, "packed weights 3\n");
+    buf_str(&all, "packed weights 4\n");
     status st = graph_print(m->g, &all);
     if (st == ST_OK) st = w->identity(w, &all);
     if (st == ST_OK) st = buf_status(&all);
@@ -256,8 +284,8 @@ static status keep(cpu_model *m, const char *key)
     for (int id = 1; names && entries && id < (int)n; id++) {
         const cpu_weight *w = &m->weights[id];
         if (!w->mem || !is_matrix(graph_at(m->g, id))) continue;
-        kept_name(graph_at(m->g, id), w->quantised.scheme && qgemm_is(&w->packed) ? quant_describe(w->quantised.scheme)->name : dtype_name(w->packed.type),
-                  names[count], sizeof names[count]);
+        char scheme[QUANT_NAME_CAP];
+        kept_name(graph_at(m->g, id), qgemm_is(&w->packed) ? quant_print(w->quantised.scheme, scheme) : dtype_name(w->packed.type), names[count], sizeof names[count]);
         entries[count] = (pack_entry){ names[count], w->mem, w->bytes };
         bytes += w->bytes;
         count++;

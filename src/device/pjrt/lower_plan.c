@@ -229,11 +229,12 @@ static void find_order(finder *f)
 
 static status refuse_quantised(const graph *g)
 {
+    char name[QUANT_NAME_CAP];
     for (int id = 1; id <= graph_n_nodes(g); id++) {
         const node *w = graph_at(g, id);
         if (w->op == OP_WEIGHT && w->a.weight.scheme)
             return err_set(ST_UNSUPPORTED, "quantization %s is not supported on this device yet, only on cpu (weight %s)",
-                           quant_name((quant_scheme)w->a.weight.scheme), w->a.weight.parts[0].name);
+                           quant_print((quant_scheme)w->a.weight.scheme, name), w->a.weight.parts[0].name);
     }
     return ST_OK;
 }

@@ -4,7 +4,7 @@
  * token. Work is cut into ranges of panels over all experts that have tokens, so that a single token's few experts keep as many
  * threads busy as a long prompt's many; an expert without tokens is never read.
  *   IN      gate and up of some columns for all rows of an expert, through the activation, to the pairs' inner rows
- *   ROUND   those to int8, where the outer weight wants it and rows are many; few are rounded by whoever needs them
+ *   ROUND   those to int8 or e4m3, where the outer weight wants it and rows are many; few are rounded by whoever needs them
  *   OUT     some columns of the result: zero, then expert after expert, ascending, each row's product times its weight is added
  * So a token's result is one chain over its own experts, whatever else is in the batch. */
 #include <string.h>
@@ -90,7 +90,7 @@ static room enter(const cpu_call *c, const cpu_thread *t)
 static bool rounds_first(const cpu_call *c)
 {
     rows_form f = form_of(c, EXPERTS_W_OUT);
-    return f.kind == ROWS_INT8 && c->out.rows * c->n->a.experts.top_k > 16;
+    return rows_rounds(f.scheme) && c->out.rows * c->n->a.experts.top_k > 16;
 }
 static size_t inner_bytes(int64_t k) { return line((size_t)k * sizeof(float)) + 64; }
 static char *inner_row(const cpu_call *c, int64_t p) { return (char *)c->state + (size_t)p * inner_bytes(inner(c)); }
@@ -108,7 +108,7 @@ void experts_needs(const graph *g, const node *n, const op_limits *l, op_needs *
     out->scratch_bytes = groups_bytes(weight_experts(in), pairs) + line(GEMM_SCRATCH_BYTES) +
                          2 * MOST_ROWS * MOST_PANELS * GEMM_PANEL * sizeof(float) + MOST_ROWS * (a > b ? a : b);
     out->state_bytes = (size_t)pairs * inner_bytes(weight_cols(to));
-    if (quant_describe(s)->int8_activations) out->state_bytes += (size_t)pairs * b;
+    if (rows_rounds(s)) out->state_bytes += (size_t)pairs * b;
 }
 
 /* Panels that a thread takes at once: about eight pieces a thread, and twelve panels at most. */
@@ -148,6 +148,7 @@ static void inner_piece(const cpu_call *c, const room *r, int64_t i, int64_t p0,
     rows_form in = form_of(c, EXPERTS_W_IN), to = form_of(c, EXPERTS_W_OUT);
     glu_params params = { (activation)c->n->a.experts.act, (float)c->n->a.experts.alpha, (float)c->n->a.experts.limit };
     float *gate = r->y, *other = r->y + MOST_ROWS * r->ldy;
+    in.w = w;
     for (int64_t at = r->g.start[i], m; at < r->g.start[i + 1]; at += m) {
         m = at_most(r->g.start[i + 1] - at, MOST_ROWS);
         take_rows(c, &in, r->g.pairs + at, m, r->rows, gate);
@@ -181,16 +182,20 @@ static void inner_work(const cpu_call *c, const room *r)
 static void round_work(const cpu_call *c, const room *r)
 {
     rows_form f = form_of(c, EXPERTS_W_OUT);
-    int64_t from, to;
+    int64_t from, to, i = 0;
     while (cpu_take(c, EXPERTS_ROUND, r->g.start[r->g.n_hit], 4, &from, &to))
-        for (; from < to; from++) rows_put(&f, c->isa, (const float *)(const void *)inner_row(c, from), rounded_row(c, &f, from));
+        for (; from < to; from++) {
+            while (r->g.start[i + 1] <= from) i++;
+            f.w = &c->in[EXPERTS_W_OUT].experts[r->g.expert[i]];
+            rows_put(&f, c->isa, (const float *)(const void *)inner_row(c, from), rounded_row(c, &f, from));
+        }
 }
 
 /* The inner rows of pairs from `at` on, in the outer weight's form. */
 static const void *outer_rows(const cpu_call *c, const room *r, rows_form *f, int64_t at, int64_t m)
 {
-    if (f->kind == ROWS_INT8 && rounds_first(c)) return rounded_row(c, f, at);
-    if (f->kind != ROWS_INT8) {
+    if (rounds_first(c)) return rounded_row(c, f, at);
+    if (!rows_rounds(f->scheme)) {
         f->bytes = inner_bytes(inner(c));
         return inner_row(c, at);
     }
@@ -211,6 +216,7 @@ static void outer_piece(const cpu_call *c, const room *r, int64_t p0, int64_t pa
         for (int64_t at = r->g.start[i], m; at < r->g.start[i + 1]; at += m) {
             m = at_most(r->g.start[i + 1] - at, MOST_ROWS);
             rows_form own = f;
+            own.w = w;
             const void *rows = outer_rows(c, r, &own, at, m);
             rows_product(&own, c->isa, &(rows_call){ .w = w, .rows = rows, .m = m, .y = r->y, .ldy = r->ldy, .bias = bias, .columns = n, .scratch = r->kernel }, p0);
             for (int64_t k = 0; k < m; k++) {

@@ -137,7 +137,8 @@ hlo_val experts_hlo(hlo_call *c)
 {
     hlo *h = c->h;
     quant_scheme scheme = (quant_scheme)graph_node(c->g, c->n->in[EXPERTS_W_IN])->a.weight.scheme;
-    if (scheme) hlo_fail(h, "quantization %s is not supported on this device, only on cpu", quant_name(scheme));
+    char name[QUANT_NAME_CAP];
+    if (scheme) hlo_fail(h, "quantization %s is not supported on this device, only on cpu", quant_print(scheme, name));
     hlo_val combine = hlo_convert(h, c->in[EXPERTS_COMBINE], DT_F32);
     int64_t t = combine.dim[0], width = op_in(c->g, c->n, EXPERTS_W_OUT)->dim[1], experts = op_in(c->g, c->n, EXPERTS_W_IN)->dim[0];
     if (c->n->a.experts.shards > 1) {

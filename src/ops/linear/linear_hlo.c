@@ -11,7 +11,8 @@ hlo_val linear_hlo(hlo_call *c)
     hlo *h = c->h;
     hlo_val x = c->in[X], w = c->in[W];
     quant_scheme scheme = (quant_scheme)graph_node(c->g, c->n->in[W])->a.weight.scheme;
-    if (scheme) hlo_fail(h, "quantization %s is not supported on this device, only on cpu", quant_name(scheme));
+    char name[QUANT_NAME_CAP];
+    if (scheme) hlo_fail(h, "quantization %s is not supported on this device, only on cpu", quant_print(scheme, name));
     if (x.type != w.type) {
         x = hlo_convert(h, x, DT_F32);
         w = hlo_convert(h, w, DT_F32);

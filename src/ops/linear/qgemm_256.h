@@ -20,6 +20,7 @@ enum { LW = 8 };
 #define f_store(p, v) _mm256_storeu_ps((p), (v))
 #define f_set1(x) _mm256_set1_ps(x)
 #define f_mul(a, b) _mm256_mul_ps((a), (b))
+#define f_div(a, b) _mm256_div_ps((a), (b))
 #define f_add(a, b) _mm256_add_ps((a), (b))
 #define f_fma(a, b, c) _mm256_fmadd_ps((a), (b), (c))
 

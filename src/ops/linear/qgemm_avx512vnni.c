@@ -21,6 +21,7 @@ enum { LW = 16 };
 #define f_store(p, v) _mm512_storeu_ps((p), (v))
 #define f_set1(x) _mm512_set1_ps(x)
 #define f_mul(a, b) _mm512_mul_ps((a), (b))
+#define f_div(a, b) _mm512_div_ps((a), (b))
 #define f_add(a, b) _mm512_add_ps((a), (b))
 #define f_fma(a, b, c) _mm512_fmadd_ps((a), (b), (c))
 #define DOT8_START(x) (x)

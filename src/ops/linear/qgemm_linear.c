@@ -25,38 +25,51 @@ qgemm_fn *qgemm_wide_of(isa i)
 
 static const qgemm_weight *weight_of(const cpu_call *c) { return (const qgemm_weight *)(const void *)c->in[W].w; }
 
-/* ---- rounded activations ---- */
+/* ---- activations before the product: int8 with their scales, or floats in another order or rounded ---- */
 
-/* Rows of int8 start on cache lines, and not all in the same sets of the caches. */
+typedef enum kind { AS_THEY_ARE, INT8, FLOATS } kind;
+static kind kind_of(quant_scheme s)
+{
+    quant_info q = quant_describe(s);
+    return q.int8_activations ? INT8 : q.act || q.ordered ? FLOATS : AS_THEY_ARE;
+}
+
+/* Rows start on cache lines, and not all in the same sets of the caches. */
 static int64_t row_bytes(quant_scheme s, int64_t k)
 {
-    int64_t bytes = (qgemm_padded_k(s, k) + 63) / 64 * 64;
+    int64_t bytes = ((kind_of(s) == INT8 ? qgemm_padded_k(s, k) : k * (int64_t)sizeof(float)) + 63) / 64 * 64;
     return bytes % 1024 == 0 ? bytes + 64 : bytes;
 }
 
-/* Where rows are rounded to: all values, then all scales. */
-typedef struct rounded { int8_t *q; qgemm_scale *s; int64_t ldq, lds; } rounded;
+/* Where rows go: all values (int8 or floats), then all scales of int8. */
+typedef struct rounded { char *rows; qgemm_scale *s; int64_t ld, lds; } rounded;
 static rounded rounded_at(void *mem, quant_scheme s, int64_t k, int64_t rows)
 {
-    int64_t ldq = row_bytes(s, k);
-    return (rounded){ mem, (qgemm_scale *)(void *)((char *)mem + rows * ldq), ldq, qgemm_groups(s, k) };
+    int64_t ld = row_bytes(s, k);
+    return (rounded){ mem, (qgemm_scale *)(void *)((char *)mem + rows * ld), ld, qgemm_groups(s, k) };
 }
 
 static size_t rounded_bytes(quant_scheme s, int64_t k, int64_t rows)
 {
-    return (size_t)(rows * (row_bytes(s, k) + qgemm_groups(s, k) * (int64_t)sizeof(qgemm_scale)));
+    return (size_t)(rows * (row_bytes(s, k) + (kind_of(s) == INT8 ? qgemm_groups(s, k) * (int64_t)sizeof(qgemm_scale) : 0)));
 }
 
-/* Few rows every thread rounds for itself, which takes less time than waiting for each other. */
+/* Few rows every thread makes for itself, which takes less time than waiting for each other. They come after what a kernel needs. */
 enum { ALONE_BYTES = 16 << 10 };
 static bool rounds_alone(const cpu_call *c) { return rounded_bytes(weight_of(c)->scheme, c->in[X].cols, c->out.rows) <= ALONE_BYTES; }
 
 static void round_rows(const cpu_call *c, const rounded *to, int64_t from, int64_t end)
 {
     const qgemm_weight *w = weight_of(c);
+    quant_info q = quant_describe(w->scheme);
     qgemm_round_fn *fn = qgemm_kernels_of(c->isa)->round;
-    for (int64_t r = from; r < end; r++)
-        fn(c->in[X].f + r * c->in[X].ld, w->base.k, qgemm_group(w->scheme, w->base.k), qgemm_offset(w->scheme), to->q + r * to->ldq, to->s + r * to->lds);
+    for (int64_t r = from; r < end; r++) {
+        const float *x = c->in[X].f + r * c->in[X].ld;
+        char *row = to->rows + r * to->ld;
+        if (!q.int8_activations) qgemm_prepare(q.act, qgemm_input_scale(w), qgemm_order(w), x, w->base.k, (float *)(void *)row);
+        else if (q.act == QUANT_ACT_INT8_STATIC) qgemm_round_static(x, w->base.k, qgemm_input_scale(w), qgemm_offset(w->scheme), (int8_t *)row, to->s + r * to->lds);
+        else fn(x, w->base.k, qgemm_group(w->scheme, w->base.k), qgemm_offset(w->scheme), (int8_t *)row, to->s + r * to->lds);
+    }
 }
 
 /* ---- the product ---- */
@@ -64,21 +77,24 @@ static void round_rows(const cpu_call *c, const rounded *to, int64_t from, int64
 static void product(const cpu_call *c, const cpu_thread *t, int phase, const rounded *in)
 {
     const qgemm_weight *w = weight_of(c);
-    qgemm_fn *fn = in ? qgemm_kernels_of(c->isa)->run : qgemm_wide_of(c->isa);
+    bool int8 = kind_of(w->scheme) == INT8;
+    qgemm_fn *fn = int8 ? qgemm_kernels_of(c->isa)->run : qgemm_wide_of(c->isa);
     int64_t panels = gemm_n_panels(w->base.n), rows = c->out.rows, from, to;
     /* As for 16-bit weights (linear.c), in pieces of whole tiles: twelve panels are widths 1, 2, 3 and 4 */
     int64_t grain = panels / (8 * c->limits->n_threads);
     grain = grain < 12 ? 12 : grain > 96 ? 96 : grain / 12 * 12;
     if (grain * c->limits->n_threads > panels) grain = (panels + c->limits->n_threads - 1) / c->limits->n_threads;
     /* rows that stay in the second-level cache while panels pass */
-    int64_t block = (512 << 10) / (in ? in->ldq : w->base.k * 4) / 24 * 24;
+    int64_t block = (512 << 10) / (in ? in->ld : w->base.k * 4) / 24 * 24;
     if (block < 48) block = 48;
     while (cpu_take(c, phase, panels, grain, &from, &to))
         for (int64_t r = 0; r < rows; r += block) {
             qgemm_call call = { .w = w, .m = rows - r < block ? rows - r : block, .y = c->out.f + r * c->out.ld, .ldy = c->out.ld, .scratch = t->scratch };
-            if (in) {
-                call.q = in->q + r * in->ldq, call.ldq = in->ldq;
+            if (int8) {
+                call.q = (const int8_t *)in->rows + r * in->ld, call.ldq = in->ld;
                 call.s = in->s + r * in->lds, call.lds = in->lds;
+            } else if (in) {
+                call.x = (const float *)(const void *)(in->rows + r * in->ld), call.ldx = in->ld / (int64_t)sizeof(float);
             } else {
                 call.x = c->in[X].f + r * c->in[X].ld, call.ldx = c->in[X].ld;
             }
@@ -91,7 +107,7 @@ static void product(const cpu_call *c, const cpu_thread *t, int phase, const rou
         }
 }
 
-static bool rounds(const cpu_call *c) { return quant_describe(weight_of(c)->scheme)->int8_activations; }
+static bool rounds(const cpu_call *c) { return kind_of(weight_of(c)->scheme) != AS_THEY_ARE; }
 
 void qgemm_linear(const cpu_call *c, const cpu_thread *t, int phase)
 {
@@ -102,7 +118,7 @@ void qgemm_linear(const cpu_call *c, const cpu_thread *t, int phase)
         return;
     }
     bool alone = rounds_alone(c);
-    rounded in = rounded_at(alone ? t->scratch : c->state, s, k, c->out.rows);
+    rounded in = rounded_at(alone ? (char *)t->scratch + GEMM_SCRATCH_BYTES : c->state, s, k, c->out.rows);
     if (alone) {
         round_rows(c, &in, 0, c->out.rows);
         product(c, t, phase, &in);
@@ -117,6 +133,6 @@ bool qgemm_linear_skips(const cpu_call *c, int phase) { return phase == 1 && (!r
 
 void qgemm_linear_needs(quant_scheme s, int64_t k, int64_t most_rows, op_needs *out)
 {
-    out->scratch_bytes = GEMM_SCRATCH_BYTES > ALONE_BYTES ? GEMM_SCRATCH_BYTES : ALONE_BYTES;
-    if (quant_describe(s)->int8_activations) out->state_bytes = rounded_bytes(s, k, most_rows);
+    out->scratch_bytes = GEMM_SCRATCH_BYTES + ALONE_BYTES;
+    if (kind_of(s) != AS_THEY_ARE) out->state_bytes = rounded_bytes(s, k, most_rows);
 }

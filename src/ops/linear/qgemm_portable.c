@@ -29,6 +29,7 @@ static inline F f_load(const float *p) { EACH16(F, f, p[l]); }
 static inline void f_store(float *p, F v) { for (int l = 0; l < 16; l++) p[l] = v.f[l]; }
 static inline F f_set1(float x) { EACH16(F, f, x); }
 static inline F f_mul(F a, F b) { EACH16(F, f, a.f[l] * b.f[l]); }
+static inline F f_div(F a, F b) { EACH16(F, f, a.f[l] / b.f[l]); }
 static inline F f_add(F a, F b) { EACH16(F, f, a.f[l] + b.f[l]); }
 static inline F f_fma(F a, F b, F c) { EACH16(F, f, fmaf(a.f[l], b.f[l], c.f[l])); }
 static inline A a_load(const int8_t *p) { A a; memcpy(&a, p, 4); return a; }

@@ -4,7 +4,7 @@
  *   dot8, dot4    sums += products of four k's; weights as they are packed, int8 or a nibble per byte
  *   DOT8_START    what a sum that dot8 makes starts at, from qgemm_scale.start: 0 if dot8 takes the offset away itself
  *   i_load i_set1 i_low i_high   32 LW bits; nibbles of bytes
- *   f_of f_load f_store f_set1 f_mul f_add f_fma, load_bf16
+ *   f_of f_load f_store f_set1 f_mul f_div f_add f_fma, load_bf16
  * and the tile heights HEIGHTS_CHANNEL / HEIGHTS_GROUP and widths NP_CHANNEL / NP_GROUP that fit its registers, and includes this
  * file, which gives qgemm_drive(). */
 
@@ -146,7 +146,9 @@ static const tiles *tiles_of(quant_scheme s)
 #undef GROUP_ROW
 #define GROUP_ROW(mr) [mr] = { int4_g128_##mr##x1, int4_g128_##mr##xNP },
     static const tiles int4_g128 = { NP_GROUP, MOST_GROUP, { HEIGHTS_GROUP(GROUP_ROW) } };
-    return s == QUANT_INT8 ? &channel : s == QUANT_INT8_G32 ? &int8_g32 : s == QUANT_INT4_G32 ? &int4_g32 : &int4_g128;
+    quant_info q = quant_describe(s);
+    if (q.type == DT_I8) return q.group ? &int8_g32 : &channel;
+    return q.group == 32 ? &int4_g32 : &int4_g128;
 }
 
 enum { AHEAD_BYTES = 1024 };
@@ -201,9 +203,9 @@ static uint32_t largest_bits(const float *x, int64_t n)
 }
 
 /* n floats to int8 (zeros after them, up to a multiple of 16); their sum. */
-static int32_t round_group(const float *x, int64_t n, float by, int8_t *q)
+static int32_t round_group(const float *x, int64_t n, float scale, int8_t *q)
 {
-    F f = f_set1(by);
+    F f = f_set1(scale);
     I sum[NV];
     int32_t total = 0;
     for (int v = 0; v < NV; v++) sum[v] = i_set1(0);
@@ -213,7 +215,7 @@ static int32_t round_group(const float *x, int64_t n, float by, int8_t *q)
         I r[NV];
         if (n - i < GEMM_PANEL) from = memcpy(tail, x + i, (size_t)(n - i) * sizeof(float));
         for (int v = 0; v < NV; v++) {
-            r[v] = i_round(f_mul(f_load(from + v * LW), f));
+            r[v] = i_round(f_div(f_load(from + v * LW), f));
             sum[v] = i_add(sum[v], r[v]);
         }
         store_bytes(q + i, r);
@@ -239,7 +241,7 @@ static void qgemm_round(const float *x, int64_t k, int64_t group, int offset, in
             memset(q + g * group, 0, (size_t)group);
             continue;
         }
-        s[g] = (qgemm_scale){ amax / 127.0f, -offset * round_group(x + g * group, n, 127.0f / amax, q + g * group) };
+        s[g] = (qgemm_scale){ amax / 127.0f, -offset * round_group(x + g * group, n, amax / 127.0f, q + g * group) };
         memset(q + g * group + whole, 0, (size_t)(group - whole));
     }
 }

@@ -12,6 +12,7 @@ enum { VW = 8, NV = 2 };
 #define v_fma(a, b, c) _mm256_fmadd_ps((a), (b), (c))
 #define v_add(a, b) _mm256_add_ps((a), (b))
 #define v_mul(a, b) _mm256_mul_ps((a), (b))
+#define v_div(a, b) _mm256_div_ps((a), (b))
 #define GEMM_ONLY_F32 1
 #include "ops/linear/gemm_tile.h"
 
@@ -43,6 +44,34 @@ static inline void wide_bf16(const uint16_t *p, V *out)
 {
     for (int i = 0; i < 2; i++)
         out[i] = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_load_si128((const __m128i *)(const void *)(p + 8 * i))), 16));
+}
+
+static inline void wide_f16(const uint16_t *p, V *out)
+{
+    for (int i = 0; i < 2; i++) out[i] = _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(const void *)(p + 8 * i)));
+}
+
+static inline void wide_e8m0(const uint8_t *p, V *out)
+{
+    for (int i = 0; i < 2; i++)
+        out[i] = _mm256_castsi256_ps(_mm256_max_epi32(_mm256_slli_epi32(_mm256_cvtepu8_epi32(bytes8(p + 8 * i)), 23), _mm256_set1_epi32(0x00400000)));
+}
+
+/* The permutation looks at three bits, the magnitude; the fourth is the sign. */
+static inline V e2m1(__m256i v)
+{
+    const V table = _mm256_setr_ps(0, 0.5f, 1, 1.5f, 2, 3, 4, 6);
+    __m256i sign = _mm256_and_si256(_mm256_slli_epi32(v, 28), _mm256_set1_epi32((int)0x80000000));
+    return _mm256_xor_ps(_mm256_permutevar8x32_ps(table, v), _mm256_castsi256_ps(sign));
+}
+
+static inline void wide_f4(const uint8_t *p, V *lo, V *hi)
+{
+    for (int i = 0; i < 2; i++) {
+        __m256i v = _mm256_cvtepu8_epi32(bytes8(p + 8 * i));
+        lo[i] = e2m1(v);
+        hi[i] = e2m1(_mm256_srli_epi32(v, 4));
+    }
 }
 
 enum { MANY_NP = 1 };

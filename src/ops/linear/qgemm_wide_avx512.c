@@ -12,6 +12,7 @@ enum { VW = 16, NV = 1 };
 #define v_fma(a, b, c) _mm512_fmadd_ps((a), (b), (c))
 #define v_add(a, b) _mm512_add_ps((a), (b))
 #define v_mul(a, b) _mm512_mul_ps((a), (b))
+#define v_div(a, b) _mm512_div_ps((a), (b))
 #define GEMM_ONLY_F32 1
 #include "ops/linear/gemm_tile.h"
 
@@ -37,6 +38,22 @@ static inline void wide4(const uint8_t *p, V *lo, V *hi)
 static inline void wide_bf16(const uint16_t *p, V *out)
 {
     out[0] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_load_si256((const __m256i *)(const void *)p)), 16));
+}
+
+static inline void wide_f16(const uint16_t *p, V *out) { out[0] = _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)(const void *)p)); }
+
+static inline void wide_e8m0(const uint8_t *p, V *out)
+{
+    out[0] = _mm512_castsi512_ps(_mm512_max_epi32(_mm512_slli_epi32(_mm512_cvtepu8_epi32(bytes16(p)), 23), _mm512_set1_epi32(0x00400000)));
+}
+
+/* The permutation looks at four bits of a lane, so low nibbles need no masking. */
+static inline void wide_f4(const uint8_t *p, V *lo, V *hi)
+{
+    const V table = _mm512_setr_ps(0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6);
+    __m512i v = _mm512_cvtepu8_epi32(bytes16(p));
+    lo[0] = _mm512_permutexvar_ps(v, table);
+    hi[0] = _mm512_permutexvar_ps(_mm512_srli_epi32(v, 4), table);
 }
 
 enum { MANY_NP = 3 };

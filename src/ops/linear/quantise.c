@@ -9,19 +9,53 @@
  * by the scale stays finite. */
 static const float TINY = 0x1p-100f;
 
+static size_t lines(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+size_t qgemm_zeros_at(quant_scheme s, int64_t k)
+{
+    quant_info q = quant_describe(s);
+    return lines((size_t)(q.group ? qgemm_groups(s, k) : 1) * GEMM_PANEL * dtype_bytes(q.scale, 1));
+}
+
+size_t qgemm_global_at(quant_scheme s, int64_t k)
+{
+    return qgemm_zeros_at(s, k) + (quant_describe(s).zeros ? lines((size_t)qgemm_groups(s, k) * GEMM_PANEL) : 0);
+}
+
 size_t qgemm_scale_bytes(quant_scheme s, int64_t k)
 {
-    size_t bytes = quant_describe(s)->group ? (size_t)qgemm_groups(s, k) * GEMM_PANEL * sizeof(uint16_t) : GEMM_PANEL * sizeof(float);
-    return (bytes + 63) / 64 * 64;
+    return qgemm_global_at(s, k) + (quant_describe(s).scale == DT_F8E4M3 ? GEMM_PANEL * sizeof(float) : 0);
 }
 
 size_t qgemm_panel_bytes(quant_scheme s, int64_t k)
 {
-    size_t bytes = dtype_bytes(quant_describe(s)->type, (size_t)qgemm_padded_k(s, k) * GEMM_PANEL);
-    return qgemm_scale_bytes(s, k) + (bytes + 63) / 64 * 64;
+    return qgemm_scale_bytes(s, k) + lines(dtype_bytes(quant_describe(s).type, (size_t)qgemm_padded_k(s, k) * GEMM_PANEL));
 }
 
-size_t qgemm_packed_bytes(quant_scheme s, int64_t n, int64_t k) { return (size_t)gemm_n_panels(n) * qgemm_panel_bytes(s, k); }
+static bool is_static(quant_info q) { return q.act == QUANT_ACT_INT8_STATIC || q.act == QUANT_ACT_FP8_STATIC; }
+static size_t order_bytes(quant_info q, int64_t k) { return q.ordered ? lines((size_t)k * sizeof(int32_t)) : 0; }
+
+size_t qgemm_packed_bytes(quant_scheme s, int64_t n, int64_t k)
+{
+    quant_info q = quant_describe(s);
+    return (size_t)gemm_n_panels(n) * qgemm_panel_bytes(s, k) + order_bytes(q, k) + (is_static(q) ? 64 : 0);
+}
+
+static const char *after_panels(const qgemm_weight *w)
+{
+    return (const char *)w->base.data + (size_t)gemm_n_panels(w->base.n) * qgemm_panel_bytes(w->scheme, w->base.k);
+}
+
+const int32_t *qgemm_order(const qgemm_weight *w)
+{
+    return quant_describe(w->scheme).ordered ? (const int32_t *)(const void *)after_panels(w) : NULL;
+}
+
+float qgemm_input_scale(const qgemm_weight *w)
+{
+    quant_info q = quant_describe(w->scheme);
+    return is_static(q) ? *(const float *)(const void *)(after_panels(w) + order_bytes(q, w->base.k)) : 0;
+}
 
 /* ---- sixteen groups at a time: one of each of a panel's columns, so that loops over columns become vectors ---- */
 
@@ -104,11 +138,11 @@ static const range no_range;
 /* NaN for values that are not finite: what comes out then shows it. */
 static void scales_of(quant_scheme s, const range *r, float *scale)
 {
-    const quant_info *q = quant_describe(s);
+    const quant_info q = quant_describe(s);
     EACH_COLUMN {
         float top = r->high[c] >= -r->low[c] ? r->high[c] : r->low[c];
-        float f = q->type == DT_I4 ? top / -8 : fabsf(top) / (q->type == DT_I8 ? 127.0f : 448.0f);
-        f = q->group ? bf16_to_f32(f32_to_bf16(f)) : f;
+        float f = q.type == DT_I4 ? top / -8 : fabsf(top) / (q.type == DT_I8 ? 127.0f : 448.0f);
+        f = q.group ? bf16_to_f32(f32_to_bf16(f)) : f;
         scale[c] = r->probe[c] != 0 ? NAN : fabsf(top) < TINY ? 0 : f;
     }
 }
@@ -131,12 +165,12 @@ static void group_scales(quant_scheme s, chunk f, int64_t n, float *scale)
     range r = no_range;
     add_range(f, n, &r);
     scales_of(s, &r, scale);
-    if (quant_describe(s)->type == DT_I4) best_cuts(f, n, scale);
+    if (quant_describe(s).type == DT_I4) best_cuts(f, n, scale);
 }
 
 static void round_chunk(quant_scheme s, chunk f, int64_t n, const float *scale, int8_t q[CHUNK][GEMM_PANEL])
 {
-    dtype t = quant_describe(s)->type;
+    dtype t = quant_describe(s).type;
     if (t != DT_F8E4M3) {
         round_columns(f, n, scale, t == DT_I4 ? -8 : -127, t == DT_I4 ? 7 : 127, q);
         return;
@@ -178,9 +212,9 @@ WIDE_TWICE(store_lanes, (uint8_t *data, int64_t n, bool nibbles, int offset, int
 /* n k's of all columns into the layout. k0 is a multiple of what the layout keeps together. */
 static void store_chunk(quant_scheme s, uint8_t *data, int64_t k0, int64_t n, int8_t q[CHUNK][GEMM_PANEL])
 {
-    const quant_info *info = quant_describe(s);
+    const quant_info info = quant_describe(s);
     int offset = qgemm_offset(s);
-    bool quads = info->int8_activations, nibbles = info->type == DT_I4;
+    bool quads = info.int8_activations, nibbles = info.type == DT_I4;
     if (quads) {
         store_lanes(data + k0 / (nibbles ? 8 : 4) * 64, n, nibbles, offset, q);
         return;
@@ -242,7 +276,7 @@ void quantise_panel(quant_scheme s, void *packed, int64_t k, int64_t p, const vo
     char *panel = (char *)packed + (size_t)p * bytes;
     uint8_t *data = (uint8_t *)panel + qgemm_scale_bytes(s, k);
     int64_t padded = qgemm_padded_k(s, k);
-    int group = quant_describe(s)->group;
+    int group = quant_describe(s).group;
     chunk f;
     float scale[GEMM_PANEL];
     memset(panel, 0, bytes);
@@ -271,18 +305,22 @@ void quantise_panel(quant_scheme s, void *packed, int64_t k, int64_t p, const vo
 float quantise_value(const qgemm_weight *w, int64_t r, int64_t k)
 {
     quant_scheme s = w->scheme;
-    const quant_info *info = quant_describe(s);
+    const quant_info info = quant_describe(s);
     const char *panel = (const char *)w->base.data + (size_t)(r / GEMM_PANEL) * qgemm_panel_bytes(s, w->base.k);
     const uint8_t *data = (const uint8_t *)panel + qgemm_scale_bytes(s, w->base.k);
-    int64_t c = r % GEMM_PANEL;
-    float scale = info->group ? bf16_to_f32(((const uint16_t *)(const void *)panel)[k / info->group * GEMM_PANEL + c]) : ((const float *)(const void *)panel)[c];
-    bool quads = info->int8_activations;
-    if (info->type == DT_I4) {
+    int64_t c = r % GEMM_PANEL, at = (info.group ? k / info.group : 0) * GEMM_PANEL + c;
+    float scale, zero = 8;
+    dtype_to_f32(info.scale, panel + dtype_bytes(info.scale, (size_t)at), &scale, 1);
+    if (info.scale == DT_F8E4M3) scale /= ((const float *)(const void *)(panel + qgemm_global_at(s, w->base.k)))[c];
+    if (info.zeros) zero = (float)((const int8_t *)panel)[qgemm_zeros_at(s, w->base.k) + (size_t)at];
+    bool quads = info.int8_activations;
+    if (info.type == DT_I4) {
         uint8_t b = quads ? data[k / 8 * 64 + c * 4 + k % 4] : data[k / 2 * 16 + c];
         bool high = quads ? k % 8 >= 4 : k % 2;
-        return (float)((high ? b >> 4 : b & 15) - 8) * scale;
+        return ((float)(high ? b >> 4 : b & 15) - zero) * scale;
     }
+    if (info.type == DT_F4E2M1) return f4e2m1_to_f32((uint8_t)(data[k / 2 * 16 + c] >> (k % 2 ? 4 : 0))) * scale;
     if (quads) return (float)(data[k / 4 * 64 + c * 4 + k % 4] - 128) * scale;
     uint8_t b = data[k * 16 + c];
-    return (info->type == DT_I8 ? (float)(int8_t)b : f8e4m3_to_f32(b)) * scale;
+    return (info.type == DT_I8 ? (float)(int8_t)b : f8e4m3_to_f32(b)) * scale;
 }

@@ -19,16 +19,24 @@ static size_t int8_bytes(quant_scheme s, int64_t k)
 
 size_t rows_bytes_most(quant_scheme s, int64_t k)
 {
-    size_t wide = stride((size_t)k * sizeof(float)), narrow = quant_describe(s)->int8_activations ? int8_bytes(s, k) : 0;
+    size_t wide = stride((size_t)k * sizeof(float)), narrow = quant_describe(s).int8_activations ? int8_bytes(s, k) : 0;
     return wide > narrow ? wide : narrow;
+}
+
+bool rows_rounds(quant_scheme s)
+{
+    quant_info q = quant_describe(s);
+    return q.act || q.ordered;
 }
 
 rows_form rows_form_of(isa set, dtype type, const gemm_weight *w)
 {
-    rows_form f = { ROWS_F32, w->k, stride((size_t)w->k * sizeof(float)), QUANT_NONE };
+    rows_form f = { ROWS_F32, w->k, stride((size_t)w->k * sizeof(float)), QUANT_NONE, NULL };
     if (qgemm_is(w)) {
-        f.scheme = ((const qgemm_weight *)(const void *)w)->scheme;
-        if (!quant_describe(f.scheme)->int8_activations) return f;
+        f.w = (const qgemm_weight *)(const void *)w;
+        f.scheme = f.w->scheme;
+        if (rows_rounds(f.scheme)) f.kind = ROWS_PREPARED;
+        if (!quant_describe(f.scheme).int8_activations) return f;
         f.kind = ROWS_INT8;
         f.bytes = int8_bytes(f.scheme, w->k);
         return f;
@@ -49,10 +57,13 @@ static size_t scales_at(const rows_form *f) { return ((size_t)qgemm_padded_k(f->
 void rows_put(const rows_form *f, isa set, const float *x, void *row)
 {
     switch (f->kind) {
-    case ROWS_INT8:
-        qgemm_kernels_of(set)->round(x, f->k, qgemm_group(f->scheme, f->k), qgemm_offset(f->scheme), row,
-                                     (qgemm_scale *)(void *)((char *)row + scales_at(f)));
+    case ROWS_INT8: {
+        qgemm_scale *s = (qgemm_scale *)(void *)((char *)row + scales_at(f));
+        if (quant_describe(f->scheme).act == QUANT_ACT_INT8_STATIC) qgemm_round_static(x, f->k, qgemm_input_scale(f->w), qgemm_offset(f->scheme), row, s);
+        else qgemm_kernels_of(set)->round(x, f->k, qgemm_group(f->scheme, f->k), qgemm_offset(f->scheme), row, s);
         break;
+    }
+    case ROWS_PREPARED: qgemm_prepare(quant_describe(f->scheme).act, qgemm_input_scale(f->w), qgemm_order(f->w), x, f->k, row); break;
     case ROWS_BF16:
 #if defined(__x86_64__)
         gemm_round_avx512bf16(x, f->k, row);

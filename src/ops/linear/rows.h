@@ -6,10 +6,18 @@
 #include "ops/isa.h"
 #include "ops/linear/qgemm.h"
 
-/* A row of activations: as it is, rounded to bfloat16 for the dot product, or int8 with its scales behind it. `bytes` from row to
- * row, a multiple of 64. */
-typedef enum rows_kind { ROWS_F32, ROWS_BF16, ROWS_INT8 } rows_kind;
-typedef struct rows_form { rows_kind kind; int64_t k; size_t bytes; quant_scheme scheme; } rows_form;
+/* A row of activations: as it is, rounded to bfloat16 for the dot product, int8 with its scales behind it, or floats as qgemm_prepare makes
+ * them. `bytes` from row to row, a multiple of 64. */
+typedef enum rows_kind { ROWS_F32, ROWS_BF16, ROWS_INT8, ROWS_PREPARED } rows_kind;
+typedef struct rows_form {
+    rows_kind kind;
+    int64_t k;
+    size_t bytes;
+    quant_scheme scheme;
+    const qgemm_weight *w;      /* of quantised ones: has the order and the scale that rows_put needs, so it must be the row's own */
+} rows_form;
+/* Does rows_put do more to a row than to copy it, for a weight with this scheme? */
+bool rows_rounds(quant_scheme s);
 
 /* type: what the graph says of the weight (cpu_tensor.type). */
 rows_form rows_form_of(isa set, dtype type, const gemm_weight *w);

@@ -73,7 +73,7 @@ TEST(refusals)
         { "--dtype int7", "invalid choice: 'int7' (choose from 'auto', 'half'", ST_INVALID },
         { "--load-format tensorizer", "--load-format tensorizer is not supported yet", ST_UNSUPPORTED },
         { "--pipeline-parallel-size 2", "--pipeline-parallel-size 2 is not supported yet", ST_UNSUPPORTED },
-        { "-q awq", "--quantization awq is not supported yet", ST_UNSUPPORTED },
+        { "-q quark", "--quantization quark is not supported yet", ST_UNSUPPORTED },
         { "--enable-lora", "--enable-lora is not supported yet", ST_UNSUPPORTED },
         { "--speculative-config {\"method\":\"ngram\"}", "--speculative-config is not supported yet", ST_UNSUPPORTED },
         { "--speculative-config.method ngram", "--speculative-config is not supported yet", ST_UNSUPPORTED },

@@ -122,6 +122,7 @@ static status open_odd(rig *r, const char *arch, quant_scheme s, int threads, co
     r->limits = (device_limits){ 400, RIG_MAX_SEQS, 400, RIG_MAX_LEN, block, DT_F32 };
     big_source big = { { .get = get_big, .release = release_big, .has = r->w->has }, r->w };
     TRY_OUT(device_load(r->dev, model_graph(r->m), &big.base, &r->limits, NULL, NULL, &r->dm));
+    device_kv_layout(r->dm, &r->kv);
     r->n_blocks = RIG_MAX_SEQS * RIG_MAX_LEN / block + RIG_MAX_SEQS;
     TRY_OUT(device_kv_resize(r->dm, r->n_blocks));
 out:
@@ -283,7 +284,7 @@ TEST(perplexity_of_stories)
         if (s == QUANT_NONE) plain = p;
         printf("  %-28s perplexity %.4f (%+.2f%%)\n", quant_name((quant_scheme)s), p, 100 * (p / plain - 1));
         /* a model of 260,000 parameters has little to spare for int4 */
-        double most = quant_describe((quant_scheme)s)->type == DT_I4 ? 0.16 : s == QUANT_FP8 ? 0.02 : 0.003;
+        double most = quant_describe((quant_scheme)s).type == DT_I4 ? 0.16 : s == QUANT_FP8 ? 0.02 : 0.003;
         if (!(fabs(p / plain - 1) <= most)) FAIL("perplexity changes by more than %g%%", 100 * most);
         rig_close(&r);
     }

@@ -168,7 +168,7 @@ TEST(refusals_name_the_field)
         { "\"rope_theta\": 0", "rope_theta", ST_INVALID },
         { "\"rope_scaling\": {\"type\": \"mrope\", \"mrope_section\": [2, 3, 4]}", "mrope_section must be three numbers that add up to 8", ST_INVALID },
         { "\"rope_scaling\": {\"type\": \"mrope\", \"mrope_section\": [-2, 3, 7]}", "mrope_section", ST_INVALID },
-        { "\"quantization_config\": {\"quant_method\": \"awq\"}", "quant_method 'awq'", ST_UNSUPPORTED },
+        { "\"quantization_config\": {\"quant_method\": \"aqlm\"}", "quant_method 'aqlm'; supported: awq, gptq", ST_UNSUPPORTED },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char fields[1024];

@@ -48,7 +48,7 @@ static void open_problem(problem *p, quant_scheme scheme, int64_t n, int64_t k, 
         for (int c = 0; c < GEMM_PANEL; c++) rows[c] = q * GEMM_PANEL + c < n ? p->w + (q * GEMM_PANEL + c) * k : NULL;
         quantise_panel(scheme, p->packed, k, q, rows, DT_F32);
     }
-    p->weight = (qgemm_weight){ { quant_describe(scheme)->type, n, k, p->packed }, scheme };
+    p->weight = (qgemm_weight){ { quant_describe(scheme).type, n, k, p->packed }, scheme };
 }
 
 static void close_problem(problem *p)
@@ -62,13 +62,13 @@ static void close_problem(problem *p)
 /* The scale and integers (or e4m3 values) of n weights. */
 static double documented_weights(quant_scheme s, const float *w, int64_t n, double *q)
 {
-    const quant_info *info = quant_describe(s);
+    const quant_info info = quant_describe(s);
     float amax = 0, top = 0, scale;
     for (int64_t i = 0; i < n; i++)
         if (fabsf(w[i]) > amax || (fabsf(w[i]) == amax && w[i] > 0)) amax = fabsf(w[i]), top = w[i];
-    scale = info->type == DT_I4 ? top / -8 : info->type == DT_I8 ? amax / 127 : amax / 448;
-    if (info->group) scale = bf16_to_f32(f32_to_bf16(scale));
-    if (info->type == DT_I4 && amax > 0) {
+    scale = info.type == DT_I4 ? top / -8 : info.type == DT_I8 ? amax / 127 : amax / 448;
+    if (info.group) scale = bf16_to_f32(f32_to_bf16(scale));
+    if (info.type == DT_I4 && amax > 0) {
         float whole = scale, least = INFINITY;
         for (int cut = 0; cut < 12; cut++) {
             float s_cut = bf16_to_f32(f32_to_bf16(whole * (1 - (float)cut / 32))), sum = 0;
@@ -81,8 +81,8 @@ static double documented_weights(quant_scheme s, const float *w, int64_t n, doub
     }
     for (int64_t i = 0; i < n; i++) {
         float v = amax > 0 ? w[i] / scale : 0;
-        if (info->type == DT_I8) q[i] = rint(fmin(fmax((double)v, -127), 127));
-        else if (info->type == DT_I4) q[i] = rint(fmin(fmax((double)v, -8), 7));
+        if (info.type == DT_I8) q[i] = rint(fmin(fmax((double)v, -127), 127));
+        else if (info.type == DT_I4) q[i] = rint(fmin(fmax((double)v, -8), 7));
         else {  /* the nearest of all e4m3 values, of two the one with the even code */
             int best = 0;
             for (int code = 0; code < 127; code++) {
@@ -99,7 +99,7 @@ static double documented_activations(const float *x, int64_t n, double *q)
 {
     float amax = 0;
     for (int64_t i = 0; i < n; i++) amax = fmaxf(amax, fabsf(x[i]));
-    for (int64_t i = 0; i < n; i++) q[i] = amax > 0 ? rint((double)(x[i] * (127.0f / amax))) : 0;
+    for (int64_t i = 0; i < n; i++) q[i] = amax > 0 ? rint((double)(x[i] / (amax / 127.0f))) : 0;
     return amax > 0 ? (double)(amax / 127.0f) : 0;
 }
 
@@ -107,7 +107,7 @@ static double documented_activations(const float *x, int64_t n, double *q)
 static void check_documented(const problem *p)
 {
     double *qw = array((size_t)p->k, 8), *qx = array((size_t)p->k, 8), worst = 0;
-    bool rounds = quant_describe(p->scheme)->int8_activations;
+    bool rounds = quant_describe(p->scheme).int8_activations;
     for (int64_t r = 0; r < p->n; r++) {
         double sw[256];
         for (int64_t g = 0; g < p->groups; g++) {
@@ -175,7 +175,7 @@ static void run_kernel(problem *p, const char *name, qgemm_round_fn *round, qgem
 static void run_all(problem *p)
 {
     bool have = false;
-    if (quant_describe(p->scheme)->int8_activations) {
+    if (quant_describe(p->scheme).int8_activations) {
 #define RUN(v) if (qgemm_##v.available()) run_kernel(p, #v, qgemm_##v.round, qgemm_##v.run, &have);
         QGEMM_VARIANTS(RUN)
 #undef RUN
@@ -205,7 +205,7 @@ TEST(strides_and_absent_inputs)
     for (int s = QUANT_NONE + 1; s < QUANT_COUNT; s++) {
         problem p;
         open_problem(&p, (quant_scheme)s, 20, 70, 9);
-        bool have = false, rounds = quant_describe(p.scheme)->int8_activations;
+        bool have = false, rounds = quant_describe(p.scheme).int8_activations;
         memset(p.bias, 0, (size_t)p.n * 4), memset(p.residual, 0, (size_t)(p.m * p.n) * 4);
         run_kernel(&p, "portable", rounds ? qgemm_portable.round : NULL, rounds ? qgemm_portable.run : qgemm_wide_portable, &have);
         float y[9][64];
