@@ -157,6 +157,7 @@ status instance_plan(instance *s, const jv *config, device_limits *limits)
     s->kv_dt = kv_dtype_of(flags_str(f, "kv-cache-dtype"), s->dt);
     int64_t len = instance_i64(f, "max-model-len", 0);
     model_options mo = { .weight_dtype = s->dt, .max_model_len = len > 0 ? (int)len : 0 };
+    mo.keep_activations = !flags_bool(f, "quantized-activations", true);
     TRY(quantization_flag(config, flags_str(f, "quantization"), &mo.quant));
     TRY(instance_media_levels(s, config, &mo.media));
     TRY(model_new(config, &mo, &s->m));

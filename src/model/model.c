@@ -111,6 +111,7 @@ status model_new(const jv *config, const model_options *o, model **out)
     model *m = mem_calloc(1, sizeof *m);
     if (!m) return err_nomem();
     status st = quantization_parse(config, &m->stored);
+    if (st == ST_OK && o->keep_activations) quantization_keep_activations(m->stored);
     if (st == ST_OK) st = config_parse(config, &f->defaults, &m->config);
     if (st == ST_OK) st = build(m, f, o);
     if (st == ST_OK) st = fill_info(m, o);

@@ -16,6 +16,7 @@ typedef struct model_options {
     dtype weight_dtype;        /* DT_F32, DT_BF16, DT_F16: what --dtype resolved to */
     int max_model_len;         /* 0 = from the configuration */
     int media;                 /* rows of encoders take the places of placeholder tokens: 0 = no, else 1 + deepstack levels */
+    bool keep_activations;     /* of quantised checkpoints that want them rounded: weights alone are quantised */
     quant_scheme quant;        /* what linear weights, the head's included, become while they load; QUANT_NONE = they stay */
 } model_options;
 

@@ -440,6 +440,15 @@ void quantization_free(quantization *q)
     mem_free(q);
 }
 
+void quantization_keep_activations(quantization *q)
+{
+    for (int i = 0; q && i < q->n_rules; i++) {
+        quant_info info = quant_describe(q->rules[i].module.scheme);
+        info.act = QUANT_ACT_NONE;
+        q->rules[i].module.scheme = quant_stored(info);
+    }
+}
+
 const char *quantization_method(const quantization *q) { return q ? q->method : NULL; }
 bool quantization_kv_scales(const quantization *q) { return q && q->kv_scales; }
 

@@ -11,6 +11,8 @@ typedef struct quantization quantization;
  * ST_UNSUPPORTED and the message names it. */
 status quantization_parse(const jv *config, quantization **out) FALLIBLE;
 void quantization_free(quantization *q);
+/* From now on no module rounds its activations, whatever the configuration says. q may be NULL. */
+void quantization_keep_activations(quantization *q);
 /* "awq", "compressed-tensors", ... as the configuration says. */
 const char *quantization_method(const quantization *q);
 /* How a module ("model.layers.0.self_attn.q_proj", "lm_head"; experts have a number, a * for it, or "[*]" behind it; a ".weight" is left out) is stored. format NONE: as it is. q may be
