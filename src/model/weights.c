@@ -127,11 +127,59 @@ static bool find_quantised(const source *s, const char *name, quant_module *out)
     return out->format != QUANT_FORMAT_NONE;
 }
 
+/* Is `name` the part's, of any expert? */
+static bool names_part(const char *part, const char *name)
+{
+    const char *star = strchr(part, '*');
+    if (!star) return strcmp(part, name) == 0;
+    size_t head = (size_t)(star - part), digits;
+    if (strncmp(part, name, head) != 0) return false;
+    digits = strspn(name + head, "0123456789");
+    return digits > 0 && strcmp(star + 1, name + head + digits) == 0;
+}
+
+/* The part of the graph's weights with this name tells the shape. */
+static const node *find_part(const graph *g, const char *name, int64_t *rows)
+{
+    for (int id = 1; id <= graph_n_nodes(g); id++) {
+        const node *n = graph_at(g, id);
+        for (int64_t i = 0; n->op == OP_WEIGHT && i < n->a.weight.n_parts; i++)
+            if (names_part(n->a.weight.parts[i].name, name)) {
+                *rows = n->a.weight.parts[i].total;
+                return n;
+            }
+    }
+    return NULL;
+}
+
+/* What reads a weight otherwise than linears and experts do (kv_b_proj, whose heads are used one by one) gets it as floats. */
+static status widen(const source *s, const char *name, weight_data *w)
+{
+    int64_t rows;
+    const node *n = find_part(s->g, name, &rows);
+    if (!n || quant_is_stored((quant_scheme)n->a.weight.scheme)) return ST_OK;
+    float *f = mem_array((size_t)w->shape[0], (size_t)w->shape[1] * sizeof *f);
+    if (!f) {
+        mem_free(w->owned);
+        return err_nomem();
+    }
+    for (int64_t r = 0; r < w->shape[0]; r++) weight_row(w, r, f + r * w->shape[1]);
+    mem_free(w->owned);
+    *w = (weight_data){ .type = DT_F32, .rank = 2, .shape = { w->shape[0], w->shape[1] }, .values = f, .owned = f };
+    return ST_OK;
+}
+
 static status get_stored(const weight_source *s, const char *name, weight_data *out)
 {
     const source *src = (const source *)(const void *)s;
     quant_module q;
-    if (find_quantised(src, name, &q)) return quant_load(&q, &(quant_files){ find_in, src->set }, name, out);
+    if (find_quantised(src, name, &q)) {
+        weight_data w;
+        TRY(quant_load(&q, &(quant_files){ find_in, src->set }, name, &w));
+        TRY(widen(src, name, &w));
+        *out = w;
+        return ST_OK;
+    }
     stored at;
     TRY(locate(src->set, name, &at));
     weight_data d = { .type = at.t.type, .rank = at.t.rank, .values = at.t.data };
@@ -197,31 +245,6 @@ static status identity_dummy(const weight_source *s, buf *out)
     return buf_status(out);
 }
 
-/* Is `name` the part's, of any expert? */
-static bool names_part(const char *part, const char *name)
-{
-    const char *star = strchr(part, '*');
-    if (!star) return strcmp(part, name) == 0;
-    size_t head = (size_t)(star - part), digits;
-    if (strncmp(part, name, head) != 0) return false;
-    digits = strspn(name + head, "0123456789");
-    return digits > 0 && strcmp(star + 1, name + head + digits) == 0;
-}
-
-/* The part of the graph's weights with this name tells the shape. */
-static const node *find_part(const graph *g, const char *name, int64_t *rows)
-{
-    for (int id = 1; id <= graph_n_nodes(g); id++) {
-        const node *n = graph_at(g, id);
-        for (int64_t i = 0; n->op == OP_WEIGHT && i < n->a.weight.n_parts; i++)
-            if (names_part(n->a.weight.parts[i].name, name)) {
-                *rows = n->a.weight.parts[i].total;
-                return n;
-            }
-    }
-    return NULL;
-}
-
 static status get_dummy(const weight_source *s, const char *name, weight_data *out)
 {
     const source *src = (const source *)(const void *)s;
@@ -265,7 +288,8 @@ static status check_part(const source *s, const node *n, const weight_part *p, i
     bool quantised = quant_is_stored((quant_scheme)n->a.weight.scheme);
     if (quantised && st == ST_OK && is_float(t->type))
         return err_set(ST_INVALID, "tensor %s is %s, but config.json's quantization_config says that it is quantised", name, dtype_name(t->type));
-    if (quantised && has_stored(&s->base, name)) return ST_OK;
+    quant_module q;
+    if (find_quantised(s, name, &q) && has_stored(&s->base, name)) return ST_OK;
     if (st == ST_NOT_FOUND || quantised) {
         if ((*n_missing)++ < 5) buf_printf(missing, "%s%s", missing->len ? ", " : "", name);
         return ST_OK;

@@ -141,9 +141,13 @@ STORED(qwen3_fp8_block)
 STORED(qwen3_nvfp4_w4a16)
 WEIGHTS(qwen3_moe_fp8_block)
 WEIGHTS(qwen3_moe_fp8_block_aligned)
+WEIGHTS(deepseek_v3_fp8)
+WEIGHTS(deepseek_v3_fp8_aligned)
+WEIGHTS(deepseek_v31_fp8_ue8m0)
 WEIGHTS(llama_fp8_block)
 WEIGHTS(llama_ct_int8_w8a8)
 WEIGHTS(llama_ct_fp8_static)
 STORED(gpt_oss_mxfp4)
+STORED(kimi_k2_int4)
 
 TEST_MAIN
