@@ -468,7 +468,7 @@ void quantization_module(const quantization *q, const char *name, quant_module *
     *out = (quant_module){ 0 };
     if (!q) return;
     size_t n = strcspn(name, "[");
-    if (n > 7 && n == strlen(name) && strcmp(name + n - 7, ".weight") == 0) n -= 7;
+    if (n > 7 && strncmp(name + n - 7, ".weight", 7) == 0) n -= 7;
     snprintf(module, sizeof module, "%.*s", (int)n, name);
     char *any = strchr(module, '*');
     if (any) *any = '0';        /* lists that name experts name them all */

@@ -127,46 +127,27 @@ static bool find_quantised(const source *s, const char *name, quant_module *out)
     return out->format != QUANT_FORMAT_NONE;
 }
 
-/* Is `name` the part's, of any expert? */
-static bool names_part(const char *part, const char *name)
+/* Rows of a run of a quantised matrix's rows (kv_b_proj's of one head), as floats: those who read it so know no quantised ones. */
+static status get_run(const source *src, const quant_module *q, const slice_name *s, weight_data *out)
 {
-    const char *star = strchr(part, '*');
-    if (!star) return strcmp(part, name) == 0;
-    size_t head = (size_t)(star - part), digits;
-    if (strncmp(part, name, head) != 0) return false;
-    digits = strspn(name + head, "0123456789");
-    return digits > 0 && strcmp(star + 1, name + head + digits) == 0;
-}
-
-/* The part of the graph's weights with this name tells the shape. */
-static const node *find_part(const graph *g, const char *name, int64_t *rows)
-{
-    for (int id = 1; id <= graph_n_nodes(g); id++) {
-        const node *n = graph_at(g, id);
-        for (int64_t i = 0; n->op == OP_WEIGHT && i < n->a.weight.n_parts; i++)
-            if (names_part(n->a.weight.parts[i].name, name)) {
-                *rows = n->a.weight.parts[i].total;
-                return n;
-            }
+    weight_data all, w;
+    stored run;
+    TRY(quant_load(q, &(quant_files){ find_in, src->set }, s->base, &all));
+    st_tensor t = { .name = s->base, .type = DT_F32, .rank = 2, .shape = { all.shape[0], all.shape[1] } };
+    status st = run_of_rows(&t, s, &run);
+    int64_t rows = run.t.shape[0], cols = all.shape[1];
+    float *f = st == ST_OK ? mem_array((size_t)rows * 2, (size_t)cols * sizeof *f) : NULL;
+    if (st == ST_OK && !f) st = err_nomem();
+    w = (weight_data){ .type = DT_F32, .rank = 2, .shape = { rows, cols }, .values = f, .owned = f };
+    for (int64_t r = 0; st == ST_OK && r < rows; r++) weight_row(&all, s->index * (all.shape[0] / s->of) + s->from + r, f + r * cols);
+    if (st == ST_OK && s->transposed) {
+        transpose((const char *)f, (char *)(f + rows * cols), sizeof *f, rows, cols);
+        w.values = f + rows * cols;
+        w.shape[0] = cols, w.shape[1] = rows;
     }
-    return NULL;
-}
-
-/* What reads a weight otherwise than linears and experts do (kv_b_proj, whose heads are used one by one) gets it as floats. */
-static status widen(const source *s, const char *name, weight_data *w)
-{
-    int64_t rows;
-    const node *n = find_part(s->g, name, &rows);
-    if (!n || quant_is_stored((quant_scheme)n->a.weight.scheme)) return ST_OK;
-    float *f = mem_array((size_t)w->shape[0], (size_t)w->shape[1] * sizeof *f);
-    if (!f) {
-        mem_free(w->owned);
-        return err_nomem();
-    }
-    for (int64_t r = 0; r < w->shape[0]; r++) weight_row(w, r, f + r * w->shape[1]);
-    mem_free(w->owned);
-    *w = (weight_data){ .type = DT_F32, .rank = 2, .shape = { w->shape[0], w->shape[1] }, .values = f, .owned = f };
-    return ST_OK;
+    if (st == ST_OK) *out = w;
+    mem_free(all.owned);
+    return st;
 }
 
 static status get_stored(const weight_source *s, const char *name, weight_data *out)
@@ -174,11 +155,9 @@ static status get_stored(const weight_source *s, const char *name, weight_data *
     const source *src = (const source *)(const void *)s;
     quant_module q;
     if (find_quantised(src, name, &q)) {
-        weight_data w;
-        TRY(quant_load(&q, &(quant_files){ find_in, src->set }, name, &w));
-        TRY(widen(src, name, &w));
-        *out = w;
-        return ST_OK;
+        slice_name run;
+        if (parse_slice(name, &run) && run.of > 0) return get_run(src, &q, &run, out);
+        return quant_load(&q, &(quant_files){ find_in, src->set }, name, out);
     }
     stored at;
     TRY(locate(src->set, name, &at));
@@ -233,8 +212,9 @@ static bool has_stored(const weight_source *s, const char *name)
     quant_module q;
     const source *src = (const source *)(const void *)s;
     const st_set *set = src->set;
-    if (find_quantised(src, name, &q)) return quant_has(&q, &(quant_files){ find_in, set }, name);
-    return find(set, name) || (parse_slice(name, &slice) && find(set, slice.base));
+    bool sliced = parse_slice(name, &slice);
+    if (find_quantised(src, name, &q)) return quant_has(&q, &(quant_files){ find_in, set }, sliced && slice.of > 0 ? slice.base : name);
+    return find(set, name) || (sliced && find(set, slice.base));
 }
 
 static status identity_stored(const weight_source *s, buf *out) { return st_identity(((const source *)(const void *)s)->set, out); }
@@ -243,6 +223,31 @@ static status identity_dummy(const weight_source *s, buf *out)
 {
     buf_printf(out, "dummy %llu", (unsigned long long)((const source *)(const void *)s)->seed);
     return buf_status(out);
+}
+
+/* Is `name` the part's, of any expert? */
+static bool names_part(const char *part, const char *name)
+{
+    const char *star = strchr(part, '*');
+    if (!star) return strcmp(part, name) == 0;
+    size_t head = (size_t)(star - part), digits;
+    if (strncmp(part, name, head) != 0) return false;
+    digits = strspn(name + head, "0123456789");
+    return digits > 0 && strcmp(star + 1, name + head + digits) == 0;
+}
+
+/* The part of the graph's weights with this name tells the shape. */
+static const node *find_part(const graph *g, const char *name, int64_t *rows)
+{
+    for (int id = 1; id <= graph_n_nodes(g); id++) {
+        const node *n = graph_at(g, id);
+        for (int64_t i = 0; n->op == OP_WEIGHT && i < n->a.weight.n_parts; i++)
+            if (names_part(n->a.weight.parts[i].name, name)) {
+                *rows = n->a.weight.parts[i].total;
+                return n;
+            }
+    }
+    return NULL;
 }
 
 static status get_dummy(const weight_source *s, const char *name, weight_data *out)
