@@ -119,7 +119,7 @@ static void ref(const ref_call *c)
 {
     const ref_cache *cache = &c->caches[c->n->a.paged_attention.cache];
     ref_write(c, K, cache->k);
-    if (op_has_in(c->n, VAL)) ref_write(c, VAL, cache->v);
+    if (!c->n->a.paged_attention.latent) ref_write(c, VAL, cache->v);
     for (int s = 0; s < c->b->n_seqs; s++)
         for (int64_t t = c->b->cu_q_lens[s]; t < c->b->cu_q_lens[s + 1]; t++)
             for (int64_t h = 0; h < c->in[Q].dim[1]; h++)

@@ -51,11 +51,12 @@ static hlo_kv latent_kv(dtype type, int64_t dim)
     return (hlo_kv){ .type = type, .heads = 1, .dim = dim, .rows = 1, .lanes = lanes, .head_lanes = lanes, .latent = true };
 }
 
-hlo_kv hlo_kv_for(const graph *g, const node *attention, dtype type)
+static hlo_kv kv_of(const node *attention, dtype type, const int64_t k[3])
 {
-    const shape *k = &graph_node(g, attention->in[K])->s;
-    return attention->a.paged_attention.latent ? latent_kv(type, k->dim[2]) : hlo_kv_of(type, k->dim[1], k->dim[2]);
+    return attention->a.paged_attention.latent ? latent_kv(type, k[2]) : hlo_kv_of(type, k[1], k[2]);
 }
+
+hlo_kv hlo_kv_for(const graph *g, const node *attention, dtype type) { return kv_of(attention, type, graph_node(g, attention->in[K])->s.dim); }
 
 /* The type of both products' operands: the one that loses nothing of activations and cache. */
 static dtype product_type(dtype act, dtype kv)
@@ -314,7 +315,7 @@ static hlo_val attend_tiles(hlo_call *c, const hlo_kv *kv)
     const hlo_step *s = c->step;
     hlo_comment(h, "attention of longer runs: %lld queries of one sequence at a time", (long long)s->q_tile);
     hlo_val zero = hlo_float(h, s->act, 0), q = hlo_pad(h, c->in[Q], 0, 0, s->q_tile, zero), carried;
-    hlo_val out = hlo_full(h, zero, 3, (int64_t[]){ q.dim[0], q.dim[1], c->n->s.dim[2] });
+    hlo_val out = hlo_full(h, zero, 3, (int64_t[]){ q.dim[0], q.dim[1], c->n->a.paged_attention.latent ? c->n->a.paged_attention.latent : q.dim[2] });
     hlo_val i = hlo_for(h, hlo_int(h, DT_I32, 0), s->tiles, &out, 1, &carried), token = hlo_row(h, s->tile_token, i);
     hlo_val next = hlo_dynamic_update(h, carried, attend_tile(c, kv, q, i, token), (hlo_val[]){ token, { 0 }, { 0 } });
     hlo_end_for(h, &next, &out);
@@ -325,7 +326,7 @@ hlo_val paged_attention_hlo(hlo_call *c)
 {
     hlo *h = c->h;
     const hlo_step *s = c->step;
-    hlo_kv kv = hlo_kv_for(c->g, c->n, c->cache.type);
+    hlo_kv kv = kv_of(c->n, c->cache.type, c->in[K].dim);
     write_cache(c, &kv);
     if (s->decode) return attend_single(c, &kv, c->in[Q]);
     hlo_val tiles = attend_tiles(c, &kv), single = attend_single(c, &kv, hlo_take(h, c->in[Q], s->seq_token));

@@ -76,7 +76,7 @@ TEST(what_is_wrong_with_the_arguments_is_said)
     CHECK_FAILS(RUN(LLAMA, "--target", "v6e:2x2", "-tp", "0"), COMMAND_USAGE, "argument --tensor-parallel-size: must be at least 1");
     CHECK_FAILS(RUN(LLAMA, "--target", "v6e:2x2", "-dp", "0"), COMMAND_USAGE, "argument --data-parallel-size: must be at least 1");
     CHECK_FAILS(RUN("/nowhere/config.json", "--target", "v6e:2x2"), 1, "/nowhere/config.json");
-    CHECK_FAILS(RUN(write_file("strange.json", "{\"architectures\":[\"StrangeForCausalLM\"]}"), "--target", "v6e:2x2"), 1, "'StrangeForCausalLM' is not supported; supported: Llama");
+    CHECK_FAILS(RUN(write_file("strange.json", "{\"architectures\":[\"StrangeForCausalLM\"]}"), "--target", "v6e:2x2"), 1, "'StrangeForCausalLM' is not supported; supported: Deepseek");
     CHECK_FAILS(RUN(write_file("list.json", "[1]"), "--target", "v6e:2x2"), 1, "must hold a JSON object");
     CHECK_FAILS(RUN(LLAMA, "--target", "v6e:2x2", "--nonsense"), COMMAND_USAGE, "--nonsense");
 }

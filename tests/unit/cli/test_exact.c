@@ -49,6 +49,7 @@ static status open_rig(rig *r, const char *arch, int head_dim, const char *windo
     r->vocab = VOCAB;
     big_source big = { { get_big, release_big, r->w->has, NULL, NULL }, r->w };
     TRY_OUT(device_load(r->dev, model_graph(r->m), &big.base, &r->limits, NULL, NULL, &r->dm));
+    device_kv_layout(r->dm, &r->kv);
     r->n_blocks = (RIG_MAX_SEQS * RIG_MAX_LEN) / o.block_size + RIG_MAX_SEQS;
     TRY_OUT(device_kv_resize(r->dm, r->n_blocks));
 out:
