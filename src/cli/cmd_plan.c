@@ -19,13 +19,14 @@ static const flag_def own[] = {
 
 /* ---- figures ---- */
 
-/* The weights of the same model, kept as they are stored or in another scheme. */
-static status count_format(const compile_plan *p, const char *name, dtype type, quant_scheme scheme, bool stored, plan_report *r)
+/* The weights of the model that this config.json describes, in a scheme. */
+static status count_format(const compile_plan *p, const jv *config, const char *name, quant_scheme scheme, bool stored, plan_report *r)
 {
+    const dtype type = p->model.dt;
     const model_options o = { .weight_dtype = type, .quant = scheme };
     model_params params;
     model *m;
-    TRY(model_new(p->config, &o, &m));
+    TRY(model_new(config, &o, &m));
     model_count_params(model_graph(m), &params);
     model_free(m);
     params.bytes += (double)r->encoder_params * (double)dtype_bits(type) / 8;
@@ -33,12 +34,19 @@ static status count_format(const compile_plan *p, const char *name, dtype type, 
     return ST_OK;
 }
 
+/* A quantised checkpoint's own format, then those of the same model without its quantisation. */
 static status count_formats(const compile_plan *p, plan_report *r)
 {
-    TRY(count_format(p, dtype_name(p->model.dt), p->model.dt, QUANT_NONE, true, r));
-    TRY(count_format(p, "fp8", p->model.dt, QUANT_FP8, false, r));
-    TRY(count_format(p, "int8", p->model.dt, QUANT_INT8, false, r));
-    return count_format(p, "int4, groups of 128", p->model.dt, QUANT_INT4_G128, false, r);
+    static const struct { const char *name; quant_scheme scheme; } made[] = { { "fp8", QUANT_FP8 }, { "int8", QUANT_INT8 }, { "int4, groups of 128", QUANT_INT4_G128 } };
+    const char *method = jv_get_str(jv_get(p->config, "quantization_config"), "quant_method", NULL);
+    jv *plain = jv_copy(p->config);
+    status st = plain ? ST_OK : err_nomem();
+    if (st == ST_OK) jv_del(plain, "quantization_config");
+    if (st == ST_OK && method) st = count_format(p, p->config, method, QUANT_NONE, true, r);
+    if (st == ST_OK) st = count_format(p, plain, dtype_name(p->model.dt), QUANT_NONE, !method, r);
+    for (size_t i = 0; i < sizeof made / sizeof *made && st == ST_OK; i++) st = count_format(p, plain, made[i].name, made[i].scheme, false, r);
+    jv_free(plain);
+    return st;
 }
 
 static status fit(const flags *f, compile_plan *p, plan_report *r)

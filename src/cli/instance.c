@@ -39,12 +39,13 @@ static dtype kv_dtype_of(const char *name, dtype automatic)
     return dtype_of(name, automatic);
 }
 
-/* The type in config.json: "torch_dtype", or "dtype" as newer files call it. */
+/* The type in config.json: "torch_dtype", or "dtype" as newer files call it. gpt-oss' says neither; beside MXFP4 it is bfloat16. */
 static dtype checkpoint_dtype(const jv *config)
 {
     const char *name = jv_get_str(config, "torch_dtype", NULL);
     if (!name) name = jv_get_str(config, "dtype", NULL);
-    if (!name) name = jv_get_str(jv_get(config, "text_config"), "torch_dtype", "float32");
+    if (!name) name = jv_get_str(jv_get(config, "text_config"), "torch_dtype", NULL);
+    if (!name) name = strcmp(jv_get_str(jv_get(config, "quantization_config"), "quant_method", ""), "mxfp4") == 0 ? "bfloat16" : "float32";
     return dtype_of(name, DT_F32);
 }
 

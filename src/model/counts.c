@@ -18,10 +18,22 @@ static bool seen_before(const graph *g, int id)
     return false;
 }
 
+/* A stored scheme as its checkpoint has it: a byte for the scales of 4-bit floats, square blocks of fp8 with one float, else 16 bits
+ * for a group's scale. */
+static double stored_bits(quant_info q, double k)
+{
+    double bits = (double)dtype_bits(q.type);
+    if (!q.group) return bits + 32 / k;
+    if (q.type == DT_F4E2M1) return bits + 8.0 / q.group;
+    if (q.type == DT_F8E4M3) return bits + 32.0 / q.group / q.group;
+    return bits + (16.0 + (q.zeros ? bits : 0)) / q.group;
+}
+
 static double bits_of(const node *w)
 {
     quant_scheme s = (quant_scheme)w->a.weight.scheme;
-    return s ? quant_bits(s, (double)w->s.dim[w->s.rank - 1]) : (double)dtype_bits(w->s.type);
+    double k = (double)w->s.dim[w->s.rank - 1];
+    return !s ? (double)dtype_bits(w->s.type) : quant_is_stored(s) ? stored_bits(quant_describe(s), k) : quant_bits(s, k);
 }
 
 /* The share of a weight that a token meets: of experts' tensors those of the experts that it goes to. */
@@ -34,6 +46,16 @@ static double active_share(const graph *g, int id)
             if (n->in[k].id == id) return (double)n->a.experts.top_k / (double)weight_experts(w);
     }
     return 1;
+}
+
+/* What corrects a router's choice is a buffer to those who count parameters. */
+static bool is_correction(const graph *g, int id)
+{
+    for (int i = id + 1; i <= graph_n_nodes(g); i++) {
+        const node *n = graph_at(g, i);
+        if (n->op == OP_ROUTE && n->n_in > 1 && n->in[1].id == id) return true;
+    }
+    return false;
 }
 
 static bool is_embedding(const graph *g, int id)
@@ -51,7 +73,7 @@ void model_count_params(const graph *g, model_params *out)
         if (w->op != OP_WEIGHT) continue;
         int64_t n = w->s.dim[0] * shape_cols(&w->s);
         out->bytes += (double)n * bits_of(w) / 8;
-        if (seen_before(g, id)) continue;
+        if (seen_before(g, id) || is_correction(g, id)) continue;
         out->total += n;
         out->active += (int64_t)((double)n * active_share(g, id) + 0.5);
         if (w->a.weight.scheme) out->quantised += n;

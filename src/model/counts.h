@@ -12,7 +12,7 @@ typedef struct model_params {
     int64_t active;         /* of a token: experts by the share that is routed to; the embedding table and the head included */
     int64_t embedding;      /* the table: read a row at a time */
     int64_t quantised;      /* those that have a scheme */
-    double bytes;           /* as the graph keeps them, scales and zero points included */
+    double bytes;           /* in their schemes, of quantised checkpoints as stored; scales and zero points included */
 } model_params;
 void model_count_params(const graph *g, model_params *out);
 /* Those of the encoders of images and sounds that config.json describes, kept as `type`. */
