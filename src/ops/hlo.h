@@ -12,6 +12,7 @@
 #include "base/buf.h"
 #include "graph/dtype.h"
 #include "graph/graph.h"
+#include "graph/quant.h"
 
 enum { HLO_RANK = 6, HLO_WHILES = 4, HLO_CARRIED = 16 };
 
@@ -149,12 +150,17 @@ hlo_kv hlo_kv_of(dtype type, int64_t kv_heads, int64_t head_dim);
 /* Of an attention node. */
 hlo_kv hlo_kv_for(const graph *g, const node *attention, dtype type);
 
+/* A weight as its arguments: hlo_weight.h. */
+typedef enum weight_piece { PIECE_VALUES, PIECE_SCALES, PIECE_ZEROS, PIECE_ORDER, PIECE_INPUT_SCALE, WEIGHT_PIECES } weight_piece;
+typedef struct hlo_weight { quant_scheme scheme; int64_t group; hlo_val piece[WEIGHT_PIECES]; } hlo_weight;
+
 typedef struct hlo_call {
     hlo *h;
     const graph *g;
     const node *n;
     hlo_val in[GRAPH_MAX_INPUTS];   /* weights of experts in a loop over layers are all layers' [layers, ...]: */
     hlo_val layer;                  /* then the i32 scalar that says which; else none */
+    hlo_weight w[GRAPH_MAX_INPUTS]; /* of inputs that are weights: in[i] and what else there is of it */
     const hlo_step *step;
     hlo_val cache;                  /* attention: in and, updated, out */
     hlo_val first_page;             /* i32 scalar: page 0 of this layer */

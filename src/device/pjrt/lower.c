@@ -149,6 +149,29 @@ static void bind_cache(lowering *l, const node *n, hlo_call *c, hlo_step *step)
     step->write_page = one ? number(l, l->write_pages, at.group) : hlo_row(h, l->write_pages, group);
 }
 
+/* All that there is of a weight which is an operation's input `i`. Experts of a loop's layers are not taken out of their stack: the
+ * operation does that, one at a time. */
+static void bind_weight(lowering *l, hlo_call *c, int i)
+{
+    int id = c->n->in[i].id, arg = l->p->arg_of[id];
+    const node *w = graph_at(l->g, id);
+    hlo_weight *out = &c->w[i];
+    *out = (hlo_weight){ .scheme = (quant_scheme)w->a.weight.scheme, .group = hlo_weight_group(w) };
+    if (arg < 0) {
+        hlo_fail(&l->h, "weight %%%d has no argument", id);
+        return;
+    }
+    bool stacked = l->p->weights[arg].stacked, whole = stacked && weight_has_experts(w);
+    for (int at = arg; at < l->p->n_weights && (at == arg || l->p->weights[at].piece != PIECE_VALUES); at++) {
+        hlo_val v = l->weights[at];
+        if (at == arg && !whole) v = weight_value(l, id);
+        else if (stacked && !whole) v = hlo_row(&l->h, v, l->iteration);
+        out->piece[l->p->weights[at].piece] = v;
+    }
+    c->in[i] = out->piece[PIECE_VALUES];
+    if (whole) c->layer = l->iteration;
+}
+
 static void describe_node(lowering *l, int id)
 {
     const node *n = graph_at(l->g, id);
@@ -170,10 +193,8 @@ static void emit_node(lowering *l, int id)
     describe_node(l, id);
     hlo_call c = { .h = &l->h, .g = l->g, .n = n, .step = &l->step };
     for (int i = 0; i < n->n_in; i++) {
-        int arg = n->in[i].id ? l->p->arg_of[n->in[i].id] : -1;
-        bool stacked = arg >= 0 && l->p->weights[arg].stacked && weight_has_experts(graph_node(l->g, n->in[i]));
-        c.in[i] = stacked ? l->weights[arg] : operand(l, n->in[i].id);
-        if (stacked) c.layer = l->iteration;
+        if (n->in[i].id && graph_node(l->g, n->in[i])->op == OP_WEIGHT) bind_weight(l, &c, i);
+        else c.in[i] = operand(l, n->in[i].id);
     }
     hlo_step step;
     if (op_is(n->op, OPF_EFFECT)) bind_cache(l, n, &c, &step);

@@ -21,10 +21,11 @@
 #include "graph/batch.h"
 #include "graph/graph.h"
 #include "graph/kv_groups.h"
-#include "ops/hlo.h"
+#include "ops/hlo_weight.h"
 
-/* An argument that holds a weight: of one node, or of n layers stacked into one more dimension in front. */
-typedef struct lower_weight { int n; const int *nodes; bool stacked; shape s; /* of one layer, local */ } lower_weight;
+/* An argument that holds a piece of a weight (ops/hlo_weight.h): of one node, or of n layers stacked into one more dimension in front. The
+ * pieces of a weight follow each other, values first. */
+typedef struct lower_weight { int n; const int *nodes; bool stacked; shape s; /* of one layer, local */ weight_piece piece; } lower_weight;
 /* A flat cache: [n_places * pages, page, kv.rows, kv.lanes] */
 typedef struct lower_cache { hlo_kv kv; int n_places; } lower_cache;
 
@@ -46,7 +47,7 @@ typedef struct lower_plan {
     kv_layout groups;
     lower_segment *segments; int n_segments;                /* in order; every node but the leaves is in one */
     int *inputs; int n_inputs;      /* IN_ACTIVATION nodes */
-    int *arg_of;                    /* [n_nodes + 1] of a weight node: index into weights, else -1 */
+    int *arg_of;                    /* [n_nodes + 1] of a weight node: index of its values in weights, else -1 */
 } lower_plan;
 
 status lower_plan_new(const graph *g, dtype kv_dtype, lower_plan **out) FALLIBLE;

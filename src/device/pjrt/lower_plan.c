@@ -25,7 +25,7 @@ static bool is_weight(const graph *g, int id) { return id && graph_at(g, id)->op
 static bool same_weight_form(const node *a, const node *b)
 {
     if (!shape_equal(&a->s, &b->s) || a->a.weight.role != b->a.weight.role || a->a.weight.n_parts != b->a.weight.n_parts ||
-        a->a.weight.col_shards != b->a.weight.col_shards || a->a.weight.expert_shards != b->a.weight.expert_shards) return false;
+        a->a.weight.col_shards != b->a.weight.col_shards || a->a.weight.scheme != b->a.weight.scheme || a->a.weight.expert_shards != b->a.weight.expert_shards) return false;
     for (int64_t i = 0; i < a->a.weight.n_parts; i++) {
         const weight_part *p = &a->a.weight.parts[i], *q = &b->a.weight.parts[i];
         if (weight_part_count(p) != weight_part_count(q) || p->shards != q->shards) return false;
@@ -187,8 +187,11 @@ static status place_caches(lower_plan *p, dtype type)
 
 static void add_weight(lower_plan *p, int *nodes, int n, bool stacked)
 {
+    shape s;
     for (int k = 0; k < n; k++) p->arg_of[nodes[k]] = p->n_weights;
-    p->weights[p->n_weights++] = (lower_weight){ n, nodes, stacked, graph_at(p->g, nodes[0])->s };
+    for (int piece = 0; piece < WEIGHT_PIECES; piece++)
+        if (hlo_weight_shape(graph_at(p->g, nodes[0]), (weight_piece)piece, &s))
+            p->weights[p->n_weights++] = (lower_weight){ n, nodes, stacked, s, (weight_piece)piece };
 }
 
 /* A weight that every repetition has to itself is stacked; one that all share is not. */
@@ -227,27 +230,22 @@ static void find_order(finder *f)
     }
 }
 
-static status refuse_quantised(const graph *g)
+static status check_weights(const graph *g)
 {
-    char name[QUANT_NAME_CAP];
-    for (int id = 1; id <= graph_n_nodes(g); id++) {
-        const node *w = graph_at(g, id);
-        if (w->op == OP_WEIGHT && w->a.weight.scheme)
-            return err_set(ST_UNSUPPORTED, "quantization %s is not supported on this device yet, only on cpu (weight %s)",
-                           quant_print((quant_scheme)w->a.weight.scheme, name), w->a.weight.parts[0].name);
-    }
+    for (int id = 1; id <= graph_n_nodes(g); id++)
+        if (is_weight(g, id)) TRY(hlo_weight_check(graph_at(g, id)));
     return ST_OK;
 }
 
 status lower_plan_new(const graph *g, dtype kv_dtype, lower_plan **out)
 {
-    TRY(refuse_quantised(g));
+    TRY(check_weights(g));
     size_t n = (size_t)graph_n_nodes(g) + 1, n_caches = (size_t)graph_n_caches(g) + 1;
     lower_plan *p = mem_calloc(1, sizeof *p);
     if (!p) return err_nomem();
     p->g = g;
     finder f = { .p = p, .g = g };
-    p->weights = arena_calloc(&p->mem, n, sizeof *p->weights);
+    p->weights = arena_calloc(&p->mem, n * WEIGHT_PIECES, sizeof *p->weights);
     p->segments = arena_calloc(&p->mem, n, sizeof *p->segments);
     p->inputs = arena_calloc(&p->mem, n, sizeof *p->inputs);
     p->arg_of = arena_alloc(&p->mem, n * sizeof *p->arg_of);

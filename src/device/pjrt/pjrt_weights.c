@@ -5,96 +5,97 @@
 
 #include "base/mem.h"
 #include "device/pjrt/pjrt_model.h"
+#include "device/pjrt/pjrt_pieces.h"
 #include "graph/partition.h"
 #include "ops/op.h"
 
 enum { STAGE_BYTES = 256 << 20, HOSTILE_BYTES = 64 };
 
-/* The columns that a checkpoint's tensor must have come out as the node's when they are cut. */
-static bool fits(const node *n, const weight_part *p, const weight_data *d)
+/* The pieces of one weight, which are read together: arguments first to first + n of the plan. A stage has one layer of each, or all
+ * layers, one piece after the other. */
+typedef struct pieces { int first, n; size_t layer[WEIGHT_PIECES], at[WEIGHT_PIECES], bytes; } pieces;
+
+static const lower_weight *weight_at(const pjrt_model *m, int i) { return &m->c.plan->weights[i]; }
+
+static int64_t pieces_layer_bytes(const pieces *p)
 {
-    int64_t shards = n->a.weight.col_shards > 1 ? n->a.weight.col_shards : 1;
-    int rank = n->s.rank - weight_rows_dim(n);
-    if (d->rank != rank || d->shape[0] != p->total) return false;
-    return rank < 2 || (d->shape[1] > 0 && (d->shape[1] - 1) / shards + 1 == weight_cols(n));
+    int64_t bytes = 0;
+    for (int i = 0; i < p->n; i++) bytes += (int64_t)p->layer[i];
+    return bytes;
 }
 
-static status check_part(const node *n, const weight_part *p, const weight_data *d)
+/* From argument i on, with room for so many layers. */
+static pieces pieces_at(const pjrt_model *m, int i, int layers)
 {
-    if (d->scales) return err_set(ST_UNSUPPORTED, "tensor %s is quantised, which the pjrt device does not support yet", p->name);
-    if (d->type != DT_F32 && d->type != DT_BF16 && d->type != DT_F16 && d->type != DT_F64)
-        return err_set(ST_UNSUPPORTED, "tensor %s is %s; supported: f32, bf16, f16, f64", p->name, dtype_name(d->type));
-    if (fits(n, p, d)) return ST_OK;
-    char a[128], b[128];
-    shape have = { .type = d->type, .rank = d->rank < GRAPH_MAX_RANK ? d->rank : GRAPH_MAX_RANK };
-    shape want = { .type = n->s.type, .rank = n->s.rank - weight_rows_dim(n), .dim = { p->total, weight_cols(n) * (n->a.weight.col_shards > 1 ? n->a.weight.col_shards : 1) } };
-    for (int i = 0; i < have.rank; i++) have.dim[i] = d->shape[i];
-    return err_set(ST_INVALID, "tensor %s is %s, expected %s", p->name, shape_format(&have, a, sizeof a), shape_format(&want, b, sizeof b));
-}
-
-static void convert(dtype from, const char *src, dtype to, char *dst, size_t n)
-{
-    float f[1024];
-    if (from == to) {
-        memcpy(dst, src, dtype_bytes(to, n));
-        return;
-    }
-    for (size_t at = 0; at < n; at += 1024) {
-        size_t k = n - at < 1024 ? n - at : 1024;
-        dtype_to_f32(from, src + dtype_bytes(from, at), f, k);
-        dtype_from_f32(to, f, dst + dtype_bytes(to, at), k);
-    }
-}
-
-/* What tensor rank `rank` holds of a weight (of one expert of it), row-major, in the node's type. */
-static void fill_local(const node *n, const weight_data *parts, int rank, int tp, char *dst)
-{
-    int64_t cols = weight_cols(n);
-    memset(dst, 0, dtype_bytes(n->s.type, (size_t)(weight_rows(n) * cols)));
-    for (int64_t i = 0; i < n->a.weight.n_parts; i++) {
-        const weight_part *p = &n->a.weight.parts[i];
-        const weight_data *d = &parts[i];
-        int64_t from, count, local, col = 0, n_cols = cols, local_cols = cols, width = d->rank == 2 ? d->shape[1] : 1;
-        weight_part_local(n, p, rank, tp, &from, &count, &local);
-        if (d->rank == 2) weight_cols_local(n, width, rank, tp, &col, &n_cols, &local_cols);
-        for (int64_t r = 0; r < count; r++)
-            convert(d->type, (const char *)d->values + dtype_bytes(d->type, (size_t)((from + r * weight_part_step(p)) * width + col)), n->s.type,
-                    dst + dtype_bytes(n->s.type, (size_t)(r * cols)), (size_t)n_cols);
-        dst += dtype_bytes(n->s.type, (size_t)(local * cols));
-    }
+    pieces p = { .first = i };
+    do {
+        const lower_weight *w = weight_at(m, i);
+        p.at[p.n] = p.bytes;
+        p.layer[p.n] = dtype_bytes(w->s.type, (size_t)(w->s.dim[0] * shape_cols(&w->s)));
+        p.bytes += (p.layer[p.n++] * (size_t)layers + 63) / 64 * 64;
+    } while (++i < m->c.plan->n_weights && weight_at(m, i)->piece != PIECE_VALUES);
+    return p;
 }
 
 static int rank_of(const pjrt_model *m, int at) { return at % graph_mesh(m->c.plan->g).tp; }
 
-/* One expert's tensors (or the only ones); every rank that has this expert gets its part of it. */
-static status read_expert(pjrt_model *m, const weight_source *w, const node *n, int64_t expert, char *const *dst)
+typedef struct loader {
+    pjrt_model *m;
+    const weight_source *w;
+    void (*progress)(void *arg, int64_t done, int64_t total);
+    void *arg;
+    int64_t done, total;
+    char *stage[PJRT_MAX_DEVICES];      /* by tensor rank */
+    size_t stage_bytes;
+    pjrt_event *busy[PJRT_MAX_DEVICES * WEIGHT_PIECES]; /* uploads that read the stage */
+} loader;
+
+/* Frees what was made of a part, and tells the source. */
+static void release_parts(const weight_source *w, const char *const *name, weight_data *stored, weight_data *made, int64_t n)
 {
-    weight_data parts[GRAPH_MAX_PARTS];
+    for (int64_t i = 0; i < n; i++) {
+        mem_free(made[i].owned);
+        w->release(w, name[i], &stored[i]);
+    }
+}
+
+/* One expert's tensors (or the only ones), layer k of the stage; every rank that has this expert gets its part of it. */
+static status read_expert(loader *l, const pieces *p, const node *n, int k, int64_t expert)
+{
+    weight_data stored[GRAPH_MAX_PARTS], made[GRAPH_MAX_PARTS] = { { 0 } }, parts[GRAPH_MAX_PARTS];
     char names[GRAPH_MAX_PARTS][WEIGHT_NAME_MAX];
     const char *name[GRAPH_MAX_PARTS];
     int64_t got = 0, here = weight_experts(n);
-    int tp = graph_mesh(m->c.plan->g).tp;
+    int tp = graph_mesh(l->m->c.plan->g).tp;
     status st = ST_OK;
-    for (; got < n->a.weight.n_parts && st == ST_OK; got++) {
-        name[got] = weight_expert_name(n->a.weight.parts[got].name, expert, names[got], sizeof names[got]);
-        st = name[got] ? w->get(w, name[got], &parts[got]) : err_set(ST_LIMIT, "the name %s is too long", n->a.weight.parts[got].name);
+    while (got < n->a.weight.n_parts && st == ST_OK) {
+        const weight_part *part = &n->a.weight.parts[got];
+        name[got] = weight_expert_name(part->name, expert, names[got], sizeof names[got]);
+        st = name[got] ? l->w->get(l->w, name[got], &stored[got]) : err_set(ST_LIMIT, "the name %s is too long", part->name);
         if (st != ST_OK) break;
-        st = check_part(n, &n->a.weight.parts[got], &parts[got]);
+        parts[got] = stored[got];
+        st = pjrt_check_part(n, part, &stored[got]);
+        if (st == ST_OK && n->a.weight.scheme && !stored[got].scales) {
+            st = pjrt_quantise(n, &stored[got], &made[got]);
+            if (st == ST_OK) parts[got] = made[got];
+        }
+        got++;
     }
     for (int r = 0; r < tp && st == ST_OK; r++) {
         int64_t at = expert - weight_first_expert(n, r, tp);
-        if (at >= 0 && at < here) fill_local(n, parts, r, tp, dst[r] + dtype_bytes(n->s.type, (size_t)(at * weight_rows(n) * weight_cols(n))));
+        for (int i = 0; at >= 0 && at < here && i < p->n; i++)
+            pjrt_fill_piece(n, weight_at(l->m, p->first + i)->piece, parts, r, tp, l->stage[r] + p->at[i] + p->layer[i] * (size_t)k + p->layer[i] / (size_t)here * (size_t)at);
     }
-    for (int64_t i = 0; i < got; i++) w->release(w, name[i], &parts[i]);
+    release_parts(l->w, name, stored, made, got);
     return st;
 }
 
-/* dst[r] gets tensor rank r's part of node `id`. */
-static status read_node(pjrt_model *m, const weight_source *w, int id, char *const *dst)
+/* Layer `layer` of a weight to place k of the stage. */
+static status read_layer(loader *l, const pieces *p, int layer, int k)
 {
-    const node *n = graph_at(m->c.plan->g, id);
+    const node *n = graph_at(l->m->c.plan->g, weight_at(l->m, p->first)->nodes[layer]);
     int64_t shards = n->a.weight.expert_shards > 1 ? n->a.weight.expert_shards : 1;
-    for (int64_t e = 0; e < weight_experts(n) * shards; e++) TRY(read_expert(m, w, n, e, dst));
+    for (int64_t e = 0; e < weight_experts(n) * shards; e++) TRY(read_expert(l, p, n, k, e));
     return ST_OK;
 }
 
@@ -123,23 +124,12 @@ static status make_placer(pjrt_model *m, const lower_weight *w, pjrt_program **o
     return st;
 }
 
-/* ---- one argument ---- */
-
-typedef struct loader {
-    pjrt_model *m;
-    const weight_source *w;
-    void (*progress)(void *arg, int64_t done, int64_t total);
-    void *arg;
-    int64_t done, total;
-    char *stage[PJRT_MAX_DEVICES];      /* by tensor rank */
-    size_t stage_bytes;
-    pjrt_event *busy[PJRT_MAX_DEVICES]; /* uploads that read the stage */
-} loader;
+/* ---- one weight ---- */
 
 static status stage_wait(loader *l)
 {
     status st = ST_OK;
-    for (int d = 0; d < l->m->n_devices; d++) {
+    for (int d = 0; d < l->m->n_devices * WEIGHT_PIECES; d++) {
         status last = pjrt_event_wait(l->m->dev->client, l->busy[d]);
         l->busy[d] = NULL;
         if (st == ST_OK) st = last;
@@ -147,14 +137,16 @@ static status stage_wait(loader *l)
     return st;
 }
 
-/* The stage to device `at`, without another copy on the host. */
-static status upload(loader *l, int at, const lower_weight *w, bool stack, pjrt_buffer **out)
+/* A piece in the stage to device `at`, without another copy on the host. */
+static status upload(loader *l, int at, const pieces *p, int i, bool stack, pjrt_buffer **out)
 {
+    const lower_weight *w = weight_at(l->m, p->first + i);
+    const char *from = l->stage[rank_of(l->m, at)] + p->at[i];
     int64_t dim[GRAPH_MAX_RANK + 1];
     size_t rank = 0;
     if (stack) dim[rank++] = w->n;
-    for (int i = 0; i < w->s.rank; i++) dim[rank++] = w->s.dim[i];
-    return pjrt_upload(l->m->dev->client, at, w->s.type, dim, rank, l->stage[rank_of(l->m, at)], PJRT_HOLD_DONE, out, &l->busy[at]);
+    for (int j = 0; j < w->s.rank; j++) dim[rank++] = w->s.dim[j];
+    return pjrt_upload(l->m->dev->client, at, w->s.type, dim, rank, from, PJRT_HOLD_DONE, out, &l->busy[at * WEIGHT_PIECES + i]);
 }
 
 static void report(loader *l, int64_t bytes)
@@ -181,34 +173,31 @@ static status stage_reserve(loader *l, size_t bytes)
 
 static pjrt_buffer **slot(pjrt_model *m, int at, int weight) { return &m->weights[(size_t)at * (size_t)m->c.plan->n_weights + (size_t)weight]; }
 
-static status load_whole(loader *l, int i, size_t layer_bytes)
+static status load_whole(loader *l, int i)
 {
     pjrt_model *m = l->m;
-    const lower_weight *w = &m->c.plan->weights[i];
-    char *at[PJRT_MAX_DEVICES];
-    int tp = graph_mesh(m->c.plan->g).tp;
-    TRY(stage_reserve(l, layer_bytes * (size_t)w->n));
+    const lower_weight *w = weight_at(m, i);
+    pieces p = pieces_at(m, i, w->n);
+    TRY(stage_reserve(l, p.bytes));
     for (int k = 0; k < w->n; k++) {
-        for (int r = 0; r < tp; r++) at[r] = l->stage[r] + (size_t)k * layer_bytes;
-        TRY(read_node(m, l->w, w->nodes[k], at));
-        report(l, (int64_t)layer_bytes);
+        TRY(read_layer(l, &p, k, k));
+        report(l, pieces_layer_bytes(&p));
     }
-    for (int d = 0; d < m->n_devices; d++) TRY(upload(l, d, w, w->stacked, slot(m, d, i)));
+    for (int d = 0; d < m->n_devices; d++)
+        for (int x = 0; x < p.n; x++) TRY(upload(l, d, &p, x, w->stacked, slot(m, d, i + x)));
     return ST_OK;
 }
 
-static status place_layer(loader *l, int i, int k, pjrt_program *placer, pjrt_buffer **args, pjrt_buffer **outs)
+/* One layer of piece x into its stack. */
+static status place_piece(loader *l, const pieces *p, int x, int k, pjrt_program *placer, pjrt_buffer **args, pjrt_buffer **outs)
 {
     pjrt_model *m = l->m;
-    const lower_weight *w = &m->c.plan->weights[i];
     int32_t at = k;
     memset(args, 0, (size_t)m->n_devices * 3 * sizeof *args);
-    TRY(stage_wait(l));
-    TRY(read_node(m, l->w, w->nodes[k], l->stage));
     status st = ST_OK;
     for (int d = 0; d < m->n_devices && st == ST_OK; d++) {
-        args[3 * d] = *slot(m, d, i);
-        st = upload(l, d, w, false, &args[3 * d + 1]);
+        args[3 * d] = *slot(m, d, p->first + x);
+        st = upload(l, d, p, x, false, &args[3 * d + 1]);
         if (st == ST_OK) st = pjrt_upload(m->dev->client, d, DT_I32, NULL, 0, &at, PJRT_HOLD_CALL, &args[3 * d + 2], NULL);
     }
     if (st == ST_OK) st = pjrt_execute(placer, args, 3, NULL, 0, outs, NULL);
@@ -216,29 +205,43 @@ static status place_layer(loader *l, int i, int k, pjrt_program *placer, pjrt_bu
         pjrt_buffer_free(m->dev->client, args[3 * d + 1]);
         pjrt_buffer_free(m->dev->client, args[3 * d + 2]);
         if (st != ST_OK) continue;
-        pjrt_buffer_free(m->dev->client, *slot(m, d, i));
-        *slot(m, d, i) = outs[d];
+        pjrt_buffer_free(m->dev->client, *slot(m, d, p->first + x));
+        *slot(m, d, p->first + x) = outs[d];
     }
     return st;
 }
 
-static status load_layers(loader *l, int i, size_t layer_bytes)
+/* Empty stacks, and what fills them. */
+static status make_stacks(loader *l, const pieces *p, pjrt_program **placers)
 {
     pjrt_model *m = l->m;
-    const lower_weight *w = &m->c.plan->weights[i];
-    int64_t dim[GRAPH_MAX_RANK + 1] = { w->n };
-    pjrt_buffer *made[PJRT_MAX_DEVICES], *args[3 * PJRT_MAX_DEVICES], *outs[PJRT_MAX_DEVICES];
-    pjrt_program *placer = NULL;
-    for (int k = 0; k < w->s.rank; k++) dim[k + 1] = w->s.dim[k];
-    TRY(stage_reserve(l, layer_bytes));
-    TRY(pjrt_zeros(m->dev->client, m->n_devices, w->s.type, dim, (size_t)w->s.rank + 1, made));
-    for (int d = 0; d < m->n_devices; d++) *slot(m, d, i) = made[d];
-    status st = make_placer(m, w, &placer);
-    for (int k = 0; k < w->n && st == ST_OK; k++) {
-        st = place_layer(l, i, k, placer, args, outs);
-        if (st == ST_OK) report(l, (int64_t)layer_bytes);
+    for (int x = 0; x < p->n; x++) {
+        const lower_weight *w = weight_at(m, p->first + x);
+        int64_t dim[GRAPH_MAX_RANK + 1] = { w->n };
+        pjrt_buffer *made[PJRT_MAX_DEVICES];
+        for (int k = 0; k < w->s.rank; k++) dim[k + 1] = w->s.dim[k];
+        TRY(pjrt_zeros(m->dev->client, m->n_devices, w->s.type, dim, (size_t)w->s.rank + 1, made));
+        for (int d = 0; d < m->n_devices; d++) *slot(m, d, p->first + x) = made[d];
+        TRY(make_placer(m, w, &placers[x]));
     }
-    pjrt_program_free(placer);
+    return ST_OK;
+}
+
+static status load_layers(loader *l, int i)
+{
+    pjrt_model *m = l->m;
+    pieces p = pieces_at(m, i, 1);
+    pjrt_buffer *args[3 * PJRT_MAX_DEVICES], *outs[PJRT_MAX_DEVICES];
+    pjrt_program *placers[WEIGHT_PIECES] = { NULL };
+    TRY(stage_reserve(l, p.bytes));
+    status st = make_stacks(l, &p, placers);
+    for (int k = 0; k < weight_at(m, i)->n && st == ST_OK; k++) {
+        st = stage_wait(l);
+        if (st == ST_OK) st = read_layer(l, &p, k, 0);
+        for (int x = 0; x < p.n && st == ST_OK; x++) st = place_piece(l, &p, x, k, placers[x], args, outs);
+        if (st == ST_OK) report(l, pieces_layer_bytes(&p));
+    }
+    for (int x = 0; x < p.n; x++) pjrt_program_free(placers[x]);
     return st;
 }
 
@@ -248,11 +251,9 @@ status pjrt_weights_load(pjrt_model *m, const weight_source *w, void (*progress)
     status st = ST_OK, last;
     size_t most = (getenv("SYSTOLIC_HOSTILE") ? HOSTILE_BYTES : STAGE_BYTES) / (size_t)graph_mesh(m->c.plan->g).tp;
     m->weight_bytes = l.total;
-    for (int i = 0; i < m->c.plan->n_weights && st == ST_OK; i++) {
-        const lower_weight *x = &m->c.plan->weights[i];
-        size_t layer = dtype_bytes(x->s.type, (size_t)(x->s.dim[0] * shape_cols(&x->s)));
-        bool whole = x->n == 1 || layer * (size_t)x->n <= most;
-        st = whole ? load_whole(&l, i, layer) : load_layers(&l, i, layer);
+    for (int i = 0; i < m->c.plan->n_weights && st == ST_OK; i += pieces_at(m, i, 1).n) {
+        bool whole = weight_at(m, i)->n == 1 || pieces_at(m, i, weight_at(m, i)->n).bytes <= most;
+        st = whole ? load_whole(&l, i) : load_layers(&l, i);
     }
     last = stage_wait(&l);
     if (st == ST_OK) st = last;

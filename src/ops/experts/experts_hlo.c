@@ -10,6 +10,7 @@
  * Weights are sliced inside the loop, straight from the stack of all layers: a slice outside of it would be a copy. */
 #include "ops/experts/experts.h"
 #include "ops/glu/glu.h"
+#include "ops/hlo_weight.h"
 
 /* Sums of x along a dimension up to and without each element; i32. */
 static hlo_val before(hlo *h, hlo_val x, int along)
@@ -80,13 +81,12 @@ static plan make_plan(hlo *h, hlo_val combine, int64_t top_k)
     return p;
 }
 
-/* One expert's tensor of a weight: w[e], or of a stack of layers w[layer][e]. */
-static hlo_val one_expert(hlo_call *c, int weight, hlo_val e)
+/* One expert's tensor of a weight's piece, which has `rank` dimensions with its experts: w[e], or of a stack of layers w[layer][e]. */
+static hlo_val one_expert(hlo_call *c, hlo_val w, int rank, hlo_val e)
 {
-    const shape *s = op_in(c->g, c->n, weight);
-    hlo_val w = c->in[weight], starts[HLO_RANK] = { { 0 } };
+    hlo_val starts[HLO_RANK] = { { 0 } };
     int64_t sizes[HLO_RANK], dim[HLO_RANK];
-    int lead = w.rank - s->rank + 1;
+    int lead = w.rank - rank + 1;
     starts[lead - 1] = e;
     if (lead == 2) starts[0] = c->layer;
     for (int i = 0; i < w.rank; i++) sizes[i] = i < lead ? 1 : w.dim[i];
@@ -94,18 +94,24 @@ static hlo_val one_expert(hlo_call *c, int weight, hlo_val e)
     return hlo_reshape(c->h, hlo_dynamic_slice(c->h, w, starts, sizes), w.rank - lead, dim);
 }
 
+/* All pieces of one expert's. */
+static hlo_weight expert_weight(hlo_call *c, int input, hlo_val e)
+{
+    hlo_weight w = c->w[input];
+    shape s;
+    for (int p = 0; p < WEIGHT_PIECES; p++)
+        if (hlo_weight_shape(graph_node(c->g, c->n->in[input]), (weight_piece)p, &s)) w.piece[p] = one_expert(c, w.piece[p], s.rank, e);
+    return w;
+}
+
 /* x [rows, K] by the expert's [N, K], with its bias: f32. */
 static hlo_val product(hlo_call *c, hlo_val x, int weight, int bias, hlo_val e)
 {
     hlo *h = c->h;
-    hlo_val w = one_expert(c, weight, e);
-    if (x.type != w.type) {
-        x = hlo_convert(h, x, DT_F32);
-        w = hlo_convert(h, w, DT_F32);
-    }
-    hlo_val y = hlo_dot(h, x, w, (hlo_dims){ 0 }, (hlo_dims){ 0 }, HLO_DIMS(1), HLO_DIMS(1), DT_F32);
+    hlo_weight w = expert_weight(c, weight, e);
+    hlo_val y = hlo_product(h, x, &w);
     if (!hlo_is(c->in[bias])) return y;
-    hlo_val b = hlo_convert(h, one_expert(c, bias, e), DT_F32);
+    hlo_val b = hlo_convert(h, one_expert(c, c->in[bias], 2, e), DT_F32);
     if (bias == EXPERTS_BIAS_OUT && c->n->a.experts.cut > 1) {   /* the ranks' results are summed: one adds it */
         hlo_val mine = hlo_cmp_scalar(h, "EQ", hlo_bin_scalar(h, "remainder", hlo_tensor_rank(h), (double)c->n->a.experts.cut), 0);
         b = hlo_bin(h, "multiply", b, hlo_full_like(h, hlo_convert(h, mine, DT_F32), b));
@@ -136,9 +142,6 @@ static hlo_val run_tile(hlo_call *c, const plan *p, hlo_val at, hlo_val sum)
 hlo_val experts_hlo(hlo_call *c)
 {
     hlo *h = c->h;
-    quant_scheme scheme = (quant_scheme)graph_node(c->g, c->n->in[EXPERTS_W_IN])->a.weight.scheme;
-    char name[QUANT_NAME_CAP];
-    if (scheme) hlo_fail(h, "quantization %s is not supported on this device, only on cpu", quant_print(scheme, name));
     hlo_val combine = hlo_convert(h, c->in[EXPERTS_COMBINE], DT_F32);
     int64_t t = combine.dim[0], width = op_in(c->g, c->n, EXPERTS_W_OUT)->dim[1], experts = op_in(c->g, c->n, EXPERTS_W_IN)->dim[0];
     if (c->n->a.experts.shards > 1) {

@@ -302,6 +302,29 @@ void quantise_panel(quant_scheme s, void *packed, int64_t k, int64_t p, const vo
     }
 }
 
+void quantise_rows(quant_scheme s, int64_t k, const void *const *rows, dtype type, int8_t *q, float *scale)
+{
+    int group = quant_describe(s).group;
+    int64_t groups = group ? (k + group - 1) / group : 1;
+    chunk f;
+    float of[GEMM_PANEL];
+    range r = no_range;
+    for (int64_t k0 = 0; !group && k0 < k; k0 += CHUNK) {
+        load_chunk(rows, type, k0, at_most(k - k0, CHUNK), f);
+        add_range(f, at_most(k - k0, CHUNK), &r);
+    }
+    scales_of(s, &r, of);
+    for (int64_t k0 = 0, step = group ? group : CHUNK; k0 < k; k0 += step) {
+        int8_t some[CHUNK][GEMM_PANEL];
+        int64_t n = at_most(k - k0, step);
+        load_chunk(rows, type, k0, n, f);
+        if (group) group_scales(s, f, n, of);
+        round_chunk(s, f, n, of, some);
+        for (int64_t i = 0; i < n; i++) EACH_COLUMN q[c * k + k0 + i] = some[i][c];
+        EACH_COLUMN scale[c * groups + (group ? k0 / group : 0)] = of[c];
+    }
+}
+
 float quantise_value(const qgemm_weight *w, int64_t r, int64_t k)
 {
     quant_scheme s = w->scheme;

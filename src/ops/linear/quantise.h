@@ -9,6 +9,9 @@
  * each to k contiguous elements of src_type, unaligned allowed. Panels may be packed in parallel. */
 void quantise_panel(quant_scheme s, void *packed, int64_t k, int64_t p, const void *const *rows, dtype src_type);
 
+/* The same without a layout: q [GEMM_PANEL][k] as integers or e4m3 codes, scale [GEMM_PANEL][groups] (one group: per channel). */
+void quantise_rows(quant_scheme s, int64_t k, const void *const *rows, dtype src_type, int8_t *q, float *scale);
+
 /* ---- weights that are quantised already (pack_stored.c) ---- */
 
 /* The scheme that holds a node's parts exactly: the graph's with the type of scales that they have. */
