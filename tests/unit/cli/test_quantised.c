@@ -260,7 +260,17 @@ TEST(graphs_with_schemes)
     static const char unknown[] = "%1 = weight role=col \"e\"[0:8/8]embed scheme=int3 : f32[8, 4]{embed, embed}\noutput %1\n";
     CHECK_ERR(graph_parse(graph_rules_of(model_graph(r.m)), unknown, strlen(unknown), &g), ST_INVALID, "a quantisation scheme");
     lower_plan *p = NULL;
-    CHECK_ERR(lower_plan_new(model_graph(r.m), DT_F32, &p), ST_UNSUPPORTED, "quantization int8_g32 is not supported on this device yet, only on cpu");
+    REQUIRE_OK(lower_plan_new(model_graph(r.m), DT_F32, &p));
+    int scales = 0;     /* of programs' arguments: behind their values, as many layers, in groups of 32 */
+    for (int i = 0; i < p->n_weights; i++) {
+        const lower_weight *w = &p->weights[i], *values = w - (i > 0);
+        if (w->piece != PIECE_SCALES) continue;
+        scales++;
+        CHECK(values->piece == PIECE_VALUES && values->s.type == DT_I8 && values->n == w->n && w->s.type == DT_BF16);
+        CHECK_INT(w->s.dim[1], (values->s.dim[1] + 31) / 32);
+    }
+    CHECK(scales >= 4);
+    lower_plan_free(p);
     buf_free(&text);
     buf_free(&again);
     rig_close(&r);
