@@ -136,7 +136,7 @@ static int most_shards(int64_t things, int tp)
 }
 
 /* Into how many runs a column parallel linear's rows are cut; 0 where that is impossible. */
-static int col_shards_of(partition *p, int id, const weight_part *part)
+static int col_shards_of(partition *p, int id, const weight_part *part, quant_scheme scheme)
 {
     int tp = p->m.tp;
     int64_t rows = part->to - part->from, heads = rows / head_dim_of(p, id);
@@ -149,8 +149,13 @@ static int col_shards_of(partition *p, int id, const weight_part *part)
         if (p->m.ep) return most_shards(heads, tp);
         graph_fail(p->out, ST_INVALID, "Total number of attention heads (%lld) must be divisible by tensor parallel size (%d).", (long long)heads, tp);
     } else {
-        if (rows % tp == 0) return tp;
-        if (part->out_axis == AX_MLP)
+        /* what reads it is cut along columns, where a scale's group stays whole */
+        int64_t group = part->out_axis == AX_MLP ? quant_describe(scheme).group : 0;
+        if (rows % tp == 0 && (group == 0 || rows / tp % group == 0)) return tp;
+        if (p->m.ep && group && rows % group == 0) return most_shards(rows / group, tp);
+        if (part->out_axis == AX_MLP && rows % tp == 0)
+            graph_fail(p->out, ST_INVALID, "Intermediate size (%lld) over tensor parallel size (%d) leaves parts of groups of %lld.", (long long)rows, tp, (long long)group);
+        else if (part->out_axis == AX_MLP)
             graph_fail(p->out, ST_INVALID, "Intermediate size (%lld) must be divisible by tensor parallel size (%d).", (long long)rows, tp);
         else
             graph_fail(p->out, ST_INVALID, "%s: rows (%lld) must be divisible by tensor parallel size (%d).", part->name, (long long)rows, tp);
@@ -203,7 +208,7 @@ static void do_linear(partition *p, int id, const node *n)
         return;
     }
     switch ((weight_role)w->a.weight.role) {
-    case ROLE_COL: linear_by_rows(p, id, n, col_shards_of(p, id, part)); break;
+    case ROLE_COL: linear_by_rows(p, id, n, col_shards_of(p, id, part, (quant_scheme)w->a.weight.scheme)); break;
     case ROLE_VOCAB: linear_by_rows(p, id, n, p->m.tp); break;
     case ROLE_ROW: linear_by_cols(p, id, n, part->name); break;
     default: linear_whole(p, id, n);

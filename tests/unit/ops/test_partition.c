@@ -798,4 +798,35 @@ TEST(out_of_memory_is_a_status)
     CHECK(done);
 }
 
+/* A linear of 256 rows in groups of 32, read through a gate by one that is cut along these: sixteen ranks would cut groups, so pairs of them
+ * hold the same. */
+TEST(groups_of_scales_stay_whole)
+{
+    graph *g, *out;
+    const quant_scheme scheme = QUANT_INT4_G32;
+    REQUIRE_OK(graph_new(ops_rules(), &g));
+    tensor x = case_input(g, DIM_T, 64, AX_EMBED);
+    weight_part up = { .name = "up", .to = 256, .total = 256, .out_axis = AX_MLP }, down = { .name = "down", .to = 64, .total = 64, .out_axis = AX_EMBED };
+    tensor w = graph_weight_of(g, &(shape){ DT_BF16, 2, { 256, 64 }, { AX_MLP, AX_EMBED } }, &(weight_attrs){ .role = ROLE_COL, .n_parts = 1, .parts = &up, .scheme = scheme });
+    x = graph_add(g, OP_LINEAR, (tensor[]){ x, w }, 2, NULL);
+    x = graph_add(g, OP_ACT, &x, 1, NULL);
+    w = graph_weight_of(g, &(shape){ DT_BF16, 2, { 64, 256 }, { AX_EMBED, AX_MLP } }, &(weight_attrs){ .role = ROLE_ROW, .n_parts = 1, .parts = &down, .scheme = scheme });
+    REQUIRE_OK(graph_finish(g, graph_add(g, OP_LINEAR, (tensor[]){ x, w }, 2, NULL)));
+    CHECK_ERR(graph_partition(g, (mesh){ .dp = 1, .tp = 16 }, &out), ST_INVALID, "parts of groups of 32");
+    REQUIRE_OK(graph_partition(g, (mesh){ .dp = 1, .tp = 16, .ep = true }, &out));
+    int sums = 0;
+    for (int id = 1; id <= graph_n_nodes(out); id++) {
+        const node *n = graph_at(out, id);
+        if (n->op == OP_WEIGHT && strcmp(n->a.weight.parts[0].name, "up") == 0) CHECK_INT(n->s.dim[0], 32);
+        if (n->op == OP_WEIGHT && strcmp(n->a.weight.parts[0].name, "down") == 0) CHECK_INT(n->s.dim[1], 32);
+        if (n->op == OP_SCALE) {
+            CHECK_NEAR(n->a.scale.factor, 0.5, 0);
+            sums++;
+        }
+    }
+    CHECK_INT(sums, 1);
+    graph_free(out);
+    graph_free(g);
+}
+
 TEST_MAIN
