@@ -310,6 +310,42 @@ TEST(extremes_do_not_overflow)
     }
 }
 
+/* Checkpoints hold int8 weights of -128, which schemes of our own never make: their sign cannot be turned in eight bits. The sums
+ * are exact, so the result is known to the bit. */
+TEST(weights_of_minus_128)
+{
+    enum { N = 33, K = 147, M = 9 };
+    static const int8_t extreme[] = { -128, 127, -128, -127, -128, 1, 0 };
+    int8_t values[N * K];
+    float scales[N];
+    problem p;
+    open_problem(&p, QUANT_INT8, N, K, M);
+    for (int i = 0; i < N * K; i++) values[i] = i / K % 3 == 0 ? -128 : extreme[(i * 5 + i / K) % 7];
+    for (int i = 0; i < N; i++) scales[i] = (float)(i + 1) / 64;
+    for (int i = 0; i < M * K; i++) p.x[i] = i / K % 3 == 0 ? -1 : i / K % 3 == 1 ? 1 : (i * 7 + i / K) % 2 ? 1 : -1;     /* +-127 */
+    memset(p.bias, 0, N * sizeof(float)), memset(p.residual, 0, N * M * sizeof(float));
+    weight_data w = { .type = DT_I8, .rank = 2, .shape = { N, K }, .values = values, .scales = scales, .scale_type = DT_F32, .global = 1, .group_out = 1, .group_in = K };
+    quant_scheme s = qgemm_layout(quant_stored((quant_info){ .type = DT_I8, .act = QUANT_ACT_INT8 }), &w, 1);
+    REQUIRE(qgemm_packed_bytes(s, N, K) == qgemm_packed_bytes(QUANT_INT8, N, K));
+    p.scheme = p.weight.scheme = s;
+    for (int64_t panel = 0; panel < p.panels; panel++) {
+        const weight_data *of[GEMM_PANEL];
+        int64_t rows[GEMM_PANEL];
+        for (int c = 0; c < GEMM_PANEL; c++) rows[c] = panel * GEMM_PANEL + c, of[c] = rows[c] < N ? &w : NULL;
+        qgemm_pack_stored(s, p.packed, K, panel, of, rows);
+    }
+    run_all(&p);
+    for (int m = 0; m < M; m++)
+        for (int n = 0; n < N; n++) {
+            int64_t sum = 0;
+            for (int k = 0; k < K; k++) sum += values[n * K + k] * (p.x[m * K + k] > 0 ? 127 : -127);
+            float want = (float)sum * (1.0f / 127.0f * scales[n]);
+            if (p.want[m * N + n] != want) { FAIL("row %d column %d is %g, wanted %g", m, n, (double)p.want[m * N + n], (double)want); goto out; }
+        }
+out:
+    close_problem(&p);
+}
+
 TEST(names)
 {
     quant_scheme s = QUANT_NONE;
