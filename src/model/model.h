@@ -56,5 +56,8 @@ const char *const *model_architectures(void);
  * ones missing. Values are converted to the graph's weight dtype by the device while packing. */
 status model_weights_open(const model *m, const char *dir, bool dummy, uint64_t seed, weight_source **out) FALLIBLE;
 void model_weights_close(weight_source *w);
+/* Scales for an fp8 KV cache that a checkpoint holds: *name is that of one that is not 1, NULL if there is none (none at all, or
+ * all are 1, which is what caches have). ST_INVALID names one that is no positive number. Of what model_weights_open gave. */
+status model_kv_scales(const weight_source *w, const char **name) FALLIBLE;
 
 #endif

@@ -23,7 +23,6 @@ struct quantization {
     patterns ignored;
     bool head;              /* the head is quantised too, unless it is ignored */
     bool experts_only;
-    bool kv_scales;
 };
 
 /* ---- patterns: module names, parts of them, or "re:" and a Python expression ---- */
@@ -236,7 +235,6 @@ static status parse_modelopt(quantization *q, const jv *j)
     quant_module m = { .format = QUANT_FORMAT_CHANNEL, .scheme = quant_stored((quant_info){ .type = DT_F8E4M3, .act = QUANT_ACT_FP8_STATIC }) };
     const char *kv = jv_get_str(j, "kv_cache_quant_algo", "");
     if (*kv && strcmp(kv, "FP8") != 0) return unsupported("kv_cache_quant_algo", kv, "FP8");
-    q->kv_scales = *kv != 0;
     TRY(read_patterns(q, jv_get(j, list), list, &q->ignored));
     return add_rule(q, &m, NULL);
 }
@@ -350,7 +348,6 @@ static status parse_compressed(quantization *q, const jv *j)
     if (jv_is(kv, JV_OBJ)) {
         args a = args_of(kv);
         if (!a.floating || a.bits != 8 || !a.symmetric || a.dynamic || !is(a.strategy, "tensor")) return refuse("kv_cache_scheme", &a, "values", "fp8 KV cache");
-        q->kv_scales = true;
     }
     if (!jv_is(groups, JV_OBJ)) return err_set(ST_INVALID, "config.json: quantization_config.config_groups is %s, expected an object", jv_kind_name(jv_type(groups)));
     for (jv_iter it = jv_begin(groups); jv_next(&it);) TRY(parse_group(q, it.key, it.val, format));
@@ -450,7 +447,6 @@ void quantization_keep_activations(quantization *q)
 }
 
 const char *quantization_method(const quantization *q) { return q ? q->method : NULL; }
-bool quantization_kv_scales(const quantization *q) { return q && q->kv_scales; }
 
 /* Routers choose experts; nothing quantises them, and lists often leave them out. */
 static bool is_router(const char *last) { return is(last, "gate") || is(last, "router") || is(last, "shared_expert_gate"); }

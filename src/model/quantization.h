@@ -24,7 +24,5 @@ const quantization *model_quantization(const struct model *m);
 /* --quantization (NULL: not given) beside a configuration: what an unquantised checkpoint becomes while it loads; for a quantised one
  * QUANT_NONE, if the flag names its method or one that vLLM has for it. ST_INVALID in vLLM's words if not. */
 status quantization_flag(const jv *config, const char *flag, quant_scheme *out) FALLIBLE;
-/* Does the checkpoint hold scales for an fp8 KV cache? */
-bool quantization_kv_scales(const quantization *q);
 
 #endif

@@ -1,4 +1,5 @@
 /* Weights of a model by their checkpoint names: from safetensors, or made up (--load-format dummy). */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -346,6 +347,30 @@ status model_weights_open(const model *m, const char *dir, bool dummy, uint64_t 
         return st;
     }
     *out = &s->base;
+    return ST_OK;
+}
+
+static bool ends_with(const char *s, const char *end)
+{
+    size_t n = strlen(s), m = strlen(end);
+    return n >= m && strcmp(s + n - m, end) == 0;
+}
+
+/* compressed-tensors has self_attn.k_scale, modelopt self_attn.k_proj.k_scale. */
+status model_kv_scales(const weight_source *w, const char **name)
+{
+    const st_set *set = ((const source *)(const void *)w)->set;
+    *name = NULL;
+    for (size_t i = 0; set && i < st_count(set); i++) {
+        const st_tensor *t = st_get(set, i);
+        float x;
+        if (!ends_with(t->name, ".k_scale") && !ends_with(t->name, ".v_scale")) continue;
+        bool one = (t->type == DT_F32 || t->type == DT_BF16 || t->type == DT_F16) && t->bytes == dtype_bytes(t->type, 1);
+        if (!one) return err_set(ST_INVALID, "tensor %s is %s of %zu bytes, expected one f32, bf16 or f16", t->name, dtype_name(t->type), t->bytes);
+        dtype_to_f32(t->type, t->data, &x, 1);
+        if (!(x > 0 && isfinite(x))) return err_set(ST_INVALID, "tensor %s is %g, expected a positive number", t->name, (double)x);
+        if (x != 1 && !*name) *name = t->name;
+    }
     return ST_OK;
 }
 

@@ -3,8 +3,9 @@
 
     test_pjrt.py [--bin build/systolic] [--plugin build/pjrt/libpjrt_cpu.so]
 """
-import json, math, os, re, struct, subprocess, sys, tempfile, threading, time
+import json, math, os, re, subprocess, sys, tempfile, threading, time
 
+from goldens import alone, complete, golden, ids, same_greedy
 from server import ROOT, SHARED, Server, Skip, binary, run as main
 
 TESTS = []
@@ -20,25 +21,6 @@ def plugin():
 
 CACHE = os.path.join(ROOT, "build", "pjrt", "programs")
 
-def tensors(path):
-    """The tensors of a safetensors file as flat tuples, with their shapes."""
-    with open(path, "rb") as f:
-        n = struct.unpack("<Q", f.read(8))[0]
-        head, data = json.loads(f.read(n)), f.read()
-    kinds = {"F32": "f", "I32": "i"}
-    out = {}
-    for name, t in head.items():
-        if name == "__metadata__" or t["dtype"] not in kinds: continue
-        a, b = t["data_offsets"]
-        out[name] = (struct.unpack(f"<{(b - a) // 4}{kinds[t['dtype']]}", data[a:b]), t["shape"])
-    return out
-
-def golden(name):
-    d = os.path.join(SHARED, "goldens", name)
-    if not os.path.isdir(d): d = os.path.join(ROOT, "tests", "goldens", name)
-    meta = json.load(open(os.path.join(d, "golden.json")))
-    return d, tensors(os.path.join(d, "golden.safetensors")), meta["suggested_atol"]
-
 ALL = bool(os.environ.get("SYSTOLIC_TEST_ALL"))
 # Most of a test's time is compiling, and LLVM's optimisation is not what is tested; with SYSTOLIC_TEST_ALL programs are as users have them.
 QUICK = {} if ALL else {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"}
@@ -50,14 +32,6 @@ def serve(model, *args, devices=1, tp=1):
     return Server(model, "--served-model-name", "m", "--skip-tokenizer-init", "--dtype", "float32", "--max-model-len", "256", "--max-num-seqs", "8",
                   "--max-num-batched-tokens", "48", "--max-logprobs", "-1", "--device", spec, "--program-cache", cache, "--tensor-parallel-size", str(tp),
                   *args, env=dict(QUICK, VLLM_ALLOW_LONG_MAX_MODEL_LEN="1"), wait=300)
-
-def complete(s, prompt, max_tokens=24, **kw):
-    body = dict({"model": "m", "prompt": list(prompt), "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True, "return_token_ids": True, "detokenize": False}, **kw)
-    st, r = s.post("/v1/completions", body, timeout=300)
-    assert st == 200, r
-    return r
-
-def ids(r): return r["choices"][0]["token_ids"]
 
 def together(jobs):
     """Runs all at once; results in order."""
@@ -71,41 +45,11 @@ def together(jobs):
     if bad: raise bad[0]
     return out
 
-def same_greedy(got, t, prompt, atol):
-    want, margin = t[prompt + ".greedy_ids"][0], t[prompt + ".greedy_margin"][0]
-    for i, (a, b) in enumerate(zip(got, want)):
-        if a == b: continue
-        assert margin[i] <= 2 * atol, f"{prompt}: token {i} is {a}, expected {b} (margin {margin[i]})"
-        return
-    assert len(got) >= len(want)
-
-def logprob_error(r, t, prompt):
-    """Largest difference of any prompt position's logprobs from the golden's."""
-    flat, (n, vocab) = t[prompt + ".logits"]
-    worst = 0.0
-    for i, entry in enumerate(r["choices"][0]["prompt_logprobs"][1:]):
-        row = flat[i * vocab:(i + 1) * vocab]
-        top = max(row)
-        norm = top + math.log(sum(math.exp(x - top) for x in row))
-        for token, lp in entry.items():
-            worst = max(worst, abs(lp["logprob"] - (row[int(token)] - norm)))
-    return worst
-
 def report(name, way, passed, error, tolerance):
     """A line for tools/support_models.py, which has the format, if SYSTOLIC_GOLDEN_RESULTS names a file."""
     path = os.environ.get("SYSTOLIC_GOLDEN_RESULTS")
     if not path: return
     with open(path, "a") as f: f.write(f"{name}\t{way}\t{'pass' if passed else 'fail'}\t{error:.3g}\t{tolerance:.3g}\n")
-
-def alone(s, t, atol):
-    """The long prompt in chunks, with all logits; then the short one."""
-    worst = 0.0
-    for prompt in ("long", "short"):
-        r = complete(s, t[prompt + ".input_ids"][0], prompt_logprobs=-1)
-        worst = max(worst, logprob_error(r, t, prompt))
-        assert worst <= atol, f"{prompt}: logprobs differ by {worst}, tolerance {atol}"
-        same_greedy(ids(r), t, prompt, atol)
-    return worst
 
 def in_company(s, t, atol, kinds):
     """All at once, with prefix hits, and with rows of other kinds of sampling beside them."""
