@@ -46,13 +46,18 @@ status quant_load(const quant_module *q, const quant_files *f, const char *name,
     return st;
 }
 
+bool quant_values_name(const quant_module *q, const char *name, char *dst)
+{
+    quant_reader r;
+    if (split_name(name, &r) != ST_OK) return false;
+    snprintf(dst, QUANT_TENSOR_MAX, "%s%s", r.base, r.slice >= 0 ? "_blocks" : formats[q->format].values);
+    return true;
+}
+
 bool quant_has(const quant_module *q, const quant_files *f, const char *name)
 {
-    quant_reader r = { .q = q, .f = f };
-    char full[QUANT_NAME_MAX + 32];
-    if (split_name(name, &r) != ST_OK) return false;
-    snprintf(full, sizeof full, "%s%s", r.base, r.slice >= 0 ? "_blocks" : formats[q->format].values);
-    return f->find(f->arg, full) != NULL;
+    char full[QUANT_TENSOR_MAX];
+    return quant_values_name(q, name, full) && f->find(f->arg, full) != NULL;
 }
 
 void quant_release(weight_data *w)
@@ -65,7 +70,7 @@ void quant_release(weight_data *w)
 
 status quant_tensor(const quant_reader *r, const char *suffix, bool optional, st_tensor *out)
 {
-    char name[QUANT_NAME_MAX + 32];
+    char name[QUANT_TENSOR_MAX];
     snprintf(name, sizeof name, "%s%s", r->base, suffix);
     const st_tensor *t = r->f->find(r->f->arg, name);
     *out = (st_tensor){ 0 };

@@ -37,13 +37,16 @@ typedef struct quant_files { const st_tensor *(*find)(const void *arg, const cha
 /* The weight with this plain name: "....q_proj.weight", or expert 7 of a tensor with all of them: "....gate_up_proj[7]", with a T behind it
  * where a plain checkpoint would have [in, out]. */
 status quant_load(const quant_module *q, const quant_files *f, const char *name, weight_data *out) FALLIBLE;
-/* Has the checkpoint the tensor that holds its values? */
+/* The name of the tensor that holds its values: "....q_proj.qweight". dst has QUANT_TENSOR_MAX bytes. False if the name is no weight's. */
+enum { QUANT_NAME_MAX = 512, QUANT_TENSOR_MAX = QUANT_NAME_MAX + 32 };
+bool quant_values_name(const quant_module *q, const char *name, char *dst);
+/* Has the checkpoint that tensor? */
 bool quant_has(const quant_module *q, const quant_files *f, const char *name);
 void quant_release(weight_data *w);
 
 /* ---- for the readers ---- */
 
-enum { QUANT_NAME_MAX = 512, QUANT_MAX_DIM = 1 << 24 };
+enum { QUANT_MAX_DIM = 1 << 24 };
 typedef struct quant_reader {
     const quant_module *q;
     const quant_files *f;

@@ -295,7 +295,10 @@ static status check_part(const source *s, const node *n, const weight_part *p, i
     if (quantised && st == ST_OK && is_float(t->type))
         return err_set(ST_INVALID, "tensor %s is %s, but config.json's quantization_config says that it is quantised", name, dtype_name(t->type));
     quant_module q;
-    if (find_quantised(s, name, &q) && has_stored(&s->base, name)) return ST_OK;
+    bool stored_so = find_quantised(s, name, &q);
+    if (stored_so && has_stored(&s->base, name)) return ST_OK;
+    char values[QUANT_TENSOR_MAX];
+    if (stored_so && quant_values_name(&q, name, values)) name = values;
     if (st == ST_NOT_FOUND || quantised) {
         if ((*n_missing)++ < 5) buf_printf(missing, "%s%s", missing->len ? ", " : "", name);
         return ST_OK;

@@ -93,7 +93,7 @@ def hostile_checkpoints():
     def put(**kw): return lambda c, q: q.update(kw)
     refuses("llama_awq", "self_attn.q_proj.scales is", change=put(group_size=16))
     refuses("llama_awq", "bits 8 for awq; supported: 4", change=put(bits=8))
-    refuses("llama_awq", "the checkpoint lacks", change=lambda c, q: c.update(quantization_config=json.load(open(os.path.join(golden("llama_ct_w4a16_g32")[0], "config.json")))["quantization_config"]))
+    refuses("llama_awq", "the checkpoint lacks 14 tensors: model.layers.0.self_attn.q_proj.weight_packed, ", change=lambda c, q: c.update(quantization_config=json.load(open(os.path.join(golden("llama_ct_w4a16_g32")[0], "config.json")))["quantization_config"]))
     refuses("llama_awq", "q_proj", change=lambda c, q: c.pop("quantization_config"))
     refuses("llama_gptq", "q_proj.scales is", change=put(group_size=16))
     refuses("llama_gptq_g32_asym_actorder", "but the quantization config has no desc_act", change=put(desc_act=False))
