@@ -2,6 +2,8 @@
  * XLA:CPU (`make pjrt-cpu`) against the reference. Four steps over the same sequences, in two programs: mixed and decode only,
  * each once padded and once full; what the first writes into the cache the others read. Cases of a mesh run on its devices. */
 #include "device/pjrt/lower.h"
+#include "device/pjrt/pjrt_pieces.h"
+#include "ops/linear/qgemm.h"
 #include "ops/op.h"
 #include "tests/unit/device/pjrt/help.h"
 #include "tests/unit/ops/cases.h"
@@ -56,6 +58,8 @@ static pjrt_buffer *put(machine *m, int device, dtype type, const int64_t *dim, 
     return b;
 }
 
+static const weight_data *quantised;     /* what a weight with a scheme is: quantised_linears */
+
 static void put_weights(machine *m, int device)
 {
     static case_step none;
@@ -63,6 +67,12 @@ static void put_weights(machine *m, int device)
         const lower_weight *w = &m->plan->weights[i];
         int64_t dim[5] = { w->n }, one = w->s.dim[0] * shape_cols(&w->s);
         float *v = mem_array((size_t)(one * w->n), sizeof *v);
+        if (graph_at(m->g, w->nodes[0])->a.weight.scheme) {
+            pjrt_fill_piece(graph_at(m->g, w->nodes[0]), w->piece, quantised, 0, 1, v);
+            CHECK_OK(pjrt_upload(m->c, device, w->s.type, w->s.dim, (size_t)w->s.rank, v, PJRT_HOLD_CALL, &m->weights[device][i], NULL));
+            mem_free(v);
+            continue;
+        }
         for (int k = 0; k < w->n; k++) m->fill(&none, device, graph_at(m->g, w->nodes[k]), v + k * one);
         for (int k = 0; k < w->s.rank; k++) dim[k + w->stacked] = w->s.dim[k];
         m->weights[device][i] = put(m, device, w->s.type, dim, w->s.rank + w->stacked, v, one * w->n);
@@ -329,6 +339,105 @@ TEST(rope_far_from_zero)
     }
     machine_close(&m);
     graph_free(g);
+}
+
+/* ---- quantised weights ---- */
+
+enum { QN = 24, QK = 200 };     /* a row ends inside of a group */
+
+/* A stored tensor of a scheme, or what a named one makes of values. */
+static weight_data make_quantised(const node *n)
+{
+    static uint8_t values[QN * QK];
+    static float scales[QN * QK], zeros[QN * QK], plain[QN * QK];
+    static int32_t order[QK];
+    quant_scheme s = (quant_scheme)n->a.weight.scheme;
+    quant_info q = quant_describe(s);
+    weight_data d = { .type = q.type, .rank = 2, .shape = { QN, QK }, .values = values, .scales = scales, .scale_type = DT_F32, .global = 1, .group_out = 1,
+                      .group_in = q.group ? q.group : QK, .input_scale = 1.0f / 300 };
+    if (!quant_is_stored(s)) {
+        weight_data raw = { .type = DT_F32, .rank = 2, .shape = { QN, QK }, .values = plain };
+        for (uint32_t i = 0; i < QN * QK; i++) plain[i] = case_value(3, i);
+        CHECK_OK(pjrt_quantise(n, &raw, &d));
+        return d;
+    }
+    for (uint32_t i = 0; i < QN * QK; i++) {
+        uint8_t b = (uint8_t)((i + 7) * 2654435761u >> 21);
+        values[i] = q.type == DT_F8E4M3 && (b & 0x7F) == 0x7F ? 0 : b;
+        scales[i] = (float)(1 + i * 5 % 13) / 64;
+        zeros[i] = (float)(i * 7 % 17);
+    }
+    for (int i = 0; i < QK; i++) order[i] = i * 7 % QK;
+    if (q.zeros) d.zeros = zeros;
+    if (q.ordered) d.order = order;
+    return d;
+}
+
+/* A row of inputs as the scheme rounds it. */
+static void round_inputs(const weight_data *d, quant_info q, float *x)
+{
+    float prepared[QK];
+    int64_t group = q.act == QUANT_ACT_INT8 && q.group ? q.group : QK;
+    if (!q.int8_activations) {
+        qgemm_prepare(q.act, d->input_scale, NULL, x, QK, prepared);
+        memcpy(x, prepared, sizeof prepared);
+        return;
+    }
+    for (int64_t from = 0; from < QK; from += group) {
+        int64_t end = from + group < QK ? from + group : QK;
+        float top = 0;
+        for (int64_t i = from; i < end; i++) top = fmaxf(top, fabsf(x[i]));
+        float scale = q.act == QUANT_ACT_INT8_STATIC ? d->input_scale : top / 127;
+        for (int64_t i = from; i < end; i++) x[i] = rintf(fminf(fmaxf(x[i] / scale, -127), 127)) * scale;
+    }
+}
+
+/* All 32 rows by weights as weight_row has them. */
+static void multiply_quantised(const graph *g, case_step *s, const weight_data *d, quant_info q, float *want)
+{
+    static float x[32 * QK], w[QK];
+    case_fill(s, graph_at(g, 1), x);
+    for (int t = 0; t < 32; t++) round_inputs(d, q, x + t * QK);
+    for (int r = 0; r < QN; r++) {
+        weight_row(d, r, w);
+        for (int t = 0; t < 32; t++) {
+            double sum = 0;
+            for (int i = 0; i < QK; i++) sum += (double)x[t * QK + i] * (double)w[i];
+            want[t * QN + r] = (float)sum;
+        }
+    }
+}
+
+static void check_quantised(const char *scheme)
+{
+    static case_step s;
+    static float want[32 * QN], got[32 * QN];
+    char text[512];
+    machine m;
+    snprintf(text, sizeof text, "%%1 = input kind=3 : f32[T, %d]{tokens, embed}\n%%2 = weight role=col \"w\"[0:%d/%d]mlp scheme=%s : f32[%d, %d]{mlp, embed}\n"
+                                "%%3 = linear(%%1, %%2) : f32[T, %d]{tokens, mlp}\noutput %%3\n", QK, QN, QN, scheme, QN, QK, QN);
+    graph *g = parse(text);
+    REQUIRE(g);
+    weight_data d = make_quantised(graph_at(g, 2));
+    quantised = &d;
+    status st = machine_open(&m, g, DT_F32, DT_F32, fill_same, NULL);
+    make_step(&s, 1);
+    if (st == ST_OK) st = machine_run(&m, &s, false, (float *[]){ got });
+    CHECK_OK(st);
+    multiply_quantised(g, &s, &d, quant_describe((quant_scheme)graph_at(g, 2)->a.weight.scheme), want);
+    double error = case_error(got, want, 32 * QN);
+    if (!(error <= 1e-5)) FAIL("%s: error %g", scheme, error);
+    machine_close(&m);
+    graph_free(g);
+    mem_free(d.owned);
+}
+
+TEST(quantised_linears)
+{
+    NEED_CPU;
+    static const char *const schemes[] = { "i8", "i8.act=int8", "i8.act=int8_static", "i4", "i4.g32.zeros", "i4.g128.ordered", "f8e4m3", "f8e4m3.g128", "f8e4m3.act=fp8", "f8e4m3.act=fp8_static",
+                                           "f8e4m3.g128.act=fp8_g128", "f4e2m1.g16", "f4e2m1.g32", "int8", "int4_g32", "int4_g128_weight_only", "int8_g32_weight_only", "fp8_per_channel" };
+    for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++) check_quantised(schemes[i]);
 }
 
 /* ---- collectives: what each rank has is its own ---- */
