@@ -29,7 +29,7 @@ static void put(st_tensor *t, int64_t i, double v)
     case DT_F16: half = 0x3C00, memcpy(at, &half, 2); break;
     case DT_I32: memcpy(at, &(int32_t){ (int32_t)v }, 4); break;
     case DT_I64: memcpy(at, &(int64_t){ (int64_t)v }, 8); break;
-    default: *at = (char)(t->type == DT_F8E4M3 ? 0x38 : 127); break;
+    default: if (dtype_bits(t->type) == 8) *at = (char)(t->type == DT_F8E4M3 ? 0x38 : 127);
     }
 }
 
