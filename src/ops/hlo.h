@@ -133,12 +133,12 @@ typedef struct hlo_step {
     hlo_val rows;                   /* i32 [R] */
     hlo_val rope_variant;           /* i32 [T], 0 where there is but one */
     hlo_val write_page, write_slot; /* i32 [T] where a token's K and V go; padding goes to page 0 */
-    hlo_val page_table;             /* i32 [S, max_pages] */
-    hlo_val kv_lens;                /* i32 [S], 0 for padding and, unless decode, for sequences with more than one token */
+    hlo_val page_table;             /* i32 [S, max_pages] from the first page on that the step's queries see */
+    hlo_val kv_lens;                /* i32 [S] tokens in the row's pages; 0 for padding and, unless decode, for sequences with more than one token */
     /* not decode only: */
     hlo_val seq_token;              /* i32 [S] the token of a sequence with one token, else 0 */
     hlo_val token_seq;              /* i32 [T] its sequence if that has one token, else -1 */
-    hlo_val tile_seq, tile_token, tile_pos, tile_len;  /* i32 [n_tiles] sequence, first token, its position, tokens (in token order) */
+    hlo_val tile_seq, tile_token, tile_pos, tile_len;  /* i32 [n_tiles] sequence, first token, its position in the row's pages, tokens (in token order) */
     hlo_val tiles;                  /* i32 scalar: how many tiles there are */
 } hlo_step;
 

@@ -19,7 +19,7 @@ typedef struct lowering {
     hlo_val caches[HLO_CARRIED];
     hlo_val iteration;      /* of the loop being emitted; id 0 outside */
     const lower_segment *segment;
-    hlo_val page_tables, write_pages;       /* several groups: [groups, S, max_pages], [groups, T] */
+    struct kind_inputs { int first, n; int64_t pages; hlo_val page_tables, write_pages, kv_lens, tile_pos; } kinds[KV_MAX_GROUPS];    /* several groups */
     int32_t *first_pages, *repeat_groups;   /* [n_caches + 1] of a loop's repetitions */
 } lowering;
 
@@ -39,32 +39,55 @@ static hlo_val resolve_tokens(lowering *l, hlo_val ids, hlo_val ring)
     return hlo_select(h, pending, hlo_take(h, ring, at), ids);
 }
 
+/* Some groups' share of a part that has one row per group: [n, len / groups] */
+static hlo_val group_rows(lowering *l, hlo_val meta, const step_layout *m, step_part part, int first, int n)
+{
+    int64_t each = m->len[part] / m->n_groups, at = m->at[part] + first * each;
+    return hlo_reshape(&l->h, hlo_slice(&l->h, meta, 0, at, at + n * each), 2, (int64_t[]){ n, each });
+}
+
+/* Groups of one kind are neighbours; what they read is stacked, since a loop over layers meets all of them. */
+static void unpack_groups(lowering *l, const lower_bucket *b, hlo_val meta, const step_layout *m)
+{
+    hlo *h = &l->h;
+    const kv_group *g = l->o->groups->group;
+    for (int first = 0, n; first < m->n_groups; first += n) {
+        for (n = 1; first + n < m->n_groups && g[first + n].window == g[first].window && g[first + n].chunk == g[first].chunk;) n++;
+        struct kind_inputs k = { .first = first, .n = n, .pages = m->group[first].pages };
+        int64_t table = m->at[STEP_PAGE_TABLE] + m->group[first].at;
+        k.page_tables = hlo_reshape(h, hlo_slice(h, meta, 0, table, table + n * b->seqs * k.pages), 3, (int64_t[]){ n, b->seqs, k.pages });
+        k.write_pages = group_rows(l, meta, m, STEP_WRITE_PAGE, first, n);
+        k.kv_lens = group_rows(l, meta, m, STEP_KV_LENS, first, n);
+        if (!b->decode) k.tile_pos = group_rows(l, meta, m, STEP_TILE_POS, first, n);
+        for (int i = 0; i < n; i++) l->kinds[first + i] = k;
+    }
+}
+
 static void unpack_step(lowering *l, const lower_bucket *b, hlo_val meta, hlo_val ring)
 {
     hlo *h = &l->h;
     hlo_step *s = &l->step;
     step_layout m;
-    int64_t groups = l->p->groups.n_groups;
     step_layout_of(b, l->o, &m);
-    *s = (hlo_step){ .T = b->tokens, .S = b->seqs, .R = b->rows, .decode = b->decode, .act = l->o->act, .page = l->o->page, .max_pages = l->o->max_pages, .kv_block = l->o->kv_block,
+    bool one = m.n_groups == 1;
+    *s = (hlo_step){ .T = b->tokens, .S = b->seqs, .R = b->rows, .decode = b->decode, .act = l->o->act, .page = l->o->page, .max_pages = m.group[0].pages, .kv_block = l->o->kv_block,
                      .q_tile = bucket_q_tile(b), .n_tiles = bucket_n_tiles(b) };
     hlo_comment(h, "the step's inputs");
     s->tokens = resolve_tokens(l, meta_part(l, meta, &m, STEP_TOKENS), ring);
     s->positions = meta_part(l, meta, &m, STEP_POSITIONS);
-    if (groups == 1) s->write_page = meta_part(l, meta, &m, STEP_WRITE_PAGE);
-    else l->write_pages = hlo_reshape(h, meta_part(l, meta, &m, STEP_WRITE_PAGE), 2, (int64_t[]){ groups, b->tokens });
+    if (one) s->write_page = meta_part(l, meta, &m, STEP_WRITE_PAGE);
     s->write_slot = meta_part(l, meta, &m, STEP_WRITE_SLOT);
     s->rows = meta_part(l, meta, &m, STEP_ROWS);
-    if (groups == 1) s->page_table = hlo_reshape(h, meta_part(l, meta, &m, STEP_PAGE_TABLE), 2, (int64_t[]){ b->seqs, l->o->max_pages });
-    else l->page_tables = hlo_reshape(h, meta_part(l, meta, &m, STEP_PAGE_TABLE), 3, (int64_t[]){ groups, b->seqs, l->o->max_pages });
-    s->kv_lens = meta_part(l, meta, &m, STEP_KV_LENS);
+    if (one) s->page_table = hlo_reshape(h, meta_part(l, meta, &m, STEP_PAGE_TABLE), 2, (int64_t[]){ b->seqs, s->max_pages });
+    if (one) s->kv_lens = meta_part(l, meta, &m, STEP_KV_LENS);
+    if (!one) unpack_groups(l, b, meta, &m);
     s->rope_variant = meta_part(l, meta, &m, STEP_ROPE_VARIANT);
     if (b->decode) return;
     s->seq_token = meta_part(l, meta, &m, STEP_SEQ_TOKEN);
     s->token_seq = meta_part(l, meta, &m, STEP_TOKEN_SEQ);
     s->tile_seq = meta_part(l, meta, &m, STEP_TILE_SEQ);
     s->tile_token = meta_part(l, meta, &m, STEP_TILE_TOKEN);
-    s->tile_pos = meta_part(l, meta, &m, STEP_TILE_POS);
+    if (one) s->tile_pos = meta_part(l, meta, &m, STEP_TILE_POS);
     s->tile_len = meta_part(l, meta, &m, STEP_TILE_LEN);
     s->tiles = hlo_reshape(h, meta_part(l, meta, &m, STEP_TILES), 0, NULL);
 }
@@ -125,11 +148,6 @@ static int places_in_loop(lowering *l, int cache, int32_t *first_pages, int32_t 
     return 0;
 }
 
-static hlo_val number(lowering *l, hlo_val stacked, int i)
-{
-    return hlo_reshape(&l->h, hlo_slice(&l->h, stacked, 0, i, i + 1), stacked.rank - 1, stacked.dim + 1);
-}
-
 /* The call of an operation with a cache: page 0 of its place, and a step whose pages are those of its layer's group; in a loop, of
  * this repetition's layer. */
 static void bind_cache(lowering *l, const node *n, hlo_call *c, hlo_step *step)
@@ -144,9 +162,14 @@ static void bind_cache(lowering *l, const node *n, hlo_call *c, hlo_step *step)
     c->step = step;
     *step = l->step;
     if (l->p->groups.n_groups == 1) return;
-    hlo_val group = one ? (hlo_val){0} : by_iteration(l, l->repeat_groups, count);
-    step->page_table = one ? number(l, l->page_tables, at.group) : hlo_row(h, l->page_tables, group);
-    step->write_page = one ? number(l, l->write_pages, at.group) : hlo_row(h, l->write_pages, group);
+    const struct kind_inputs *k = &l->kinds[at.group];
+    for (int i = 0; i < count; i++) l->repeat_groups[i] -= k->first;
+    hlo_val group = one ? hlo_int(h, DT_I32, at.group - k->first) : by_iteration(l, l->repeat_groups, count);
+    step->max_pages = k->pages;
+    step->page_table = hlo_row(h, k->page_tables, group);
+    step->write_page = hlo_row(h, k->write_pages, group);
+    step->kv_lens = hlo_row(h, k->kv_lens, group);
+    if (!l->step.decode) step->tile_pos = hlo_row(h, k->tile_pos, group);
 }
 
 /* All that there is of a weight which is an operation's input `i`. Experts of a loop's layers are not taken out of their stack: the
@@ -316,8 +339,8 @@ int lower_n_leading(const graph *g) { return graph_mesh(g).tp > 1 ? 3 : 2; }
 status lower_step(const lower_plan *p, const lower_bucket *b, const lower_options *o, buf *out)
 {
     mesh m = graph_mesh(p->g);
-    if ((o->n_groups ? o->n_groups : 1) != p->groups.n_groups)
-        return err_set(ST_INTERNAL, "options for %d groups of layers, the graph has %d", o->n_groups, p->groups.n_groups);
+    int groups = o->groups ? o->groups->n_groups : 1;
+    if (groups != p->groups.n_groups) return err_set(ST_INTERNAL, "options for %d groups of layers, the graph has %d", groups, p->groups.n_groups);
     if (m.sp && b->tokens % m.tp) return err_set(ST_INTERNAL, "a bucket of %d tokens under sequence parallelism over %d ranks", b->tokens, m.tp);
     TRY(lower_check(p, o->n_pages));
     size_t n_args = (size_t)(lower_n_leading(p->g) + p->n_caches + p->n_inputs + p->n_weights);

@@ -58,7 +58,7 @@ typedef struct lower_options {
     dtype act;                      /* DT_F32, DT_BF16, DT_F16 */
     int page;                       /* tokens per KV page */
     int max_pages;                  /* per sequence */
-    int n_groups;                   /* lower_plan.groups.n_groups; 0 = 1 */
+    const kv_layout *groups;        /* lower_plan.groups; NULL = one that keeps everything */
     int32_t n_pages;                /* page 0 (padding's) included */
     int n_slots;                    /* of the ring */
     int64_t kv_block;               /* hlo_step.kv_block */

@@ -56,7 +56,7 @@ status program_context_new(const graph *g, const device_limits *l, dtype act, pr
     TRY(lower_plan_new(g, l->kv_dtype, &plan));
     *out = (program_context){ .plan = plan, .limits = *l, .vocab = (int)graph_node(g, graph_output(g))->s.dim[1] };
     out->lower = (lower_options){ .act = act, .page = l->block_size, .max_pages = (l->max_model_len + l->block_size - 1) / l->block_size,
-                                  .n_groups = plan->groups.n_groups, .n_slots = STEP_DEPTH * l->max_seqs + 1 };
+                                  .groups = &plan->groups, .n_slots = STEP_DEPTH * l->max_seqs + 1 };
     buckets_make(l, m, &out->buckets);
     return ST_OK;
 }

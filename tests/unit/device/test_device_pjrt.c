@@ -183,6 +183,17 @@ TEST(layers_of_two_kinds)
     against_cpu(&mixed, one, 1e-4);
 }
 
+/* Chunks of whole blocks, of which rows of pages begin with the current one, and chunks that begin anywhere. */
+TEST(layers_of_chunks)
+{
+    static const decoder whole = { .layers = 4, .hidden = 16, .heads = 4, .kv_heads = 2, .head_dim = 4, .mlp = 16, .vocab = VOCAB, .llama4 = true, .chunk = 2 * DECODER_BLOCK };
+    decoder anywhere = whole;
+    NEED_CPU;
+    against_cpu(&whole, one, 1e-4);
+    anywhere.chunk = DECODER_BLOCK + 1;
+    against_cpu(&anywhere, one, 1e-4);
+}
+
 /* The second time nothing is compiled. */
 TEST(programs_come_from_the_cache)
 {

@@ -203,8 +203,8 @@ TEST(caches_in_no_even_order_are_one_loop)
     CHECK(p->groups.n_groups == 4 && p->n_caches == 1 && p->caches[0].n_places == 3);
     const lower_bucket b = { .tokens = 8, .seqs = 4, .rows = 4 };
     lower_options o = { .act = DT_F32, .page = 4, .max_pages = 5, .n_pages = 10, .n_slots = 3 };
-    CHECK_ERR(lower_step(p, &b, &o, &text), ST_INTERNAL, "options for 0 groups of layers, the graph has 4");
-    o.n_groups = 4;
+    CHECK_ERR(lower_step(p, &b, &o, &text), ST_INTERNAL, "options for 1 groups of layers, the graph has 4");
+    o.groups = &p->groups;
     CHECK_OK(lower_step(p, &b, &o, &text));
     CHECK(strstr(buf_cstr(&text), "dense<[0, 2, 1]> : tensor<3xi32>") != NULL);
     CHECK(strstr(buf_cstr(&text), "dense<[0, 0, 10]> : tensor<3xi32>") != NULL);
@@ -494,6 +494,37 @@ TEST(meta_of_a_decode_batch)
     batch two_of_one = b;
     two_of_one.cu_q_lens = uneven;
     CHECK(!bucket_fits(&decode, &two_of_one));
+}
+
+/* Groups that see everything, a window of 6 and chunks of 8: rows begin at the page that the first query sees, and positions count
+ * from there. Chunks that begin within a page keep whole rows. */
+TEST(meta_has_the_pages_that_groups_see)
+{
+    static const kv_layout groups = { .n_groups = 4, .group = { { .n_layers = 1 }, { .window = 6 }, { .chunk = 8 }, { .chunk = 6 } } };
+    static const int32_t ids[] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 }, pos[] = { 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29 }, cu[] = { 0, 11 }, one[] = { 0, 1 }, lens[] = { 30 }, rows[] = { 10 };
+    static const int32_t pages[] = { 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 11, 12, 13, 14, 15, 0, 0, 0, 0, 21, 22, 23, 24, 31, 32, 33, 34, 35, 36, 37, 38 };
+    static const int32_t slots[44] = { [10] = 29, [21] = 61, [32] = 93, [43] = 129 };
+    static const lower_bucket bucket = { .tokens = 16, .seqs = 2, .rows = 2 }, single = { .tokens = 2, .seqs = 2, .rows = 2, .decode = true };
+    const lower_options o = { .act = DT_F32, .page = 4, .max_pages = 8, .n_pages = 40, .n_slots = 3, .groups = &groups };
+    batch b = { .n_tokens = 11, .n_seqs = 1, .n_rows = 1, .token_ids = ids, .positions = pos, .cu_q_lens = cu, .kv_lens = lens, .n_groups = 4, .page_table = pages, .max_pages = 8,
+                .slots = slots, .rows = rows };
+    int32_t meta[512];
+    step_layout l;
+    step_layout_of(&bucket, &o, &l);
+    REQUIRE(l.total <= 512 && bucket_n_tiles(&bucket) == 5);
+    step_meta_fill(&bucket, &o, &b, meta);
+    PART(STEP_PAGE_TABLE, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0, 11, 12, 13, 14, 15, 0, 0, 0, 0, 0, 0, 0, 0, 0, 21, 22, 23, 24, 0, 0, 0, 0, 0, 0, 0, 0,
+         31, 32, 33, 34, 35, 36, 37, 38, 0, 0, 0, 0, 0, 0, 0, 0);
+    PART(STEP_TILE_POS, 19, 27, 0, 0, 0, 7, 15, 0, 0, 0, 3, 11, 0, 0, 0, 19, 27, 0, 0, 0);
+    PART(STEP_KV_LENS, 0, 0, 0, 0, 0, 0, 0, 0);
+    PART(STEP_POSITIONS, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 0, 0, 0, 0, 0);
+    b.n_tokens = 1;
+    b.cu_q_lens = one;
+    b.positions = pos + 10;
+    step_layout_of(&single, &o, &l);
+    step_meta_fill(&single, &o, &b, meta);
+    PART(STEP_PAGE_TABLE, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0, 14, 15, 0, 0, 0, 0, 23, 24, 0, 0, 0, 0, 31, 32, 33, 34, 35, 36, 37, 38, 0, 0, 0, 0, 0, 0, 0, 0);
+    PART(STEP_KV_LENS, 30, 0, 6, 0, 6, 0, 30, 0);
 }
 
 /* Tiles always suffice: random batches that fill a bucket. */

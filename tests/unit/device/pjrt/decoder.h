@@ -11,6 +11,7 @@
 /* period: layers of which the last sees all keys, the others a window of 6; 0: all see everything. */
 typedef struct decoder { int layers, hidden, heads, kv_heads, head_dim, mlp, vocab, period; bool qk_norm, bias, tied; dtype type; int experts, top_k; /* 0: a dense MLP */
     bool sinks, gemma, llama4;   /* a logit for each head; norms of 1 + w behind attention and MLP; every second layer without rope, the others with chunks */
+    int chunk;                   /* of these; 0: 5 */
 } decoder;
 
 /* ---- the graph ---- */
@@ -101,7 +102,7 @@ static inline tensor decoder_layer(graph *g, const decoder *d, int l, tensor x, 
     tensor in[] = { decoder_rope(g, d, l, q, table, true), decoder_rope(g, d, l, k, table, false), v, NO_TENSOR };
     if (d->sinks) in[3] = decoder_weight(g, d, l, ROLE_COL, "sinks", AX_HEADS, d->heads, AX_NONE, 0);
     int64_t window = d->period && (l + 1) % d->period ? 6 : 0;
-    y = graph_add(g, OP_PAGED_ATTENTION, in, 4, &(op_attrs){ .paged_attention = { .cache = l, .scale = 0.4, .window = window, .chunk = d->llama4 && l % 2 == 0 ? 5 : 0 } });
+    y = graph_add(g, OP_PAGED_ATTENTION, in, 4, &(op_attrs){ .paged_attention = { .cache = l, .scale = 0.4, .window = window, .chunk = d->llama4 && l % 2 == 0 ? d->chunk ? d->chunk : 5 : 0 } });
     y = graph_add(g, OP_MERGE_HEADS, &y, 1, NULL);
     x = decoder_two(g, OP_ADD, x, decoder_made(g, d, l, decoder_linear(g, d, l, y, ROLE_ROW, "o", AX_EMBED, d->hidden, d->bias), "o_norm"));
     y = decoder_norm(g, d, l, x, "post");
