@@ -6,7 +6,7 @@ package, where it is there, for the example that tools/run.sh prints).
 """
 import atexit, http.server, json, os, re, shutil, signal, socket, subprocess, sys, tempfile, threading, time
 
-from server import BUNDLED, ROOT, Server, binary, free_port, run as main
+from server import BUNDLED, ROOT, SHARED, Server, Skip, binary, free_port, run as main
 
 TESTS = []
 def test(f):
@@ -567,5 +567,11 @@ def setup_script():
 def scripts_parse():
     for f in sorted(os.listdir(os.path.join(ROOT, "tools"))):
         if f.endswith(".sh"): subprocess.run(["bash", "-n", os.path.join(ROOT, "tools", f)], check=True)
+
+@test
+def the_page_of_what_works_is_whole():
+    if not os.path.isdir(os.path.join(SHARED, "goldens")): raise Skip("no ../shared")
+    p = subprocess.run([sys.executable, os.path.join(ROOT, "tools", "support_models.py"), "--check"], capture_output=True, text=True, timeout=60)
+    assert p.returncode == 0, p.stderr
 
 main(TESTS)
