@@ -12,7 +12,8 @@ A line is five fields between tabs (a sixth, where there is one, is said in the 
     golden   way          result     error    tolerance
     gpt_oss  cpu          pass|fail  3.1e-05  0.001
     gpt_oss  xla:cpu x2
-way: the device, and of how many the mesh was. error: on the CPU the largest difference of a logit, through HTTP of a logprob.
+way: the device, and of how many the mesh was. error: on the CPU the largest difference of a logit, through HTTP of a
+logprob, unless the sixth field says otherwise.
 What is compiled for TPUs is read from docs/compile.md (bench/compile_table.py --presets)."""
 import argparse, json, os, re, sys
 

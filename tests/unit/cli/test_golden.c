@@ -91,7 +91,7 @@ static void run_golden(const char *dir, rig_options o)
         compare_greedy(&r, &g, dir, prompts[p], &seq);
     }
     printf("  %-22s worst %.2e of %.2e\n", dir, worst, g.atol);
-    golden_report(dir, "cpu", worst, g.atol);
+    golden_report(dir, "cpu", worst, g.atol, NULL);
     rig_close(&r);
     st_close(g.set);
 }

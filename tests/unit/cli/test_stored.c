@@ -2,6 +2,7 @@
  * within the golden's tolerance; those that round them by the share of probes whose logits are the reference's (a different rounding of
  * one activation moves all that follow), and by what is off on average. */
 #include "load/safetensors.h"
+#include "tests/golden/report.h"
 #include "tests/golden/rig.h"
 
 typedef struct golden { st_set *set; double atol, actq_rms; } golden;
@@ -51,7 +52,7 @@ static status differences(rig *r, const int32_t *ids, const float *want, int n, 
     return st;
 }
 
-static void check_weight_only(rig *r, const golden *g, const char *name)
+static void check_weight_only(rig *r, const golden *g, const char *name, bool keep)
 {
     static const char *const prompts[] = { "short", "long" };
     static const int chunks[] = { 1, 7, 256 };
@@ -71,6 +72,7 @@ static void check_weight_only(rig *r, const golden *g, const char *name)
             most = worst > most ? worst : most;
         }
     printf("  %-28s worst %.2e of %.2e\n", name, most, g->atol);
+    golden_report(name, "cpu", most, g->atol, keep ? "activations not rounded" : NULL);
 }
 
 static void check_rounded(rig *r, const golden *g, const char *name)
@@ -97,6 +99,7 @@ static void check_rounded(rig *r, const golden *g, const char *name)
     double worst, rms, share = (double)exact / (double)(n * 3);
     REQUIRE_OK(differences(r, ids, want_long, (int)n_long, 64, &worst, &rms));
     printf("  %-28s %.3f of probes exact; long: rms %.4f of %.4f\n", name, share, rms, g->actq_rms);
+    golden_report(name, "cpu", share >= 0.8 ? rms : INFINITY, g->actq_rms, "rms, activations rounded");
     if (!(share >= 0.8)) FAIL("%s: %.3f of the probes are exact, expected 0.8", name, share);
     if (!(rms <= g->actq_rms)) FAIL("%s: off by %.4f (rms), allowed %.4f", name, rms, g->actq_rms);
 }
@@ -109,14 +112,17 @@ static void run_stored(const char *name, bool keep)
     rig r;
     REQUIRE_OK(rig_open(&r, dir, (rig_options){ .weights = DT_F32, .kv = DT_F32, .threads = 2, .block_size = 16, .keep_activations = keep }));
     if (st_find(g.set, "probe.logits_actq") && !keep) check_rounded(&r, &g, name);
-    else check_weight_only(&r, &g, name);
+    else check_weight_only(&r, &g, name, keep);
     rig_close(&r);
     st_close(g.set);
 }
 
 #define STORED(name) TEST(stored_##name) { run_stored(#name, false); }
-/* The reference has no rounded activations for experts; and the others' weights by themselves. */
+/* The reference has no rounded activations for experts; and the others' weights by themselves, before what is reported of them. */
 #define WEIGHTS(name) TEST(weights_##name) { run_stored(#name, true); }
+WEIGHTS(llama_fp8_block)
+WEIGHTS(llama_ct_int8_w8a8)
+WEIGHTS(llama_ct_fp8_static)
 STORED(llama_awq)
 STORED(llama_awq_g32)
 STORED(llama_gptq)
@@ -144,9 +150,6 @@ WEIGHTS(qwen3_moe_fp8_block_aligned)
 WEIGHTS(deepseek_v3_fp8)
 WEIGHTS(deepseek_v3_fp8_aligned)
 WEIGHTS(deepseek_v31_fp8_ue8m0)
-WEIGHTS(llama_fp8_block)
-WEIGHTS(llama_ct_int8_w8a8)
-WEIGHTS(llama_ct_fp8_static)
 STORED(gpt_oss_mxfp4)
 STORED(kimi_k2_int4)
 
