@@ -72,15 +72,15 @@ status hlo_weight_check(const node *w)
 
 /* ---- taken apart ---- */
 
-/* [R, G] of groups of columns to [R, k], f32: by a product with ones where a column is of a group, which is exact. (Repeating along a
+/* [R, G] of groups of columns to columns [from, end), f32: by a product with ones where a column is of a group, which is exact. (Repeating along a
  * new dimension that is then folded into the columns made TPU compilers lay out all layers' scales anew: 43 GB of temporaries for
  * Kimi K2 on 32 devices against 0.1.) */
-static hlo_val spread(hlo *h, hlo_val s, int64_t group, int64_t k)
+static hlo_val spread(hlo *h, hlo_val s, int64_t group, int64_t from, int64_t end)
 {
-    const int64_t rows = s.dim[0], groups = s.dim[1], dim[] = { groups, k };
+    const int64_t k = end - from, rows = s.dim[0], groups = s.dim[1], dim[] = { groups, k };
     if (groups == 1) return hlo_broadcast(h, hlo_reshape(h, hlo_convert(h, s, DT_F32), 1, &rows), (int[]){ 0 }, 2, (int64_t[]){ rows, k });
     dtype t = s.type == DT_BF16 || s.type == DT_I8 ? DT_BF16 : DT_F32;      /* which holds zeros exactly */
-    hlo_val of = hlo_bin_scalar(h, "divide", hlo_iota(h, DT_I32, 1, 2, dim), (double)group), is = hlo_cmp(h, "EQ", of, hlo_iota(h, DT_I32, 0, 2, dim));
+    hlo_val of = hlo_bin_scalar(h, "divide", hlo_bin_scalar(h, "add", hlo_iota(h, DT_I32, 1, 2, dim), (double)from), (double)group), is = hlo_cmp(h, "EQ", of, hlo_iota(h, DT_I32, 0, 2, dim));
     return hlo_dot(h, hlo_convert(h, s, t), hlo_convert(h, is, t), (hlo_dims){ 0 }, (hlo_dims){ 0 }, HLO_DIMS(1), HLO_DIMS(0), DT_F32);
 }
 
@@ -94,14 +94,25 @@ static hlo_val twice_e2m1(hlo *h, hlo_val code)
     return hlo_select(h, hlo_cmp_scalar(h, "LT", code, 8), v, hlo_un(h, "negate", v));
 }
 
-/* What the codes stand for before scales: [N, k] f32, exact. */
-static hlo_val values_of(hlo *h, const hlo_weight *w, quant_info q, int64_t k, hlo_val zeros)
+/* Codes are columns [from, end) of the weight: all of them, or, where two share a byte, one half. */
+typedef struct columns { hlo_val code; int64_t from, end; } columns;
+
+static int columns_of(hlo *h, hlo_val v, quant_info q, int64_t k, columns out[2])
 {
-    hlo_val v = w->piece[PIECE_VALUES];
-    if (!is_packed(q.type)) return hlo_convert(h, v, DT_F32);
-    hlo_val half[] = { hlo_bin_scalar(h, "and", v, 15), hlo_bin_scalar(h, "shift_right_logical", v, 4) };
-    v = hlo_convert(h, hlo_concat(h, half, 2, 1), DT_I32);
-    if (v.dim[1] != k) v = hlo_slice(h, v, 1, 0, k);
+    int64_t half = (k + 1) / 2;
+    out[0] = (columns){ v, 0, k };
+    if (!is_packed(q.type)) return 1;
+    out[0] = (columns){ hlo_bin_scalar(h, "and", v, 15), 0, half };
+    out[1] = (columns){ hlo_bin_scalar(h, "shift_right_logical", v, 4), half, k };
+    if (k % 2) out[1].code = hlo_slice(h, out[1].code, 1, 0, k - half);
+    return k > 1 ? 2 : 1;
+}
+
+/* What they stand for before scales: f32, exact. */
+static hlo_val values_of(hlo *h, const columns *c, quant_info q, hlo_val zeros)
+{
+    if (!is_packed(q.type)) return hlo_convert(h, c->code, DT_F32);
+    hlo_val v = hlo_convert(h, c->code, DT_I32);
     if (q.type == DT_F4E2M1) return hlo_bin_scalar(h, "multiply", hlo_convert(h, twice_e2m1(h, v), DT_F32), 0.5);
     v = hlo_convert(h, v, DT_F32);
     return hlo_is(zeros) ? hlo_bin(h, "subtract", v, zeros) : hlo_bin_scalar(h, "subtract", v, 8);
@@ -209,10 +220,17 @@ hlo_val hlo_product(hlo *h, hlo_val x, const hlo_weight *w)
     if (q.int8_activations && q.type == DT_I8 && by_row) {
         y = hlo_convert(h, dot(h, hlo_convert(h, r.x, DT_I8), w->piece[PIECE_VALUES], DT_I32), DT_F32);
     } else {
-        if (hlo_is(r.scale) && !by_token) r.x = hlo_bin(h, "multiply", r.x, spread(h, r.scale, rounded_group(w, q), k));
-        hlo_val v = values_of(h, w, q, k, hlo_is(zeros) ? spread(h, zeros, group, k) : zeros);
-        if (!by_row) v = hlo_bin(h, "multiply", v, spread(h, scales, group, k));
-        y = dot(h, hlo_convert(h, r.x, type), hlo_convert(h, v, type), DT_F32);
+        if (hlo_is(r.scale) && !by_token) r.x = hlo_bin(h, "multiply", r.x, spread(h, r.scale, rounded_group(w, q), 0, k));
+        columns part[2];
+        int n = columns_of(h, w->piece[PIECE_VALUES], q, k, part);
+        r.x = hlo_convert(h, r.x, type);
+        for (int i = 0; i < n; i++) {
+            const columns *c = &part[i];
+            hlo_val v = values_of(h, c, q, hlo_is(zeros) ? spread(h, zeros, group, c->from, c->end) : zeros);
+            if (!by_row) v = hlo_bin(h, "multiply", v, spread(h, scales, group, c->from, c->end));
+            hlo_val one = dot(h, n > 1 ? hlo_slice(h, r.x, 1, c->from, c->end) : r.x, hlo_convert(h, v, type), DT_F32);
+            y = i ? hlo_bin(h, "add", y, one) : one;
+        }
     }
     if (by_token) y = scaled(h, y, r.scale, 0);
     return by_row ? scaled(h, y, scales, 1) : y;
