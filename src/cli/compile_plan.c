@@ -29,11 +29,11 @@ static status read_config_file(const char *path, jv **out)
     return st;
 }
 
-static status read_config(const flags *f, const char *where, jv **out)
+/* *files: of a directory; they say whether it is served with images and sounds. NULL for a config.json or a name alone. */
+static status read_config(const flags *f, const char *where, jv **out, model_dir **files)
 {
     struct stat sb;
     char *dir;
-    model_dir *files;
     const bool here = stat(where, &sb) == 0;
     if (here && S_ISREG(sb.st_mode)) return read_config_file(where, out);
     const preset *known = here ? NULL : preset_find(where);
@@ -41,17 +41,16 @@ static status read_config(const flags *f, const char *where, jv **out)
     hub_options h = { .revision = flags_str(f, "revision"), .token = flags_str(f, "hf-token"), .download_dir = flags_str(f, "download-dir"),
                       .weights = false, .progress = flags_bool(f, "use-tqdm-on-load", true) };
     TRY(hub_resolve(where, &h, &dir));
-    status st = model_dir_open(dir, &files);
+    status st = model_dir_open(dir, files);
     mem_free(dir);
     TRY(st);
-    *out = jv_ref(files->config);
-    model_dir_free(files);
+    *out = jv_ref((*files)->config);
     return ST_OK;
 }
 
 static status plan_model(const flags *f, const char *where, compile_plan *p)
 {
-    TRY(read_config(f, where, &p->config));
+    TRY(read_config(f, where, &p->config, &p->model.files));
     TRY(merge_json(p->config, flags_json(f, "hf-overrides")));
     TRY(instance_plan(&p->model, p->config, &p->c.limits));
     p->utilization = flags_f64(f, "gpu-memory-utilization", 0.92);

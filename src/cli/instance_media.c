@@ -5,12 +5,9 @@
 #include "base/log.h"
 #include "cli/instance.h"
 
-/* Only steps of the CPU device take encoders' rows so far; there, what a checkpoint has is used. */
 static bool wants_media(const instance *s)
 {
-    const char *spec = flags_str(s->f, "device");
-    return s->files && s->files->preprocessor_config && strcmp(flags_str(s->f, "load-format"), "dummy") != 0 && !flags_bool(s->f, "language-model-only", false) &&
-           (strcmp(spec, "auto") == 0 || strcmp(spec, "cpu") == 0);
+    return s->files && s->files->preprocessor_config && strcmp(flags_str(s->f, "load-format"), "dummy") != 0 && !flags_bool(s->f, "language-model-only", false);
 }
 
 status instance_media_levels(const instance *s, const jv *config, int *out)

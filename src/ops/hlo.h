@@ -140,6 +140,7 @@ typedef struct hlo_step {
     hlo_val token_seq;              /* i32 [T] its sequence if that has one token, else -1 */
     hlo_val tile_seq, tile_token, tile_pos, tile_len;  /* i32 [n_tiles] sequence, first token, its position in the row's pages, tokens (in token order) */
     hlo_val tiles;                  /* i32 scalar: how many tiles there are */
+    hlo_val see;                    /* i32 [T] how many keys behind its own a token sees (batch.see); none = no token does */
 } hlo_step;
 
 /* How a layer's K and V lie in the cache: [layers * pages, page, rows, lanes]; no chip copies such an array (rows 1, 8 or a

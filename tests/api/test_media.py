@@ -5,7 +5,7 @@
 """
 import array, base64, http.server, json, math, os, shutil, struct, sys, tempfile, threading
 
-from server import SHARED, Server, Skip, run
+from server import ROOT, SHARED, Server, Skip, run
 
 CODE = {"F32": "f", "I32": "i", "I64": "q"}
 
@@ -124,10 +124,10 @@ def test(f):
 
 # ---- goldens ----
 
-def golden(name, prompts, *args):
+def golden(name, prompts, *args, **kw):
     m = Model(name)
     media = {"a": m.image("a"), "b": m.image("b"), "s": m.audio() if "audio" in m.family else None}
-    with m.serve(*args) as s:
+    with m.serve(*args, **kw) as s:
         for prompt, kinds in prompts.items(): check_prompt(m, s, prompt, [media[k] for k in kinds])
 
 @test
@@ -146,6 +146,27 @@ def golden_qwen3_omni(): golden("qwen3_omni", {"img1": "a", "img2": "ab", "audio
 def golden_gemma3_in_chunks(): golden("gemma3_mm", {"img2": "ab"}, "--max-num-batched-tokens", "16", "--max-num-seqs", "8", "--block-size", "16")
 @test
 def golden_qwen3_omni_in_chunks(): golden("qwen3_omni", {"img_audio": "bs"}, "--max-num-batched-tokens", "8", "--max-num-seqs", "2")
+
+# ---- on a PJRT device: the encoders stay on the CPU, their rows go into its steps ----
+
+def pjrt(name, prompts, *args, devices=1):
+    plugin = os.environ.get("SYSTOLIC_PJRT_CPU", os.path.join(ROOT, "build", "pjrt", "libpjrt_cpu.so"))
+    if not os.path.exists(plugin): raise Skip("no XLA:CPU plugin (make pjrt-cpu)")
+    quick = {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"}     # as in test_pjrt.py
+    cache = os.path.join(ROOT, "build", "pjrt", "programs-quick")
+    os.makedirs(cache, exist_ok=True)
+    golden(name, prompts, "--device", f"pjrt:{plugin}?cpu_device_count={devices}", "--program-cache", cache, "--lazy-compile", "--max-num-seqs", "2", *args, env=quick, wait=300)
+
+@test
+def pjrt_qwen2_5_vl(): pjrt("qwen2_5_vl", {"img1": "a", "img2": "ab"}, "--max-num-batched-tokens", "64")
+@test
+def pjrt_gemma3(): pjrt("gemma3_mm", {"img1": "a", "img2": "ab"}, "--max-num-batched-tokens", "16", "--max-num-seqs", "8", "--block-size", "16")
+@test
+def pjrt_llama4_scout(): pjrt("llama4_scout", {"img1": "a", "img_tiles": "b"}, "--max-num-batched-tokens", "64")
+@test
+def pjrt_qwen3_omni(): pjrt("qwen3_omni", {"img2": "ab", "img_audio": "bs"}, "--max-num-batched-tokens", "64")
+@test
+def pjrt_two_ranks(): pjrt("qwen2_5_vl", {"img2": "ab"}, "--max-num-batched-tokens", "16", "--tensor-parallel-size", "2", devices=2)
 
 # ---- what the engine does with them ----
 

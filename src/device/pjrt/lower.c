@@ -82,7 +82,9 @@ static void unpack_step(lowering *l, const lower_bucket *b, hlo_val meta, hlo_va
     if (one) s->kv_lens = meta_part(l, meta, &m, STEP_KV_LENS);
     if (!one) unpack_groups(l, b, meta, &m);
     s->rope_variant = meta_part(l, meta, &m, STEP_ROPE_VARIANT);
+    if (l->o->three) s->positions3 = hlo_reshape(h, meta_part(l, meta, &m, STEP_POSITIONS3), 2, (int64_t[]){ b->tokens, 3 });
     if (b->decode) return;
+    if (l->o->see) s->see = meta_part(l, meta, &m, STEP_SEE);
     s->seq_token = meta_part(l, meta, &m, STEP_SEQ_TOKEN);
     s->token_seq = meta_part(l, meta, &m, STEP_TOKEN_SEQ);
     s->tile_seq = meta_part(l, meta, &m, STEP_TILE_SEQ);

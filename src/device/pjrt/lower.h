@@ -10,7 +10,8 @@
  * group (graph/kv_groups.h): as many as the largest group has, which is all of them where a model has one kind of layer.
  *
  * Arguments of a program, in order: meta i32 [step_meta_len], ring i32 [n_slots * BATCH_RING] (sampled tokens, only read), with
- * more than one tensor rank the device's own (i32 scalar), the caches, test inputs (IN_ACTIVATION nodes, by id), the weights.
+ * more than one tensor rank the device's own (i32 scalar), the caches, float inputs f32 (IN_ACTIVATION nodes, by id: the rows of encoders, [T, width], and
+ * their mask, [T, 1]), the weights.
  * Results: the caches, then the output (logits f32 [R, vocab]).
  *
  * Threads: a plan is read-only once it is made. */
@@ -59,6 +60,7 @@ typedef struct lower_options {
     int page;                       /* tokens per KV page */
     int max_pages;                  /* per sequence */
     const kv_layout *groups;        /* lower_plan.groups; NULL = one that keeps everything */
+    bool three, see;                /* steps have batch.positions3, batch.see: models for media */
     int32_t n_pages;                /* page 0 (padding's) included */
     int n_slots;                    /* of the ring */
     int64_t kv_block;               /* hlo_step.kv_block */

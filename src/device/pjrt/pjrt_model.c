@@ -232,6 +232,14 @@ static status pjrt_kv_write(device_model *m, int32_t block, const void *src) { r
 
 /* ---- loading ---- */
 
+static void free_no_media(pjrt_model *m)
+{
+    for (int b = 0; b < MAX_BUCKETS; b++) {
+        for (int i = 0; m->no_media[b] && i < m->n_devices * m->c.plan->n_inputs; i++) pjrt_buffer_free(m->dev->client, m->no_media[b][i]);
+        mem_free(m->no_media[b]);
+    }
+}
+
 static void pjrt_unload(device_model *dm)
 {
     pjrt_model *m = (pjrt_model *)(void *)dm;
@@ -242,6 +250,7 @@ static void pjrt_unload(device_model *dm)
     for (int i = 0; i < STEP_DEPTH; i++) pjrt_flight_free(m, &m->flights[i]);
     if (m->caches) free_caches(m);
     for (int i = 0; m->weights && i < m->n_devices * m->c.plan->n_weights; i++) pjrt_buffer_free(c, m->weights[i]);
+    free_no_media(m);
     for (int i = 0; m->ring && i < m->n_devices; i++) pjrt_buffer_free(c, m->ring[i]);
     for (int i = 0; m->ranks && i < m->n_devices; i++) pjrt_buffer_free(c, m->ranks[i]);
     mem_free(m->weights);
@@ -273,7 +282,8 @@ static int64_t embedding_rows(const graph *g)
 
 static status allocate(pjrt_model *m)
 {
-    size_t d = (size_t)m->n_devices, n_args = (size_t)(lower_n_leading(m->c.plan->g) + m->c.plan->n_caches + m->c.plan->n_weights);
+    size_t d = (size_t)m->n_devices, n_inputs = (size_t)m->c.plan->n_inputs;
+    size_t n_args = (size_t)(lower_n_leading(m->c.plan->g) + m->c.plan->n_caches + m->c.plan->n_weights) + n_inputs;
     if (n_args < SAMPLER_ARGS) n_args = SAMPLER_ARGS;
     m->weights = mem_calloc(d * (size_t)m->c.plan->n_weights, sizeof *m->weights);
     m->caches = mem_calloc(d * (size_t)m->c.plan->n_caches + 1, sizeof *m->caches);
@@ -283,7 +293,7 @@ static status allocate(pjrt_model *m)
     m->outs = mem_calloc(d * ((size_t)m->c.plan->n_caches + 2), sizeof *m->outs);
     if (!m->weights || !m->caches || !m->ring || !m->ranks || !m->args || !m->outs) return err_nomem();
     for (int i = 0; i < STEP_DEPTH; i++) {
-        m->flights[i].uploads = mem_array(d * STEP_UPLOADS, sizeof *m->flights[i].uploads);
+        m->flights[i].uploads = mem_array(d * (STEP_UPLOADS + n_inputs), sizeof *m->flights[i].uploads);
         if (!m->flights[i].uploads) return err_nomem();
     }
     int tp = graph_mesh(m->c.plan->g).tp;
@@ -292,6 +302,16 @@ static status allocate(pjrt_model *m)
         TRY(pjrt_upload(m->dev->client, i, DT_I32, NULL, 0, &rank, PJRT_HOLD_CALL, &m->ranks[i], NULL));
     }
     return pjrt_zeros(m->dev->client, m->n_devices, DT_I32, (int64_t[]){ (int64_t)m->c.lower.n_slots * BATCH_RING }, 1, m->ring);
+}
+
+/* Float inputs are rows for a step's tokens. */
+static status check_inputs(const lower_plan *p)
+{
+    for (int i = 0; i < p->n_inputs; i++) {
+        const node *n = graph_at(p->g, p->inputs[i]);
+        if (n->s.rank != 2 || n->s.dim[0] != DIM_T) return err_set(ST_UNSUPPORTED, "the graph has a float input that is not one row per token: node %%%d", p->inputs[i]);
+    }
+    return ST_OK;
 }
 
 static status pjrt_load(device *dev, const graph *g, const weight_source *w, const device_limits *l,
@@ -314,7 +334,7 @@ static status pjrt_load(device *dev, const graph *g, const weight_source *w, con
         return st;
     }
     if (strcmp(d->platform, "cpu") == 0) m->c.lower.kv_block = 1 << 20; /* its caches are small, and so are its loops' blocks best */
-    if (m->c.plan->n_inputs) st = err_set(ST_UNSUPPORTED, "the graph has an input beside tokens, positions and rows: node %%%d", m->c.plan->inputs[0]);
+    st = check_inputs(m->c.plan);
     if (st == ST_OK) st = allocate(m);
     if (st == ST_OK) st = pjrt_weights_load(m, w, progress, arg);
     if (st == ST_OK) *out = &m->base;

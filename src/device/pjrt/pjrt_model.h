@@ -33,10 +33,11 @@ typedef struct flight {
     const batch *b;
     int bucket;
     pjrt_program *sampler;                  /* which is not dropped meanwhile; NULL: none */
-    pjrt_event **uploads; int n_uploads;    /* [n_devices * STEP_UPLOADS] */
+    pjrt_event **uploads; int n_uploads;    /* [n_devices * (STEP_UPLOADS + n_inputs)] */
     int32_t *meta;                          /* host side of the uploads */
+    float *media;                           /* the graph's float inputs, one after the other, padded to the bucket */
     int32_t *ints; float *floats; uint32_t *mask;
-    size_t meta_cap, ints_cap, floats_cap, mask_cap;
+    size_t meta_cap, media_cap, ints_cap, floats_cap, mask_cap;
     int32_t *tokens;                        /* [rows] of the bucket, downloaded */
     float *logits;                          /* [rows][vocab], only if wanted */
     size_t tokens_cap, logits_cap;
@@ -60,6 +61,7 @@ typedef struct pjrt_model {
     int32_t n_blocks;
     loaded_program steps[MAX_BUCKETS];
     loaded_program samplers[MAX_SAMPLERS]; int n_samplers;
+    pjrt_buffer **no_media[MAX_BUCKETS];    /* [n_devices][n_inputs] zeros: the float inputs of steps that bring none; NULL until there is one */
     pjrt_buffer **args, **outs;             /* for pjrt_execute */
     flight flights[STEP_DEPTH];
     int first, n_flights;

@@ -54,6 +54,7 @@ void pjrt_flight_free(pjrt_model *m, flight *f)
     flight_clear(m, f);
     mem_free(f->uploads);
     mem_free(f->meta);
+    mem_free(f->media);
     mem_free(f->ints);
     mem_free(f->floats);
     mem_free(f->mask);
@@ -79,7 +80,7 @@ static status check_seq(const pjrt_model *m, const batch *b, int s)
     int pages = (b->kv_lens[s] - 1) / m->c.lower.page + 1;
     if (pages > b->max_pages) return err_set(ST_INVALID, "batch: sequence %d needs %d pages, its row has %d", s, pages, b->max_pages);
     for (int g = 0; g < m->c.plan->groups.n_groups; g++) TRY(check_range("page_table", batch_pages(b, g, s), pages, 0, m->n_blocks));
-    return ST_OK;
+    return b->see ? check_range("see", b->see + b->cu_q_lens[s], q, 0, (int64_t)b->kv_lens[s] + 1) : ST_OK;
 }
 
 static status check_batch(const pjrt_model *m, const batch *b)
@@ -123,28 +124,77 @@ static void free_args(pjrt_model *m, size_t from, size_t to, size_t n_args)
         }
 }
 
+static int64_t input_cols(const pjrt_model *m, int i) { return graph_at(m->c.plan->g, m->c.plan->inputs[i])->s.dim[1]; }
+
+/* Zeros on all devices, made for the first step of a bucket that brings no rows and kept: steps of text upload none. */
+static status zero_inputs(pjrt_model *m, int bucket, pjrt_buffer ***out)
+{
+    const int n = m->c.plan->n_inputs;
+    pjrt_buffer *made[PJRT_MAX_DEVICES], **all;
+    *out = m->no_media[bucket];
+    if (*out) return ST_OK;
+    all = mem_calloc((size_t)(m->n_devices * n), sizeof *all);
+    if (!all) return err_nomem();
+    m->no_media[bucket] = all;
+    for (int i = 0; i < n; i++) {
+        status st = pjrt_zeros(m->dev->client, m->n_devices, DT_F32, (int64_t[]){ m->c.buckets.v[bucket].tokens, input_cols(m, i) }, 2, made);
+        for (int d = 0; st == ST_OK && d < m->n_devices; d++) all[d * n + i] = made[d];
+        if (st == ST_OK) continue;
+        for (int k = 0; k < m->n_devices * i; k++) pjrt_buffer_free(m->dev->client, all[k / i * n + k % i]);
+        mem_free(all);
+        m->no_media[bucket] = NULL;
+        return st;
+    }
+    *out = all;
+    return ST_OK;
+}
+
+/* The batch's rows as arguments from `arg` on, padded to the bucket. */
+static status upload_media(pjrt_model *m, flight *f, size_t arg, size_t n_args)
+{
+    const int64_t T = m->c.buckets.v[f->bucket].tokens, n = f->b->n_tokens;
+    int64_t total = 0;
+    for (int i = 0; i < m->c.plan->n_inputs; i++) total += T * input_cols(m, i);
+    TRY(RESERVE(f, media, total));
+    float *at = f->media;
+    for (int i = 0; i < m->c.plan->n_inputs; i++) {
+        const int64_t cols = input_cols(m, i), number = graph_at(m->c.plan->g, m->c.plan->inputs[i])->a.input.number;
+        memcpy(at, f->b->activations[number], (size_t)(n * cols) * sizeof *at);
+        memset(at + n * cols, 0, (size_t)((T - n) * cols) * sizeof *at);
+        TRY(upload_all(m, f, DT_F32, 2, (int64_t[]){ T, cols }, at, arg + (size_t)i, n_args));
+        at += T * cols;
+    }
+    return ST_OK;
+}
+
 /* The step's program: caches are replaced; the logits of all devices go to logits[]. */
 static status run_step(pjrt_model *m, flight *f, pjrt_buffer **logits)
 {
     const lower_bucket *b = &m->c.buckets.v[f->bucket];
-    const size_t n_caches = (size_t)m->c.plan->n_caches, n_weights = (size_t)m->c.plan->n_weights, lead = (size_t)lower_n_leading(m->c.plan->g);
-    const size_t n_args = lead + n_caches + n_weights, n_outs = n_caches + 1;
+    const size_t n_caches = (size_t)m->c.plan->n_caches, n_weights = (size_t)m->c.plan->n_weights, n_inputs = (size_t)m->c.plan->n_inputs;
+    const size_t inputs = (size_t)lower_n_leading(m->c.plan->g) + n_caches, n_args = inputs + n_inputs + n_weights, n_outs = n_caches + 1;
+    const bool media = n_inputs && f->b->activations;
+    pjrt_buffer **zeros = NULL;
     pjrt_program *p;
     TRY(pjrt_model_step_program(m, f->bucket, &p));
     int64_t len = step_meta_len(b, &m->c.lower);
     TRY(RESERVE(f, meta, len));
+    if (n_inputs && !media) TRY(zero_inputs(m, f->bucket, &zeros));
     step_meta_fill(b, &m->c.lower, f->b, f->meta);
     for (int d = 0; d < m->n_devices; d++) {
         pjrt_buffer **a = m->args + (size_t)d * n_args;
         a[0] = NULL;
         a[1] = m->ring[d];
-        if (lead > 2) a[2] = m->ranks[d];
-        memcpy(a + lead, m->caches + (size_t)d * n_caches, n_caches * sizeof *a);
-        memcpy(a + lead + n_caches, m->weights + (size_t)d * n_weights, n_weights * sizeof *a);
+        if (inputs - n_caches > 2) a[2] = m->ranks[d];
+        memcpy(a + inputs - n_caches, m->caches + (size_t)d * n_caches, n_caches * sizeof *a);
+        for (size_t i = 0; i < n_inputs; i++) a[inputs + i] = zeros ? zeros[(size_t)d * n_inputs + i] : NULL;
+        memcpy(a + inputs + n_inputs, m->weights + (size_t)d * n_weights, n_weights * sizeof *a);
     }
     status st = upload_all(m, f, DT_I32, 1, &len, f->meta, 0, n_args);
+    if (st == ST_OK && media) st = upload_media(m, f, inputs, n_args);
     if (st == ST_OK) st = pjrt_execute(p, m->args, n_args, NULL, 0, m->outs, NULL);
     free_args(m, 0, 1, n_args);
+    if (media) free_args(m, inputs, inputs + n_inputs, n_args);
     TRY(st);
     for (int d = 0; d < m->n_devices; d++) {
         for (size_t c = 0; c < n_caches; c++) {

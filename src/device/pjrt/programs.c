@@ -47,6 +47,15 @@ int buckets_pick(const bucket_list *l, const batch *x)
 
 /* ---- context ---- */
 
+static bool has_three_positions(const graph *g)
+{
+    for (int id = 1; id <= graph_n_nodes(g); id++) {
+        const node *n = graph_at(g, id);
+        if (n->op == OP_ROPE_TABLE && n->a.rope_table.height + n->a.rope_table.width > 0) return true;
+    }
+    return false;
+}
+
 status program_context_new(const graph *g, const device_limits *l, dtype act, program_context *out)
 {
     lower_plan *plan;
@@ -56,7 +65,8 @@ status program_context_new(const graph *g, const device_limits *l, dtype act, pr
     TRY(lower_plan_new(g, l->kv_dtype, &plan));
     *out = (program_context){ .plan = plan, .limits = *l, .vocab = (int)graph_node(g, graph_output(g))->s.dim[1] };
     out->lower = (lower_options){ .act = act, .page = l->block_size, .max_pages = (l->max_model_len + l->block_size - 1) / l->block_size,
-                                  .groups = &plan->groups, .n_slots = STEP_DEPTH * l->max_seqs + 1 };
+                                  .groups = &plan->groups, .three = plan->n_inputs && has_three_positions(g), .see = plan->n_inputs > 0,
+                                  .n_slots = STEP_DEPTH * l->max_seqs + 1 };
     buckets_make(l, m, &out->buckets);
     return ST_OK;
 }
@@ -162,11 +172,19 @@ static int64_t widest_activation(const program_context *c)
     return widest;
 }
 
+/* Rows of encoders: zeros for the buckets, of which each has twice the tokens of the one before, and those of the steps in flight. */
+static int64_t input_bytes(const program_context *c)
+{
+    int64_t cols = 0;
+    for (int i = 0; i < c->plan->n_inputs; i++) cols += shape_cols(&graph_at(c->plan->g, c->plan->inputs[i])->s);
+    return (2 + STEP_DEPTH) * cols * c->limits.max_tokens * 4;
+}
+
 /* The widest activation of a layer decides what lives beside each other; attention gathers KV in blocks of 32 MiB. */
 static int64_t beside(const program_context *c)
 {
     int64_t vocab_bytes = (int64_t)c->limits.max_rows * c->vocab * 4;
-    return 6 * widest_activation(c) * c->limits.max_tokens * 4 + 4 * vocab_bytes + (256 << 20);
+    return 6 * widest_activation(c) * c->limits.max_tokens * 4 + 4 * vocab_bytes + input_bytes(c) + (256 << 20);
 }
 
 int64_t program_kv_bytes(const program_context *c, int64_t memory_bytes, double utilization)

@@ -48,8 +48,9 @@ void step_layout_of(const lower_bucket *b, const lower_options *o, step_layout *
     int64_t tiles = bucket_n_tiles(b), at = 0, pages = find_groups(b, o, out), groups = out->n_groups;
     const int64_t len[STEP_PARTS] = {
         [STEP_TOKENS] = b->tokens, [STEP_POSITIONS] = b->tokens, [STEP_WRITE_PAGE] = groups * b->tokens, [STEP_WRITE_SLOT] = b->tokens, [STEP_ROPE_VARIANT] = b->tokens,
-        [STEP_ROWS] = b->rows, [STEP_PAGE_TABLE] = pages * b->seqs, [STEP_KV_LENS] = groups * b->seqs,
-        [STEP_SEQ_TOKEN] = b->decode ? 0 : b->seqs, [STEP_TOKEN_SEQ] = b->decode ? 0 : b->tokens, [STEP_TILE_SEQ] = tiles, [STEP_TILE_TOKEN] = tiles,
+        [STEP_ROWS] = b->rows, [STEP_PAGE_TABLE] = pages * b->seqs, [STEP_POSITIONS3] = o->three ? 3 * (int64_t)b->tokens : 0, [STEP_KV_LENS] = groups * b->seqs,
+        [STEP_SEQ_TOKEN] = b->decode ? 0 : b->seqs, [STEP_TOKEN_SEQ] = b->decode ? 0 : b->tokens, [STEP_SEE] = b->decode || !o->see ? 0 : b->tokens,
+        [STEP_TILE_SEQ] = tiles, [STEP_TILE_TOKEN] = tiles,
         [STEP_TILE_POS] = groups * tiles, [STEP_TILE_LEN] = tiles, [STEP_TILES] = b->decode ? 0 : 1 };
     for (int i = 0; i < STEP_PARTS; i++) {
         out->at[i] = at;
@@ -102,6 +103,16 @@ static void fill_group(const lower_bucket *b, const lower_options *o, const batc
     }
 }
 
+/* What models with images have beside. A decode bucket's tokens are the last of their sequences: there is nothing behind them to see. */
+static void fill_media(const batch *x, const step_layout *l, int32_t *meta)
+{
+    int32_t *three = meta + l->at[STEP_POSITIONS3];
+    for (int t = 0; l->len[STEP_POSITIONS3] && t < x->n_tokens; t++)
+        for (int k = 0; k < 3; k++) three[3 * t + k] = x->positions3 ? x->positions3[3 * t + k] : x->positions[t];
+    for (int t = 0; l->len[STEP_SEE] && x->see && t < x->n_tokens; t++)
+        if (x->see[t] > x->positions[t]) meta[l->at[STEP_SEE] + t] = x->see[t] - x->positions[t] - 1;
+}
+
 void step_meta_fill(const lower_bucket *b, const lower_options *o, const batch *x, int32_t *meta)
 {
     step_layout l;
@@ -113,6 +124,7 @@ void step_meta_fill(const lower_bucket *b, const lower_options *o, const batch *
     memcpy(meta + l.at[STEP_ROWS], x->rows, (size_t)x->n_rows * sizeof *meta);
     for (int t = 0; t < x->n_tokens; t++) meta[l.at[STEP_WRITE_SLOT] + t] = x->slots[t] % o->page; /* the same in all groups */
     for (int g = 0; g < batch_groups(x); g++) fill_group(b, o, x, g, &l, meta);
+    fill_media(x, &l, meta);
     for (int64_t i = 0; i < l.len[STEP_TOKEN_SEQ]; i++) meta[l.at[STEP_TOKEN_SEQ] + i] = -1;
     for (int s = 0; s < x->n_seqs; s++) {
         int first = x->cu_q_lens[s], len = x->cu_q_lens[s + 1] - first;

@@ -10,9 +10,11 @@ typedef enum step_part {
     STEP_WRITE_SLOT, STEP_ROPE_VARIANT,                                                 /* [T] */
     STEP_ROWS,                                                                          /* [R] */
     STEP_PAGE_TABLE,                                                                    /* [groups][S][pages of the group] */
+    STEP_POSITIONS3,                                                                    /* [T][3], with lower_options.three */
     STEP_KV_LENS,                                                                       /* [groups][S] of hlo_step.kv_lens */
     STEP_SEQ_TOKEN,                                                                     /* [S] from here on: not in decode buckets */
     STEP_TOKEN_SEQ,                                                                     /* [T] */
+    STEP_SEE,                                                                           /* [T] keys behind the own, with lower_options.see */
     STEP_TILE_POS,                                                                      /* [groups][n_tiles] */
     STEP_TILE_SEQ, STEP_TILE_TOKEN, STEP_TILE_LEN,                                      /* [n_tiles] */
     STEP_TILES,                                                                         /* [1] */

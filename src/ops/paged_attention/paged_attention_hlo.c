@@ -277,14 +277,25 @@ static hlo_val attend_single(hlo_call *c, const hlo_kv *kv, hlo_val q)
 
 /* ---- tiles of queries ---- */
 
-/* Row i is of query i / group; query j is at position pos + j and sees what is before it. */
-static void tile_ranges(reader *r, hlo_val pos, hlo_val len)
+/* hlo_step.see of the tile's queries, the first of which is token `token`, for each row. */
+static hlo_val tile_see(const reader *r, hlo_val token)
+{
+    hlo *h = r->c->h;
+    const int64_t tile = r->c->step->q_tile;
+    hlo_val see = hlo_pad(h, r->c->step->see, 0, 0, tile, hlo_int(h, DT_I32, 0));
+    see = hlo_dynamic_slice(h, see, &token, &tile);
+    return hlo_reshape(h, hlo_broadcast(h, see, (int[]){ 0 }, 2, (int64_t[]){ tile, r->group }), 2, (int64_t[]){ 1, r->n });
+}
+
+/* Row i is of query i / group; query j is at position pos + j and sees what is before it, or as far as the step says. */
+static void tile_ranges(reader *r, hlo_val token, hlo_val pos, hlo_val len)
 {
     hlo *h = r->c->h;
     int64_t dim[] = { 1, r->n };
     hlo_val query = hlo_bin_scalar(h, "divide", hlo_iota(h, DT_I32, 1, 2, dim), (double)r->group);
     hlo_val hi = hlo_bin_scalar(h, "add", hlo_bin(h, "add", query, hlo_full(h, pos, 2, dim)), 1);
     r->lo = first_key(r, hi);
+    if (hlo_is(r->c->step->see)) hi = hlo_bin(h, "add", hi, tile_see(r, token));
     r->hi = hlo_select(h, hlo_cmp(h, "LT", query, hlo_full(h, len, 2, dim)), hi, hlo_full(h, hlo_int(h, DT_I32, 0), 2, dim));
 }
 
@@ -301,7 +312,7 @@ static hlo_val attend_tile(hlo_call *c, const hlo_kv *kv, hlo_val q, hlo_val i, 
     set_queries(&r, hlo_reshape(h, part, 4, (int64_t[]){ 1, kv->heads, s->q_tile * r.group, kv->dim }));
     hlo_val table = padded_table(&r);
     r.table = hlo_dynamic_slice(h, table, (hlo_val[]){ hlo_row(h, s->tile_seq, i), { 0 } }, (int64_t[]){ 1, table.dim[1] });
-    tile_ranges(&r, hlo_row(h, s->tile_pos, i), hlo_row(h, s->tile_len, i));
+    tile_ranges(&r, token, hlo_row(h, s->tile_pos, i), hlo_row(h, s->tile_len, i));
     hlo_val out = hlo_reshape(h, attend(&r), 4, (int64_t[]){ kv->heads, s->q_tile, r.group, v_dim(&r) });
     out = hlo_transpose(h, out, (int[]){ 1, 0, 2, 3 });
     return hlo_reshape(h, out, 3, (int64_t[]){ s->q_tile, q.dim[1], v_dim(&r) });

@@ -495,11 +495,11 @@ TEST(models_that_do_not_fit_the_device)
     REQUIRE(opened());
     CHECK_ERR(load(&l, &llama, (mesh){ 1, 4, false, false }), ST_INVALID, "the model is cut for 4 devices, 2 x cpu has 2");
     CHECK_ERR(load(&l, &llama, (mesh){ 2, 1, false, false }), ST_UNSUPPORTED, "data parallel size 2");
-    static const char text[] = "%1 = input kind=3 : f32[T, 8]{tokens, embed}\n%2 = weight role=repl \"w\"[0:4/4]embed : f32[4, 8]{embed, embed}\n%3 = linear(%1, %2) : f32[T, 4]{tokens, embed}\noutput %3\n";
+    static const char text[] = "%1 = input kind=3 : f32[R, 8]{rows, embed}\n%2 = weight role=repl \"w\"[0:4/4]embed : f32[4, 8]{embed, embed}\n%3 = linear(%1, %2) : f32[R, 4]{rows, embed}\noutput %3\n";
     memset(&l, 0, sizeof l);
     REQUIRE_OK(graph_parse(ops_rules(), text, sizeof text - 1, &l.g));
     l.s = decoder_weights(l.g, DT_F32);
-    CHECK_ERR(device_load(opened(), l.g, &l.s.base, &limits, NULL, NULL, &l.m), ST_UNSUPPORTED, "input beside tokens, positions and rows: node %1");
+    CHECK_ERR(device_load(opened(), l.g, &l.s.base, &limits, NULL, NULL, &l.m), ST_UNSUPPORTED, "float input that is not one row per token: node %1");
     drop(&l);
 }
 
