@@ -43,7 +43,8 @@ rwildcard = $(foreach d,$(wildcard $(1)*),$(call rwildcard,$(d)/,$(2)) $(filter 
 srcs      = $(filter-out $(foreach i,$(FOREIGN),%_$(i).c),$(sort $(call rwildcard,src/$(1)/,*.c)))
 objs      = $(patsubst %.c,$(B)/%.o,$(call srcs,$(1)))
 deps_of   = $(strip $(shell sed -n 's/^$(1)://p' LAYERS))
-libs_of   = $(B)/lib$(1).a $(foreach d,$(call deps_of,$(1)),$(B)/lib$(d).a)
+closure   = $(sort $(1) $(foreach d,$(call deps_of,$(1)),$(call closure,$(d))))
+libs_of   = $(foreach d,$(call closure,$(1)),$(B)/lib$(d).a)
 
 .PHONY: all unit run check venv check-asan check-tsan check-oom fuzz fuzzers soak bench lint clean
 all: $(B)/systolic
