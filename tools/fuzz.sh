@@ -5,6 +5,7 @@ set -u
 cd "$(dirname "$0")/.."
 build=${BUILD:-build-fuzz} seconds=${FUZZ_SECONDS:-30} passed=0 failed=0
 mkdir -p "$build/findings" "$build/logs"
+export LSAN_OPTIONS="suppressions=$PWD/tools/lsan.supp:print_suppressions=0${LSAN_OPTIONS:+:$LSAN_OPTIONS}"
 for bin in "$build"/fuzz/fuzz_*; do
     case $bin in *.d|*.o) continue ;; esac
     name=$(basename "$bin"); corpus="$build/corpus/$name"; seeds="tests/fuzz/seeds/${name#fuzz_}"

@@ -7,7 +7,7 @@
 
 #include "base/buf.h"
 #include "base/err.h"
-#include "graph/dtype.h"
+#include "graph/graph.h"
 
 /* The canonical tensor: values, and for quantised ones scales (and zero points) over groups. */
 typedef struct weight_data {
@@ -33,6 +33,9 @@ float weight_scale_at(const weight_data *w, int64_t row, int64_t col);
 float weight_zero_at(const weight_data *w, int64_t row, int64_t col);
 /* What row `row` stands for in float32, [in] numbers in the inputs' order. Of unquantised matrices too. */
 void weight_row(const weight_data *w, int64_t row, float *dst);
+
+/* Is it what a part of the weight node n wants: type, quantisation, shape (before the part is cut)? Errors name the tensor. */
+status weight_check_part(const node *n, const weight_part *p, const weight_data *d) FALLIBLE;
 
 typedef struct weight_source weight_source;
 struct weight_source {

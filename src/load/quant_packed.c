@@ -4,16 +4,16 @@
 #include "load/quant.h"
 
 /* What weight_shape says, in either type of integer. */
-static status read_shape(const quant_reader *r, int64_t shape[2])
+static status read_dims(const quant_reader *r, int64_t dims[2])
 {
     st_tensor t;
     TRY(quant_tensor(r, ".weight_shape", false, &t));
     TRY(quant_need(r, &t, t.type == DT_I64 ? DT_I64 : DT_I32, 1, 2, 0));
     for (int i = 0; i < 2; i++) {
         int32_t small;
-        if (t.type == DT_I64) memcpy(&shape[i], (const char *)t.data + i * 8, 8);
-        else memcpy(&small, (const char *)t.data + i * 4, 4), shape[i] = small;
-        if (shape[i] < 1 || shape[i] > QUANT_MAX_DIM) return err_set(ST_INVALID, "tensor %s has the size %lld", t.name, (long long)shape[i]);
+        if (t.type == DT_I64) memcpy(&dims[i], (const char *)t.data + i * 8, 8);
+        else memcpy(&small, (const char *)t.data + i * 4, 4), dims[i] = small;
+        if (dims[i] < 1 || dims[i] > QUANT_MAX_DIM) return err_set(ST_INVALID, "tensor %s has the size %lld", t.name, (long long)dims[i]);
     }
     return ST_OK;
 }
@@ -21,10 +21,10 @@ static status read_shape(const quant_reader *r, int64_t shape[2])
 status quant_read_packed(const quant_reader *r, weight_data *out)
 {
     st_tensor q, s, z, g;
-    int64_t shape[2] = { 0 };
+    int64_t dims[2] = { 0 };
     quant_info info = quant_describe(r->q->scheme);
-    TRY(read_shape(r, shape));
-    int64_t n = shape[0], in = shape[1], words = (in + 7) / 8, group = r->q->group ? r->q->group : in, groups = (in + group - 1) / group;
+    TRY(read_dims(r, dims));
+    int64_t n = dims[0], in = dims[1], words = (in + 7) / 8, group = r->q->group ? r->q->group : in, groups = (in + group - 1) / group;
     TRY(quant_tensor(r, ".weight_packed", false, &q));
     TRY(quant_tensor(r, ".weight_scale", false, &s));
     TRY(quant_tensor(r, ".weight_zero_point", !info.zeros, &z));

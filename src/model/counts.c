@@ -36,33 +36,22 @@ static double bits_of(const node *w)
     return !s ? (double)dtype_bits(w->s.type) : quant_is_stored(s) ? stored_bits(quant_describe(s), k) : quant_bits(s, k);
 }
 
-/* The share of a weight that a token meets: of experts' tensors those of the experts that it goes to. */
-static double active_share(const graph *g, int id)
-{
-    const node *w = graph_at(g, id);
-    for (int i = id + 1; weight_has_experts(w) && i <= graph_n_nodes(g); i++) {
-        const node *n = graph_at(g, i);
-        for (int k = 0; n->op == OP_EXPERTS && k < n->n_in; k++)
-            if (n->in[k].id == id) return (double)n->a.experts.top_k / (double)weight_experts(w);
-    }
-    return 1;
-}
-
-/* What corrects a router's choice is a buffer to those who count parameters. */
-static bool is_correction(const graph *g, int id)
+/* The first operation of a kind that reads a weight; NULL if none does. */
+static const node *reader_of(const graph *g, int id, op kind)
 {
     for (int i = id + 1; i <= graph_n_nodes(g); i++) {
         const node *n = graph_at(g, i);
-        if (n->op == OP_ROUTE && n->n_in > 1 && n->in[1].id == id) return true;
+        for (int k = 0; n->op == kind && k < n->n_in; k++)
+            if (n->in[k].id == id) return n;
     }
-    return false;
+    return NULL;
 }
 
-static bool is_embedding(const graph *g, int id)
+/* The share of a weight that a token meets: of experts' tensors those of the experts that it goes to. */
+static double active_share(const graph *g, int id)
 {
-    for (int i = id + 1; i <= graph_n_nodes(g); i++)
-        if (graph_at(g, i)->op == OP_EMBED && graph_at(g, i)->in[1].id == id) return true;
-    return false;
+    const node *w = graph_at(g, id), *n = weight_has_experts(w) ? reader_of(g, id, OP_EXPERTS) : NULL;
+    return n ? (double)n->a.experts.top_k / (double)weight_experts(w) : 1;
 }
 
 void model_count_params(const graph *g, model_params *out)
@@ -73,11 +62,12 @@ void model_count_params(const graph *g, model_params *out)
         if (w->op != OP_WEIGHT) continue;
         int64_t n = w->s.dim[0] * shape_cols(&w->s);
         out->bytes += (double)n * bits_of(w) / 8;
-        if (seen_before(g, id) || is_correction(g, id)) continue;
+        /* what corrects a router's choice is a buffer to those who count parameters */
+        if (seen_before(g, id) || reader_of(g, id, OP_ROUTE)) continue;
         out->total += n;
         out->active += (int64_t)((double)n * active_share(g, id) + 0.5);
         if (w->a.weight.scheme) out->quantised += n;
-        if (is_embedding(g, id)) out->embedding += n;
+        if (reader_of(g, id, OP_EMBED)) out->embedding += n;
     }
 }
 

@@ -4,7 +4,7 @@
  *   x = x + norm(o_proj(attention(rope(norm(q_proj(y))), rope(norm(k_proj(y))), v_proj(y))))      y = norm(x)
  *   x = x + norm(down_proj(gelu(gate_proj(y)) * up_proj(y)))                                      y = norm(x)
  *
- * Each norm multiplies by 1 + weight; what attention and MLP make is normalised before it is added. Five layers of six attend
+ * Attention is Qwen3's. Each norm multiplies by 1 + weight; what attention and MLP make is normalised before it is added. Five layers of six attend
  * within a window and rotate by rope_local_base_freq, unscaled; every sixth sees everything and rotates by rope_theta, in the larger
  * sizes stretched by 8. Scores are scaled by query_pre_attn_scalar^-1/2. Tied embeddings. The context length is what config.json
  * says: the rope's factor is in it already. */
@@ -35,22 +35,9 @@ static status read(const jv *j, model_config *c)
     return ST_OK;
 }
 
-static tensor attention(net *n, tensor x)
-{
-    const model_config *c = n->c;
-    int q_dim = c->n_heads * c->head_dim, kv_dim = c->n_kv_heads * c->head_dim;
-    bool bias = c->attention_bias;
-    tensor q = split_heads(n, linear(n, x, W(COL, HEADS, "self_attn.q_proj", q_dim), bias), c->head_dim);
-    tensor k = split_heads(n, linear(n, x, W(COL, KV_HEADS, "self_attn.k_proj", kv_dim), bias), c->head_dim);
-    tensor v = split_heads(n, linear(n, x, W(COL, KV_HEADS, "self_attn.v_proj", kv_dim), bias), c->head_dim);
-    q = rope(n, rms_norm(n, q, "self_attn.q_norm"));
-    k = rope(n, rms_norm(n, k, "self_attn.k_norm"));
-    return linear(n, merge_heads(n, paged_attention(n, q, k, v)), W(ROW, EMBED, "self_attn.o_proj", c->hidden), bias);
-}
-
 static tensor layer(net *n, tensor x)
 {
-    x = add(n, x, rms_norm(n, attention(n, rms_norm(n, x, "input_layernorm")), "post_attention_layernorm"));
+    x = add(n, x, rms_norm(n, qwen3_attention(n, rms_norm(n, x, "input_layernorm")), "post_attention_layernorm"));
     return add(n, x, rms_norm(n, gated_mlp(n, rms_norm(n, x, "pre_feedforward_layernorm")), "post_feedforward_layernorm"));
 }
 

@@ -3,13 +3,15 @@
 #include <math.h>
 #include <string.h>
 
+#include "graph/kv_groups.h"
+
 #include "ops/wide.h"
 
 kv_layer kv_layer_of(const graph *g, const node *attention, dtype type, int block_size)
 {
-    const shape *k = &graph_node(g, attention->in[1])->s;
-    kv_layer kv = { .type = type, .block_size = block_size, .heads = k->dim[1], .dim = k->dim[2], .dim_pad = (k->dim[2] + 15) / 16 * 16,
-                    .latent = attention->a.paged_attention.latent > 0 };
+    kv_spec s = { 0 };
+    kv_spec_of(g, attention, &s);
+    kv_layer kv = { .type = type, .block_size = block_size, .heads = s.heads, .dim = s.dim, .dim_pad = (s.dim + 15) / 16 * 16, .latent = s.latent };
     kv.block_bytes = kv_layer_bytes(&kv);
     return kv;
 }

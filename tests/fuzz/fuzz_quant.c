@@ -76,6 +76,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (q.format == QUANT_FORMAT_BLOCK) info = (quant_info){ .type = DT_F8E4M3, .group = 128 };
     if (q.format == QUANT_FORMAT_NVFP4) info.group = 16;
     if (q.format == QUANT_FORMAT_MXFP4) info.group = 32;
+    if (q.format == QUANT_FORMAT_AWQ) info.ordered = false;     /* it has no order, and no configuration asks for one */
     q.scheme = quant_stored(info);
     read_tensors(&in);
     weight_data w;

@@ -27,32 +27,6 @@ typedef struct pack_job {
     _Atomic int64_t next;
 } pack_job;
 
-/* A stored scheme wants what it says: the reader and the graph have it from one configuration. */
-static status check_stored(const weight_part *p, quant_scheme s, const weight_data *d)
-{
-    quant_info q = quant_describe(s);
-    char name[QUANT_NAME_CAP];
-    if (!quant_is_stored(s)) return err_set(ST_UNSUPPORTED, "tensor %s is quantised, which is supported for the weights of linear layers and experts only", p->name);
-    bool right = d->type == q.type && (d->zeros != NULL) == q.zeros && (d->order != NULL) == q.ordered;
-    if (right && (q.group ? d->group_in == q.group : d->group_in >= d->shape[1])) return ST_OK;
-    return err_set(ST_INVALID, "tensor %s is %s in groups of %lld, expected %s", p->name, dtype_name(d->type), (long long)d->group_in, quant_print(s, name));
-}
-
-static status check_part(const node *n, const weight_part *p, const weight_data *d)
-{
-    quant_scheme s = (quant_scheme)n->a.weight.scheme;
-    if (d->scales) TRY(check_stored(p, s, d));
-    else if (quant_is_stored(s)) return err_set(ST_INVALID, "tensor %s is not quantised, but the model's configuration says so", p->name);
-    else if (d->type != DT_F32 && d->type != DT_BF16 && d->type != DT_F16 && d->type != DT_F64)
-        return err_set(ST_UNSUPPORTED, "tensor %s is %s; supported: f32, bf16, f16, f64", p->name, dtype_name(d->type));
-    shape have = { .type = d->type, .rank = d->rank < GRAPH_MAX_RANK ? d->rank : GRAPH_MAX_RANK };
-    shape want = { .type = n->s.type, .rank = n->s.rank - weight_rows_dim(n), .dim = { p->total, weight_cols(n) } };
-    if (d->rank == want.rank && d->shape[0] == p->total && (want.rank == 1 || d->shape[1] == want.dim[1])) return ST_OK;
-    for (int i = 0; i < have.rank; i++) have.dim[i] = d->shape[i];
-    char a[128], b[128];
-    return err_set(ST_INVALID, "tensor %s is %s, expected %s", p->name, shape_format(&have, a, sizeof a), shape_format(&want, b, sizeof b));
-}
-
 /* The stored type if no value changes by keeping it. */
 static dtype packed_type(const node *n, const weight_data *parts)
 {
@@ -315,7 +289,7 @@ static status pack_expert(cpu_model *m, const weight_source *w, pack_job *j, int
         name[got] = weight_expert_name(p->name, expert, names[got], sizeof names[got]);
         st = name[got] ? w->get(w, name[got], &j->part[got]) : err_set(ST_LIMIT, "the name %s is too long", p->name);
         if (st != ST_OK) break;
-        st = check_part(n, p, &j->part[got]);
+        st = weight_check_part(n, p, &j->part[got]);
     }
     dtype type = j->out->packed.type;
     if (st == ST_OK && expert > 0 && is_matrix(n) && !n->a.weight.scheme && packed_type(n, j->part) != type)

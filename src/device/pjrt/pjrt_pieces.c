@@ -7,43 +7,6 @@
 #include "ops/linear/quantise.h"
 #include "ops/op.h"
 
-/* ---- checks ---- */
-
-/* The columns that a checkpoint's tensor must have come out as the node's when they are cut. */
-static bool fits(const node *n, const weight_part *p, const weight_data *d)
-{
-    int64_t shards = n->a.weight.col_shards > 1 ? n->a.weight.col_shards : 1;
-    int rank = n->s.rank - weight_rows_dim(n);
-    if (d->rank != rank || d->shape[0] != p->total) return false;
-    return rank < 2 || (d->shape[1] > 0 && (d->shape[1] - 1) / shards + 1 == weight_cols(n));
-}
-
-/* A stored scheme wants what it says: the reader and the graph have it from one configuration. */
-static status check_stored(const weight_part *p, quant_scheme s, const weight_data *d)
-{
-    quant_info q = quant_describe(s);
-    char name[QUANT_NAME_CAP];
-    if (!quant_is_stored(s)) return err_set(ST_UNSUPPORTED, "tensor %s is quantised, which is supported for the weights of linear layers and experts only", p->name);
-    bool right = d->type == q.type && (d->zeros != NULL) == q.zeros && (d->order != NULL) == q.ordered;
-    if (right && (q.group ? d->group_in == q.group : d->group_in >= d->shape[1])) return ST_OK;
-    return err_set(ST_INVALID, "tensor %s is %s in groups of %lld, expected %s", p->name, dtype_name(d->type), (long long)d->group_in, quant_print(s, name));
-}
-
-status pjrt_check_part(const node *n, const weight_part *p, const weight_data *d)
-{
-    quant_scheme s = (quant_scheme)n->a.weight.scheme;
-    if (d->scales) TRY(check_stored(p, s, d));
-    else if (quant_is_stored(s)) return err_set(ST_INVALID, "tensor %s is not quantised, but the model's configuration says so", p->name);
-    else if (d->type != DT_F32 && d->type != DT_BF16 && d->type != DT_F16 && d->type != DT_F64)
-        return err_set(ST_UNSUPPORTED, "tensor %s is %s; supported: f32, bf16, f16, f64", p->name, dtype_name(d->type));
-    if (fits(n, p, d)) return ST_OK;
-    char a[128], b[128];
-    shape have = { .type = d->type, .rank = d->rank < GRAPH_MAX_RANK ? d->rank : GRAPH_MAX_RANK };
-    shape want = { .type = n->s.type, .rank = n->s.rank - weight_rows_dim(n), .dim = { p->total, weight_cols(n) * (n->a.weight.col_shards > 1 ? n->a.weight.col_shards : 1) } };
-    for (int i = 0; i < have.rank; i++) have.dim[i] = d->shape[i];
-    return err_set(ST_INVALID, "tensor %s is %s, expected %s", p->name, shape_format(&have, a, sizeof a), shape_format(&want, b, sizeof b));
-}
-
 /* ---- schemes that are made while loading ---- */
 
 /* int8 values, one to a byte, as the canonical tensor keeps them. */

@@ -6,8 +6,6 @@
 #include "graph/weights.h"
 #include "ops/hlo_weight.h"
 
-/* Is a part's tensor what the node wants? */
-status pjrt_check_part(const node *n, const weight_part *p, const weight_data *d) FALLIBLE;
 /* An unquantised tensor under the node's scheme, if it names one (--quantization): *out is what the caller frees with mem_free(out->owned). */
 status pjrt_quantise(const node *n, const weight_data *d, weight_data *out) FALLIBLE;
 /* What tensor rank `rank` of tp holds of a piece (of one expert of it), row-major: dst has the piece's shape without experts. */

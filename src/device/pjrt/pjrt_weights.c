@@ -74,7 +74,7 @@ static status read_expert(loader *l, const pieces *p, const node *n, int k, int6
         st = name[got] ? l->w->get(l->w, name[got], &stored[got]) : err_set(ST_LIMIT, "the name %s is too long", part->name);
         if (st != ST_OK) break;
         parts[got] = stored[got];
-        st = pjrt_check_part(n, part, &stored[got]);
+        st = weight_check_part(n, part, &stored[got]);
         if (st == ST_OK && n->a.weight.scheme && !stored[got].scales) {
             st = pjrt_quantise(n, &stored[got], &made[got]);
             if (st == ST_OK) parts[got] = made[got];

@@ -1,20 +1,11 @@
 /* Images and sounds of the multimodal goldens: what the processors make of them is what transformers made. */
+#include "tests/file.h"
 #include "tests/test.h"
 
 #include "base/mem.h"
 #include "engine/towers.h"
 #include "load/safetensors.h"
 #include "media/processor.h"
-
-static status slurp(const char *path, buf *out)
-{
-    char block[1 << 16];
-    FILE *f = fopen(path, "rb");
-    if (!f) return err_errno("cannot open %s", path);
-    for (size_t n; (n = fread(block, 1, sizeof block, f)) > 0;) buf_append(out, block, n);
-    fclose(f);
-    return buf_status(out);
-}
 
 static const char *in_model(const char *model, const char *file)
 {
@@ -62,7 +53,7 @@ static void check_model(const char *model)
         image im = {0};
         media_features f = {0};
         snprintf(file, sizeof file, "image_%c.png", *which);
-        REQUIRE_OK(slurp(in_model(model, file), &bytes));
+        REQUIRE_OK(test_file(in_model(model, file), &bytes));
         REQUIRE_OK(image_decode(bytes.data, bytes.len, NULL, &im));
         REQUIRE_OK(media_process_image(p, &im, &f));
         snprintf(name, sizeof name, "image_%c.pixel_values", *which);
@@ -94,7 +85,7 @@ TEST(log_mel_of_qwen3_omni)
     if (!in_model("qwen3_omni", "golden.safetensors")) SKIP("no goldens");
     REQUIRE_OK(open_processor("qwen3_omni", &p));
     REQUIRE_OK(st_open_file(in_model("qwen3_omni", "golden.safetensors"), &g));
-    REQUIRE_OK(slurp(in_model("qwen3_omni", "audio_a.wav"), &bytes));
+    REQUIRE_OK(test_file(in_model("qwen3_omni", "audio_a.wav"), &bytes));
     REQUIRE_OK(audio_decode(bytes.data, bytes.len, 16000, &a));
     REQUIRE_OK(media_process_audio(p, &a, &f));
     CHECK_INT(f.cols, 437);
@@ -143,7 +134,7 @@ static status encode_image(const char *model, char which, towers *ts, media_rows
     uint8_t hash[32] = { (uint8_t)which };
     TRY(open_processor(model, &p));
     snprintf(file, sizeof file, "image_%c.png", which);
-    TRY(slurp(in_model(model, file), &bytes));
+    TRY(test_file(in_model(model, file), &bytes));
     TRY(image_decode(bytes.data, bytes.len, NULL, &im));
     TRY(media_process_image(p, &im, &f));
     const status st = towers_encode(ts, ENCODER_IMAGE, &(encoder_input){ f.values, f.rows, f.cols, { f.grid[0], f.grid[1], f.grid[2] } }, hash, out);
@@ -201,7 +192,7 @@ TEST(audio_features_of_qwen3_omni)
     REQUIRE_OK(open_processor("qwen3_omni", &p));
     REQUIRE_OK(open_towers("qwen3_omni", &ts));
     REQUIRE_OK(st_open_file(in_model("qwen3_omni", "golden.safetensors"), &g));
-    REQUIRE_OK(slurp(in_model("qwen3_omni", "audio_a.wav"), &bytes));
+    REQUIRE_OK(test_file(in_model("qwen3_omni", "audio_a.wav"), &bytes));
     REQUIRE_OK(audio_decode(bytes.data, bytes.len, 16000, &a));
     REQUIRE_OK(media_process_audio(p, &a, &f));
     REQUIRE_OK(towers_encode(ts, ENCODER_AUDIO, &(encoder_input){ f.values, f.rows, f.cols, { 1, 1, 1 } }, hash, &r));

@@ -145,34 +145,26 @@ TEST(what_is_wrong_is_said)
     }
 }
 
+static status plan_one(const flags *f, compile_plan *p)
+{
+    static plan_fit fit;
+    TRY(compile_plan_model(f, flags_str(f, "model"), p));
+    status st = plan_fit_target(p, "v6e:2x2", &fit);
+    if (st != ST_OK) compile_plan_free(p);
+    return st;
+}
+
 TEST(out_of_memory_is_a_status)
 {
     char *argv[] = { "tests/goldens/llama/config.json" };
     flag_set set = { .prog = "test", .positional = "model", .positional_flag = "model" };
     flag_def *table;
     flags *f;
+    compile_plan p;
     REQUIRE_OK(serve_flags_with(NULL, 0, false, &table, &set.n_defs));
     set.defs = table;
     REQUIRE_OK(flags_parse(&set, 1, argv, &f));
-    int64_t live = mem_live();
-    for (uint64_t n = 1;; n++) {
-        compile_plan p = {0};
-        static plan_fit fits[PLAN_MAX_TARGETS];
-        int n_fits = 0;
-        mem_fail_at(n);
-        status st = compile_plan_model(f, flags_str(f, "model"), &p);
-        if (st == ST_OK) st = plan_fit_target(&p, "v6e:2x2", &fits[0]);
-        if (st == ST_OK && n == 1) st = plan_fit_all(&p, fits, &n_fits);
-        compile_plan_free(&p);
-        int hit = mem_failed();
-        mem_fail_at(0);
-        CHECK_INT(mem_live(), live);
-        if (!hit) {
-            CHECK_INT(st, ST_OK);
-            break;
-        }
-        CHECK_INT(st, ST_NOMEM);
-    }
+    CHECK_EVERY_ALLOCATION(plan_one(f, &p), compile_plan_free(&p));
     flags_free(f);
     mem_free(table);
 }

@@ -119,7 +119,7 @@ TEST(packed)
 {
     uint32_t q[N][K / 8] = { { 0 } }, z[N / 8][K / G] = { { 0 } };
     float s[N][K / G];
-    int32_t shape[2] = { N, K };
+    int32_t dims[2] = { N, K };
     int64_t wide[2] = { N, K };
     for (int o = 0; o < N; o++) {
         for (int i = 0; i < K; i++) q[o][i / 8] |= (uint32_t)code_at(o, i) << 4 * (i % 8);
@@ -130,7 +130,7 @@ TEST(packed)
         add(&st, "a.weight_packed", DT_I32, 2, N, K / 8, 0, 0, q);
         add(&st, "a.weight_scale", DT_F32, 2, N, K / G, 0, 0, s);
         add(&st, "a.weight_zero_point", DT_I32, 2, N / 8, K / G, 0, 0, z);
-        st_tensor *t = add(&st, "a.weight_shape", DT_I32, 1, 2, 0, 0, 0, shape);
+        st_tensor *t = add(&st, "a.weight_shape", DT_I32, 1, 2, 0, 0, 0, dims);
         quant_module m = { .format = QUANT_FORMAT_PACKED, .group = G, .scheme = SCHEME(.type = DT_I4, .group = G, .zeros = zeros != 0) };
         weight_data w;
         REQUIRE_OK(load(&m, &st, "a.weight", &w));

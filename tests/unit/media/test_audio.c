@@ -1,20 +1,11 @@
 /* media: decoding sound, resampling, Whisper's features, parameters of the processors. */
+#include "tests/file.h"
 #include "tests/test.h"
 
 #include "base/buf.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "media/processor.h"
-
-static status slurp(const char *path, buf *out)
-{
-    char block[1 << 16];
-    FILE *f = path ? fopen(path, "rb") : NULL;
-    if (!f) return err_set(ST_NOT_FOUND, "cannot open %s", path ? path : "it");
-    for (size_t n; (n = fread(block, 1, sizeof block, f)) > 0;) buf_append(out, block, n);
-    fclose(f);
-    return buf_status(out);
-}
 
 static const char *real_audio(const char *name)
 {
@@ -112,8 +103,8 @@ static void check_mel(const char *name)
     int frames = 0;
     snprintf(npy, sizeof npy, "%s.whisper80.npy", name);
     if (!real_audio(npy)) SKIP("no real audio");
-    REQUIRE_OK(slurp(real_audio(name), &file));
-    REQUIRE_OK(slurp(real_audio(npy), &want));
+    REQUIRE_OK(test_file(real_audio(name), &file));
+    REQUIRE_OK(test_file(real_audio(npy), &want));
     REQUIRE_OK(audio_decode(file.data, file.len, 16000, &a));
     a.samples = mem_realloc_array(a.samples, a.n + 1600, sizeof *a.samples);
     REQUIRE(a.samples);
@@ -145,7 +136,7 @@ TEST(files_that_are_readable)
     for (jv_iter it = jv_begin(index); jv_next(&it);) {
         buf file = {0};
         audio a;
-        REQUIRE_OK(slurp(real_audio(it.key), &file));
+        REQUIRE_OK(test_file(real_audio(it.key), &file));
         const status st = audio_decode(file.data, file.len, 16000, &a);
         const bool has_sound = jv_get_bool(it.val, "valid", false) && strcmp(it.key, "empty_data.wav") != 0;
         if ((st == ST_OK) != has_sound) FAIL("%s: %s", it.key, st == ST_OK ? "accepted" : err_msg());

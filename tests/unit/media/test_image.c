@@ -1,4 +1,5 @@
 /* media: decoding images: of every kind against what Pillow makes of it, broken and hostile files, orientation, transparency; resizing. */
+#include "tests/file.h"
 #include "tests/test.h"
 
 #include "base/buf.h"
@@ -6,16 +7,6 @@
 #include "base/mem.h"
 #include "media/image.h"
 #include "media/resize.h"
-
-static status slurp(const char *path, buf *out)
-{
-    char block[1 << 16];
-    FILE *f = path ? fopen(path, "rb") : NULL;
-    if (!f) return err_set(ST_NOT_FOUND, "cannot open %s", path ? path : "it");
-    for (size_t n; (n = fread(block, 1, sizeof block, f)) > 0;) buf_append(out, block, n);
-    fclose(f);
-    return buf_status(out);
-}
 
 static const char *real_image(const char *name)
 {
@@ -31,7 +22,7 @@ static void check_file(const char *name, const jv *says)
 {
     buf file = {0}, want = {0};
     image im = {0};
-    status st = slurp(real_image(name), &file);
+    status st = test_file(real_image(name), &file);
     if (st != ST_OK && jv_get_i64(says, "bytes", -1) != 0) FAIL("%s: %s", name, err_msg());
     st = image_decode(file.data, file.len, &as_pillow, &im);
     if (!jv_get_bool(says, "valid", false)) {
@@ -43,7 +34,7 @@ static void check_file(const char *name, const jv *says)
         CHECK_INT(im.height, jv_i64(jv_at(jv_get(says, "size"), 1), 0));
     }
     const char *raw = jv_get_str(says, "raw_rgb", NULL);
-    if (st == ST_OK && raw && slurp(real_image(raw), &want) == ST_OK) {
+    if (st == ST_OK && raw && test_file(real_image(raw), &want) == ST_OK) {
         int worst = 0;
         REQUIRE(want.len == (size_t)im.width * (size_t)im.height * 3);
         for (size_t i = 0; i < want.len; i++) {
@@ -153,7 +144,7 @@ TEST(orientation_turns_the_image)
     image flat, turned;
     buf b = {0};
     if (!real_image("jpeg_exif6.jpg")) SKIP("no real images");
-    REQUIRE_OK(slurp(real_image("jpeg_exif6.jpg"), &b));
+    REQUIRE_OK(test_file(real_image("jpeg_exif6.jpg"), &b));
     REQUIRE_OK(image_decode(b.data, b.len, &as_pillow, &flat));
     REQUIRE_OK(image_decode(b.data, b.len, NULL, &turned));
     CHECK_INT(turned.width, flat.height);
@@ -163,7 +154,7 @@ TEST(orientation_turns_the_image)
     image_free(&flat);
     image_free(&turned);
     b.len = 0;
-    REQUIRE_OK(slurp(real_image("jpeg_exif3.jpg"), &b));
+    REQUIRE_OK(test_file(real_image("jpeg_exif3.jpg"), &b));
     REQUIRE_OK(image_decode(b.data, b.len, &as_pillow, &flat));
     REQUIRE_OK(image_decode(b.data, b.len, NULL, &turned));
     const size_t last = (size_t)flat.width * (size_t)flat.height - 1;
@@ -216,7 +207,7 @@ TEST(out_of_memory)
     image_free(&im);
     buf_free(&b);
     if (!real_image("rgba.png")) return;
-    REQUIRE_OK(slurp(real_image("rgba.png"), &b));
+    REQUIRE_OK(test_file(real_image("rgba.png"), &b));
     CHECK_EVERY_ALLOCATION(image_decode(b.data, b.len, NULL, &im), image_free(&im));
     buf_free(&b);
 }
