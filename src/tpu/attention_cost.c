@@ -1,0 +1,110 @@
+#include "tpu/attention_cost.h"
+
+#include <math.h>
+
+/* ---- the model's constants ---- */
+enum {
+    LANES = 128, SUBLANES = 8,
+    VECTOR_UNITS = 4,               /* operations per lane and cycle (SB, of v5p; two on v4) */
+    SCORE_OPS = 12,                 /* scale, mask, maximum, difference, exp, sum, conversion of a score */
+    WIDEN_OPS = 2,                  /* of a stored number that is narrower than products take */
+    PUSH_BYTES = 8 * LANES * 4,     /* a register is pushed into a matrix unit in one cycle */
+    DMA_ISSUE_CYCLES = 60,          /* page id, addresses, descriptor: the scalar unit's, beside the vectors' work */
+    KV_BLOCK_CYCLES = 250,          /* loop, waits, rescaling of what was summed up so far */
+    QUERY_BLOCK_CYCLES = 600,       /* a step of the grid: about 0.35 us (Pallas' documentation) */
+};
+static const double dma_latency_s = 1e-6;           /* from start to the last byte of a small copy */
+static const double vmem_share = 0.9;
+
+/* Of the data sheet's bandwidth, what copies reach: bytes per cycle of libtpu's static profile (491, 1250, 773 and 1670 on v5e,
+ * v5p, v6e and v7x) at the chip's clock; 1360 of 1638 GB/s and 3210 of 3690 were measured on v6e and v7x
+ * (AI-Hypercomputer/tpu-recipes). v3 and v4: the ratio of libtpu's cost model. */
+static double hbm_share(const chip *c)
+{
+    switch (c->version) {
+    case 3: return 0.95;
+    case 4: return 0.82;
+    case 5: return c->cores == 2 ? 0.79 : 0.90;
+    case 6: return 0.83;
+    default: return 0.87;
+    }
+}
+
+static double up(double n, double to) { return ceil(n / to) * to; }
+static double least(double a, double b) { return a < b ? a : b; }
+static double most(double a, double b) { return a > b ? a : b; }
+
+/* What products take: bf16 is never widened; 8-bit KV is, where the chip has no such product. */
+static bool is_widened(const chip *c, const attention_shape *s) { return dtype_bits(s->kv) < 16 && !(chip_rate_of(c, s->kv).native && s->act == s->kv); }
+
+/* One layer's work, in blocks. */
+typedef struct walk {
+    double query_blocks, kv_blocks;     /* of all sequences */
+    double pages;                       /* copied */
+    double rows;                        /* of one product: query tokens of a block times heads that share a KV head */
+    double tokens;                      /* keys of a block */
+} walk;
+
+/* Each sequence has tokens / seqs query tokens, the last of which ends its context. Blocks of queries see on average half of
+ * their own tokens. */
+static walk walk_of(const attention_config *c, const attention_shape *s)
+{
+    double q = (double)s->tokens / s->seqs, len = most(s->context, q), queries = least(c->queries_per_block, q);
+    double n = ceil(q / queries), seen = len - q / 2 + queries / 2;
+    if (s->window > 0) seen = least(seen, s->window + queries);
+    double pages = ceil(seen / c->page_size), blocks = ceil(pages / c->pages_per_kv_block);
+    return (walk){ .query_blocks = s->seqs * n, .kv_blocks = s->seqs * n * blocks, .pages = s->seqs * n * pages,
+                   .rows = queries * s->q_heads / s->kv_heads, .tokens = least(attention_kv_block_tokens(c), up(seen, c->page_size)) };
+}
+
+/* A tile of the stationary operand takes as long to push as its rows take to stream past, the longer counts. */
+static double mxu_cycles(const attention_config *c, const attention_shape *s, const walk *w)
+{
+    const chip *k = c->chip;
+    double side = k->mxu_size, stored = is_widened(k, s) ? 2 : (double)dtype_bits(s->kv) / 8;
+    double push = side * side * stored / PUSH_BYTES, stream = up(w->rows, SUBLANES) / k->mxu_passes;
+    double tiles = 2 * ceil(w->tokens / side) * ceil(c->padded_head_size / side);
+    return w->kv_blocks * s->kv_heads * tiles * most(push, stream) / (k->mxus * k->cores);
+}
+
+static double vector_cycles(const attention_config *c, const attention_shape *s, const walk *w)
+{
+    double scores = up(w->rows, SUBLANES) * up(w->tokens, LANES);
+    double widened = is_widened(c->chip, s) ? 2.0 * w->tokens * up(c->padded_head_size, LANES / 2) : 0;
+    double units = c->chip->version <= 4 ? VECTOR_UNITS / 2 : VECTOR_UNITS;
+    return w->kv_blocks * s->kv_heads * (scores * SCORE_OPS + widened * WIDEN_OPS) / (SUBLANES * LANES * units * c->chip->cores);
+}
+
+void attention_cost_of(const attention_config *c, const attention_shape *s, attention_cost *out)
+{
+    const chip *k = c->chip;
+    walk w = walk_of(c, s);
+    double kv = w.pages * c->page_size * (double)c->kv_bytes_per_token;
+    double rows = 2.0 * s->tokens * s->q_heads * (double)dtype_bytes(s->act, (size_t)c->padded_head_size);
+    attention_cost r = { .kv_blocks = w.kv_blocks, .query_blocks = w.query_blocks };
+    r.bytes = kv + rows + (double)s->tokens * (double)c->kv_bytes_per_token;
+    double under_way = (c->pipeline_stages > 1 ? c->pipeline_stages - 1 : 1) * least(c->pages_per_kv_block, ceil(w.tokens / c->page_size)) * c->page_size * (double)c->kv_bytes_per_token;
+    double rate = least(k->hbm_bytes_per_s * hbm_share(k), k->cores * under_way / dma_latency_s);
+    r.memory_s = r.bytes / rate;
+    r.issue_s = w.pages * DMA_ISSUE_CYCLES / (k->clock_hz * k->cores);
+    r.mxu_s = mxu_cycles(c, s, &w) / k->clock_hz;
+    r.vector_s = vector_cycles(c, s, &w) / k->clock_hz;
+    r.overhead_s = (w.kv_blocks * KV_BLOCK_CYCLES + w.query_blocks * QUERY_BLOCK_CYCLES) / (k->clock_hz * k->cores);
+    double work = most(r.mxu_s, r.vector_s) + r.overhead_s + r.issue_s;
+    r.seconds = c->pipeline_stages > 1 ? most(r.memory_s, work) : r.memory_s + work;
+    *out = r;
+}
+
+/* Buffers of KV; queries and results, each twice; sums in f32, running maxima and sums, a register's lanes each; scores and
+ * weights of one KV head. */
+int64_t attention_vmem_of(const attention_config *c, const attention_shape *s)
+{
+    int64_t queries = c->queries_per_block, wide = (c->padded_head_size + LANES - 1) / LANES * LANES, rows = queries * s->q_heads;
+    int64_t of_head = (queries * s->q_heads / s->kv_heads + SUBLANES - 1) / SUBLANES * SUBLANES;
+    if (rows < (int64_t)SUBLANES * s->kv_heads) rows = (int64_t)SUBLANES * s->kv_heads;
+    int64_t n = c->pipeline_stages * (int64_t)attention_kv_block_tokens(c) * c->kv_bytes_per_token;
+    n += rows * (4 * (int64_t)dtype_bytes(s->act, (size_t)wide) + 4 * wide + 2 * 4 * LANES);
+    return n + 2 * 4 * of_head * attention_kv_block_tokens(c);
+}
+
+int64_t attention_vmem_most(const chip *c) { return (int64_t)((double)c->vmem_bytes * vmem_share); }

@@ -1,0 +1,13 @@
+/* The two policies, for attention_config.c. */
+#ifndef SYSTOLIC_TPU_ATTENTION_POLICY_H
+#define SYSTOLIC_TPU_ATTENTION_POLICY_H
+
+#include "tpu/attention_config.h"
+
+/* Fills what follows from the blocks: bytes per token, VMEM needed, predictions. */
+void attention_price(const attention_shape *s, attention_config *c);
+void attention_by_table(const chip *k, const attention_shape *s, attention_config *out);
+/* c: the table's choice, which stays if nothing is better (or nothing fits). */
+void attention_by_cost(const chip *k, const attention_shape *s, attention_config *c);
+
+#endif
