@@ -128,7 +128,7 @@ static status run_queue(const compile_plan *p, const tools *t, compile_jobs *job
     for (int i = 0; i < jobs->n; i++) {
         compile_job *j = &jobs->v[i];
         double start = clock_now();
-        compile_cost(p, &j->spec, &j->work);
+        TRY(compile_cost(p, &j->spec, &j->work));
         j->step_s = p->chip ? chip_step_s(p->chip, &j->work) : -1;
         compile_say_start(jobs, i);
         status st = compile_one(p, t, j);

@@ -65,7 +65,7 @@ void compile_jobs_free(compile_jobs *j);
 /* ---- what a program takes ---- */
 /* Tokens that a sequence is taken to have in the cache when steps are priced: half of max_model_len, 2048 at most. */
 int compile_assumed_context(const compile_plan *p);
-void compile_cost(const compile_plan *p, const program_spec *s, chip_work *out);
+status compile_cost(const compile_plan *p, const program_spec *s, chip_work *out) FALLIBLE;
 
 /* ---- telling ---- */
 typedef struct compile_report {

@@ -1,56 +1,20 @@
 /* What would run: the model, cut for the target's devices, and the KV cache that serve would make there. Its number of blocks is
  * part of every program, so it is counted by the engine's own rules. */
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/compile.h"
 #include "cli/serve_model.h"
 #include "engine/options.h"
-#include "load/hub.h"
-#include "model/presets.h"
 
-enum { CONFIG_BYTES = 1 << 20 };
 static const double GIB = 1024.0 * 1024 * 1024;
 
 /* ---- the model ---- */
 
-static status read_config_file(const char *path, jv **out)
-{
-    jv *v;
-    TRY(jv_parse_file(path, CONFIG_BYTES, &v));
-    if (jv_is(v, JV_OBJ)) {
-        *out = v;
-        return ST_OK;
-    }
-    status st = err_set(ST_INVALID, "%s must hold a JSON object, not %s", path, jv_kind_name(jv_type(v)));
-    jv_free(v);
-    return st;
-}
-
-/* *files: of a directory; they say whether it is served with images and sounds. NULL for a config.json or a name alone. */
-static status read_config(const flags *f, const char *where, jv **out, model_dir **files)
-{
-    struct stat sb;
-    char *dir;
-    const bool here = stat(where, &sb) == 0;
-    if (here && S_ISREG(sb.st_mode)) return read_config_file(where, out);
-    const preset *known = here ? NULL : preset_find(where);
-    if (known) return preset_config(known, out);
-    hub_options h = { .revision = flags_str(f, "revision"), .token = flags_str(f, "hf-token"), .download_dir = flags_str(f, "download-dir"),
-                      .weights = false, .progress = flags_bool(f, "use-tqdm-on-load", true) };
-    TRY(hub_resolve(where, &h, &dir));
-    status st = model_dir_open(dir, files);
-    mem_free(dir);
-    TRY(st);
-    *out = jv_ref((*files)->config);
-    return ST_OK;
-}
-
 static status plan_model(const flags *f, const char *where, compile_plan *p)
 {
-    TRY(read_config(f, where, &p->config, &p->model.files));
+    TRY(instance_read_config(f, where, &p->config, &p->model.files));
     TRY(merge_json(p->config, flags_json(f, "hf-overrides")));
     TRY(instance_plan(&p->model, p->config, &p->c.limits));
     p->utilization = flags_f64(f, "gpu-memory-utilization", 0.92);

@@ -2,16 +2,69 @@
 
 #include <stdint.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "cli/serve_model.h"
 #include "load/hub.h"
+#include "model/presets.h"
 #include "model/quantization.h"
+
+enum { CONFIG_BYTES = 1 << 20 };
+
+/* ---- where the model is ---- */
+
+static status read_config_file(const char *path, jv **out)
+{
+    jv *v;
+    TRY(jv_parse_file(path, CONFIG_BYTES, &v));
+    if (jv_is(v, JV_OBJ)) {
+        *out = v;
+        return ST_OK;
+    }
+    status st = err_set(ST_INVALID, "%s must hold a JSON object, not %s", path, jv_kind_name(jv_type(v)));
+    jv_free(v);
+    return st;
+}
+
+status instance_read_config(const flags *f, const char *where, jv **out, model_dir **files)
+{
+    struct stat sb;
+    char *dir;
+    const bool here = stat(where, &sb) == 0;
+    if (here && S_ISREG(sb.st_mode)) return read_config_file(where, out);
+    const preset *known = here ? NULL : preset_find(where);
+    if (known) return preset_config(known, out);
+    hub_options h = { .revision = flags_str(f, "revision"), .token = flags_str(f, "hf-token"), .download_dir = flags_str(f, "download-dir"),
+                      .weights = false, .progress = flags_bool(f, "use-tqdm-on-load", true) };
+    TRY(hub_resolve(where, &h, &dir));
+    status st = model_dir_open(dir, files);
+    mem_free(dir);
+    TRY(st);
+    *out = jv_ref((*files)->config);
+    return ST_OK;
+}
+
+/* Where no weights are read, a configuration alone is a model. */
+static status resolve_config(instance *s)
+{
+    jv *config;
+    const char *where = flags_str(s->f, "model");
+    TRY(instance_read_config(s->f, where, &config, &s->files));
+    if (!s->files) return model_dir_of_config(config, &s->files);
+    jv_free(config);
+    s->dir = mem_strdup(s->files->path);
+    return s->dir ? ST_OK : err_nomem();
+}
 
 static status resolve_model(instance *s)
 {
+    if (!device_needs_weights(flags_str(s->f, "device"))) {
+        TRY(resolve_config(s));
+        return merge_json(s->files->config, flags_json(s->f, "hf-overrides"));
+    }
     const char *load = flags_str(s->f, "load-format");
     hub_options h = {
         .revision = flags_str(s->f, "revision"), .token = flags_str(s->f, "hf-token"), .download_dir = flags_str(s->f, "download-dir"),
@@ -191,7 +244,7 @@ static status load_model(instance *s)
     TRY(device_open(strcmp(spec, "auto") == 0 ? "cpu" : spec, &dopt, &s->dev));
     device_describe(s->dev, &di);
     log_engine(s, &di);
-    bool dummy = strcmp(flags_str(f, "load-format"), "dummy") == 0;
+    bool dummy = strcmp(flags_str(f, "load-format"), "dummy") == 0 || !device_needs_weights(spec);
     double t0 = clock_now(), said = t0;
     const graph *g;
     TRY(choose_graph(s, &di, &g));

@@ -283,7 +283,7 @@ static const flag_def defs[] = {
     { "log-error-stack", NULL, G, FLAG_BOOL, FLAG_IGNORED, "off", NULL, NULL, "Stack traces in the log." },
 #undef G
 #define G "Systolic"
-    { "device", NULL, G, FLAG_STR, FLAG_YES, "auto", NULL, NULL, "Where the model runs: auto (cpu), cpu, tpu, cuda, pjrt:PATH[?NAME=VALUE,...]." },
+    { "device", NULL, G, FLAG_STR, FLAG_YES, "auto", NULL, NULL, "Where the model runs: auto (cpu), cpu, tpu, cuda, pjrt:PATH[?NAME=VALUE,...], or chips that are simulated: sim:v6e-8, sim:v6e:2x4, sim:v6e-8?speed=0 (as fast as possible)." },
     { "quantized-activations", NULL, G, FLAG_BOOL, FLAG_YES, "on", NULL, NULL, "Rounds activations where a quantised checkpoint wants it (W8A8); off = its weights alone are quantised." },
     { "weight-cache", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "Folder of packed weights, so that a model's second start maps them (cpu); off = none; default ~/.cache/systolic/weights." },
     { "program-cache", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "Folder of compiled programs, read and written (tpu, cuda, pjrt); default ~/.cache/systolic/programs." },

@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "device/device.h"
 #include "load/hub.h"
 
 enum { MAX_TEMPLATE = 16 << 20, MAX_JSON = 64 << 20 };
@@ -154,7 +155,12 @@ static status open_tokenizer(const flags *f, const model_dir *dir, text_parts *t
 {
     const char *other = flags_str(f, "tokenizer");
     if (flags_bool(f, "skip-tokenizer-init", false)) return ST_OK;
-    if (!other || !*other) return tokenizer_load_dir(dir->path, &t->tok);
+    if (!other || !*other) {
+        status own = dir->path ? tokenizer_load_dir(dir->path, &t->tok) : ST_NOT_FOUND;
+        if (own != ST_NOT_FOUND || device_needs_weights(flags_str(f, "device"))) return own;
+        log_warn("%s has no tokenizer: the simulation takes and gives token ids, as with --skip-tokenizer-init; --tokenizer DIR names one", flags_str(f, "model"));
+        return ST_OK;
+    }
     hub_options h = { .revision = flags_str(f, "tokenizer-revision"), .token = flags_str(f, "hf-token"), .download_dir = flags_str(f, "download-dir") };
     status st = hub_resolve(other, &h, &t->tokenizer_dir);
     if (st == ST_OK) st = tokenizer_load_dir(t->tokenizer_dir, &t->tok);

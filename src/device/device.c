@@ -2,18 +2,34 @@
 
 #include <string.h>
 
+#include "base/clock.h"
 #include "device/device_impl.h"
 #include "ops/kv.h"
 
-static const device_class *const classes[] = { &device_cpu, &device_tpu, &device_cuda, &device_pjrt };
+static const device_class *const classes[] = { &device_cpu, &device_tpu, &device_cuda, &device_pjrt, &device_sim };
+
+static const device_class *class_of(const char *spec)
+{
+    size_t len = strcspn(spec, ":?");
+    for (size_t i = 0; i < sizeof classes / sizeof *classes; i++)
+        if (strlen(classes[i]->name) == len && strncmp(spec, classes[i]->name, len) == 0) return classes[i];
+    return NULL;
+}
+
+bool device_needs_weights(const char *spec)
+{
+    const device_class *c = class_of(spec);
+    return !c || !c->no_weights;
+}
 
 status device_open(const char *spec, const device_options *o, device **out)
 {
-    size_t len = strcspn(spec, ":");
+    const device_class *known = class_of(spec);
+    size_t len = strcspn(spec, ":?");
     char have[256] = "";
+    if (known) return known->open(spec + len + (spec[len] == ':'), o, out);
     for (size_t i = 0; i < sizeof classes / sizeof *classes; i++) {
         const device_class *c = classes[i];
-        if (strlen(c->name) == len && strncmp(spec, c->name, len) == 0) return c->open(spec[len] ? spec + len + 1 : "", o, out);
         if (have[0]) strncat(have, ", ", sizeof have - strlen(have) - 1);
         strncat(have, c->name, sizeof have - strlen(have) - 1);
     }
@@ -66,3 +82,6 @@ int device_depth(const device_model *m) { return m->cls->depth ? m->cls->depth(m
 int device_n_slots(const device_model *m) { return m->cls->n_slots ? m->cls->n_slots(m) : 0; }
 status device_submit(device_model *m, const batch *b) { return m->cls->submit(m, b); }
 status device_wait(device_model *m) { return m->cls->wait(m); }
+double device_now(const device_model *m) { return m->cls->now ? m->cls->now(m) : clock_now(); }
+double device_step_end(const device_model *m) { return m->cls->step_end ? m->cls->step_end(m) : -1; }
+void device_advance(device_model *m, double t) { if (m->cls->advance) m->cls->advance(m, t); }

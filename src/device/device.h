@@ -32,6 +32,7 @@ typedef struct device_info {
     int n_threads;
     int64_t memory_bytes;   /* total of the device (cgroup limit respected) */
     int64_t free_bytes;
+    bool own_time;          /* steps take the time of another machine (sim): device_now */
     bool loops;             /* equal layers are emitted as a loop: wants graphs whose layers are equal (graph_optimize_uniform) */
 } device_info;
 
@@ -45,13 +46,16 @@ typedef struct device_limits {
     dtype kv_dtype;         /* DT_F32, DT_BF16, DT_F16; on the CPU also those of one byte (ops/kv.h) */
 } device_limits;
 
-/* spec: "cpu", "tpu", "cuda", "pjrt:PATH[?NAME=VALUE,...]". An unknown one is ST_INVALID and lists what exists. */
+/* spec: "cpu", "tpu", "cuda", "pjrt:PATH[?NAME=VALUE,...]", "sim[:TARGET][?NAME=VALUE,...]" (device/sim/sim.h). An unknown one is ST_INVALID and lists what exists. */
 status device_open(const char *spec, const device_options *o, device **out) FALLIBLE;
+/* Whether this device takes a model without its weights: simulators count them and read none. */
+bool device_needs_weights(const char *spec);
 void device_close(device *d);
 void device_describe(const device *d, device_info *out);
 
 /* Plans, packs the weights (in parallel, with progress through `progress` if not NULL: done and total bytes), allocates
  * step buffers. The graph must have been finished and verified; it is borrowed until device_unload. */
+/* `w` may be NULL where device_needs_weights says so. */
 status device_load(device *d, const graph *g, const weight_source *w, const device_limits *l,
                    void (*progress)(void *arg, int64_t done, int64_t total), void *arg, device_model **out) FALLIBLE;
 void device_unload(device_model *m);
@@ -87,5 +91,10 @@ int device_n_slots(const device_model *m);
 status device_submit(device_model *m, const batch *b) FALLIBLE;
 /* Waits for the oldest step not waited for; its batch's `sampled`, and `logits` if it is not NULL, are complete then. */
 status device_wait(device_model *m) FALLIBLE;
+
+/* Devices with a time of their own (device_info.own_time); seconds from an arbitrary point, above 0. Any thread. Others: clock_now. */
+double device_now(const device_model *m);
+double device_step_end(const device_model *m);      /* when the oldest step in flight ends, which is where device_wait moves the time; below 0 = none */
+void device_advance(device_model *m, double t);     /* nothing happens until t */
 
 #endif

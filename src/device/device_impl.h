@@ -28,6 +28,11 @@ typedef struct device_class {
     int (*n_slots)(const device_model *m);
     status (*submit)(device_model *m, const batch *b);
     status (*wait)(device_model *m);
+    /* NULL where the time is everybody's. */
+    double (*now)(const device_model *m);
+    double (*step_end)(const device_model *m);
+    void (*advance)(device_model *m, double t);
+    bool no_weights;
 } device_class;
 
 /* First member of every class's own struct. */
@@ -37,6 +42,6 @@ struct device_model {
     device *device; /* where it is loaded: set by device_load */
 };
 
-extern const device_class device_cpu, device_tpu, device_cuda, device_pjrt;
+extern const device_class device_cpu, device_tpu, device_cuda, device_pjrt, device_sim;
 
 #endif

@@ -33,6 +33,7 @@ struct engine {
     int vocab_size, rope_switch_len;
     int32_t n_blocks;
     kv_layout kv;
+    engine_clock clock;
     block_hasher hasher;
     int depth;                 /* plans in flight */
     pthread_t sched_thread, step_thread;
@@ -414,7 +415,7 @@ static status make_sched(engine *e)
     e->check_idle = getenv("SYSTOLIC_CHECK_KV") != NULL;
 #endif
     sched_config c = { .o = &e->o, .limits = &e->limits, .hasher = e->o.no_prefix_caching ? NULL : &e->hasher, .rope_switch_len = e->rope_switch_len,
-                       .n_blocks = e->n_blocks, .kv = e->kv, .preempt_every = hostile ? (int)strtol(hostile, NULL, 10) : 0, .before_end = publish, .arg = e };
+                       .n_blocks = e->n_blocks, .kv = e->kv, .preempt_every = hostile ? (int)strtol(hostile, NULL, 10) : 0, .clock = e->clock, .before_end = publish, .arg = e };
     TRY(sched_new(&c, &e->sched));
     for (int i = 0; i < e->depth; i++) {
         plan *p;
@@ -442,6 +443,7 @@ static status start(engine *e, const engine_device *dev, const model_info *mi, c
     e->info = *mi;
     e->vocab_size = mi->vocab_size;
     e->rope_switch_len = mi->rope_switch_len;
+    e->clock = (engine_clock){ dev->now, dev->self };
     e->kv = dev->kv.n_groups ? dev->kv : kv_layout_full();
     TRY(options_count_blocks(&e->o, dev, dev->kv_block_bytes(dev->self), &e->n_blocks));
     TRY(dev->kv_resize(dev->self, e->n_blocks));
@@ -535,6 +537,7 @@ status engine_submit(engine *e, const request_spec *spec, engine_request **out)
     TRY(st);
     engine_request *r;
     TRY(request_new(spec, &e->o, e->vocab_size, e->rope_switch_len, e->kv.n_groups, e->o.no_prefix_caching ? NULL : &e->hasher, seq, &r));
+    if (e->clock.now) r->arrival_s = r->queued_s = engine_clock_now(&e->clock);
     request_ref(r); /* the caller's; the first is the scheduler's */
     pthread_mutex_lock(&e->mu);
     st = check_admission(e, spec->n_prompt);

@@ -75,7 +75,7 @@ typedef struct engine_output {
     int32_t stop_token;                          /* the stop_token_ids entry that ended it, -1 if none (eos, length) */
     const char *error;                           /* with FINISH_ERROR */
     int n_cached_tokens;                         /* prompt tokens that came from the prefix cache */
-    double arrival_s, scheduled_s, first_token_s, now_s; /* clock_now() */
+    double arrival_s, scheduled_s, first_token_s, now_s; /* clock_now(), or the device's time */
 } engine_output;
 
 /* An image or sound of a prompt, whose placeholder tokens lie in [from, to). */
@@ -87,7 +87,7 @@ typedef struct request_spec {
     const sampling_params *params;
     int64_t priority;                            /* lower = earlier */
     const char *cache_salt;                      /* or NULL */
-    double arrival_s;                            /* 0 = now */
+    double arrival_s;                            /* clock_now(); 0 = now, as on devices with a time of their own */
     const request_media *media; int n_media;     /* in the order of the prompt; copied, the rows are shared */
     const int32_t *media_row;                    /* [n_prompt] which row of its item stands at a token, -1 = none; copied. NULL without media */
     const int32_t *positions3;                   /* [n_prompt][3] positions where they are three numbers; copied. NULL = the place in the prompt */
@@ -112,6 +112,10 @@ typedef struct engine_device {
     int64_t (*kv_block_bytes)(void *self);
     kv_layout kv;                                /* which layers share blocks; all zero: one group that keeps everything */
     void *self;
+    /* Of devices that live in another time (simulators), else NULL. Any thread. Requests, outputs and events are stamped with it. */
+    double (*now)(void *self);
+    double (*step_end)(void *self);              /* when the oldest step in flight will be done; wait moves the time there */
+    void (*advance)(void *self, double t);       /* nothing happens until t: engine/drive.h only */
     const char *name;                            /* "CPU": for log lines of engine_start */
     int64_t free_bytes;                          /* memory left for the KV cache, 0 = ask the operating system */
     /* Threads that can sample between runs, as device_parallel has it; NULL and 0: the step thread alone. */
@@ -126,6 +130,8 @@ status engine_plan(const engine_options *o, const model_info *mi, engine_options
 /* Loads nothing itself: the device_model is ready, loaded with the limits of engine_plan for the same options. Sizes the KV cache
  * and starts the threads. All arguments are copied or outlive the engine. */
 status engine_start(device_model *dm, const model *m, const engine_options *o, engine **out) FALLIBLE;
+/* A device_model as the engine sees it. It is borrowed; the name stays until the thread's next call. */
+void engine_device_of(device_model *dm, engine_device *out);
 status engine_start_on(const engine_device *dev, const model_info *mi, const engine_options *o, engine **out) FALLIBLE;
 /* The options after defaults and limits were applied. */
 const engine_options *engine_config(const engine *e);

@@ -5,9 +5,14 @@
 #include <stdatomic.h>
 
 #include "base/arena.h"
+#include "base/clock.h"
 #include "engine/block_hash.h"
 #include "engine/engine.h"
 #include "engine/sample.h"
+
+/* The time that a device lives in: a simulator has its own (engine_device.now). */
+typedef struct engine_clock { double (*now)(void *self); void *self; } engine_clock;
+static inline double engine_clock_now(const engine_clock *c) { return c->now ? c->now(c->self) : clock_now(); }
 
 typedef enum req_state { REQ_WAITING, REQ_RUNNING, REQ_FINISHED } req_state;
 

@@ -2,7 +2,6 @@
 #include <assert.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "base/mem.h"
 #include "engine/sched_internal.h"
 
@@ -48,7 +47,7 @@ static finish_reason stop_reason(const engine_request *r, int max_model_len, int
     return FINISH_NONE;
 }
 
-static void deliver(engine_request *r, engine_output *o)
+static void deliver(const sched *s, engine_request *r, engine_output *o)
 {
     o->request = r;
     o->user = r->user;
@@ -56,7 +55,7 @@ static void deliver(engine_request *r, engine_output *o)
     o->arrival_s = r->arrival_s;
     o->scheduled_s = r->scheduled_s;
     o->first_token_s = r->first_token_s;
-    if (o->now_s <= 0) o->now_s = clock_now();
+    if (o->now_s <= 0) o->now_s = engine_clock_now(&s->c.clock);
     r->on_output(o);
 }
 
@@ -67,7 +66,7 @@ static void report_end(sched *s, engine_request *r, finish_reason why)
     engine_request_event e = {
         .finish = why, .n_prompt = r->n_prompt, .n_generated = r->n_known - r->n_prompt, .n_cached = r->n_cached,
         .max_tokens = r->params.max_tokens, .n_preemptions = r->n_preemptions, .arrival_s = r->arrival_s, .queued_s = r->queued_s,
-        .scheduled_s = r->scheduled_s, .first_token_s = r->first_token_s, .last_token_s = r->last_token_s, .finish_s = clock_now(),
+        .scheduled_s = r->scheduled_s, .first_token_s = r->first_token_s, .last_token_s = r->last_token_s, .finish_s = engine_clock_now(&s->c.clock),
     };
     s->observer.on_request(s->observer.arg, &e);
 }
@@ -86,7 +85,7 @@ void sched_end(sched *s, engine_request *r, finish_reason why, const char *error
     if (r->state == REQ_FINISHED) return;
     retire(s, r, why);
     engine_output o = { .finish = why, .stop_token = -1, .error = error };
-    deliver(r, &o);
+    deliver(s, r, &o);
     engine_request_release(r);
 }
 
@@ -147,7 +146,7 @@ static void apply_sample(sched *s, const plan *p, const plan_seq *q, double now)
     o.finish = stop_reason(r, s->c.o->max_model_len, &o.stop_token);
     if (o.finish != FINISH_NONE) retire(s, r, o.finish);
     else if (r->state == REQ_RUNNING) sched_register_blocks(s, r);
-    deliver(r, &o);
+    deliver(s, r, &o);
     mem_free(plp);
     if (o.finish != FINISH_NONE) engine_request_release(r);
 }
@@ -155,7 +154,7 @@ static void apply_sample(sched *s, const plan *p, const plan_seq *q, double now)
 void sched_apply(sched *s, plan *p)
 {
     assert(p->st == ST_OK);
-    const double now = clock_now();
+    const double now = engine_clock_now(&s->c.clock);
     if (s->observer.on_step) s->observer.on_step(s->observer.arg, &p->event);
     for (int i = 0; i < p->b.n_seqs; i++) {
         plan_seq *q = &p->seqs[i];

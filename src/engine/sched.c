@@ -1,7 +1,6 @@
 #include <assert.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "engine/sched_internal.h"
@@ -343,7 +342,7 @@ static bool admit(sched *s, draft *d, engine_request *r)
     s->running[s->n_running++] = r;
     if (!r->was_scheduled) {
         r->was_scheduled = true;
-        r->scheduled_s = clock_now();
+        r->scheduled_s = engine_clock_now(&s->c.clock);
         count_lookup(s, r, start);
     }
     add_part(d, r, start, n);

@@ -23,6 +23,7 @@ typedef struct sched_config {
     int rope_switch_len;
     int32_t n_blocks;              /* with the null block */
     kv_layout kv;                  /* groups of layers that share blocks */
+    engine_clock clock;            /* all zero: clock_now */
     void (*before_end)(void *arg); /* before a request's last output is delivered, when it is off the books; may be NULL */
     void *arg;
     int preempt_every;             /* testing: preempt a running request every so many plans; 0 = never */

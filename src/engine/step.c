@@ -2,7 +2,6 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "base/mem.h"
 #include "engine/internal.h"
 #include "engine/sample_row.h"
@@ -35,6 +34,8 @@ struct stepper {
     double last_end;           /* when the last step was done */
     bool refused, lost;        /* a submit or a wait failed; a wait failed */
 };
+
+static double time_now(const stepper *s) { return s->dev.now ? s->dev.now(s->dev.self) : clock_now(); }
 
 static float *new_logits(const stepper *s)
 {
@@ -189,7 +190,7 @@ static void sample_all(stepper *s, plan *p)
 
 void stepper_run(stepper *s, plan *p)
 {
-    const double start = clock_now();
+    const double start = time_now(s);
     fill_tokens(p);
     p->b.logits = s->logits;
     p->st = s->dev.run(s->dev.self, &p->b);
@@ -198,7 +199,7 @@ void stepper_run(stepper *s, plan *p)
         return;
     }
     sample_all(s, p);
-    p->event.seconds = clock_now() - start;
+    p->event.seconds = time_now(s) - start;
 }
 
 /* ---- steps ahead ---- */
@@ -271,7 +272,7 @@ void stepper_submit(stepper *s, plan *p)
     assert(s->n_flying < s->depth && stepper_can_submit(s, p));
     flight *f = &s->flights[(s->first + s->n_flying) % s->depth];
     f->p = p;
-    f->start = clock_now();
+    f->start = time_now(s);
     name_tokens(p);
     want_logits(s, f);
     describe_rows(s, f);
@@ -342,7 +343,7 @@ plan *stepper_finish(stepper *s)
     } else {
         for (int i = 0; i < p->b.n_seqs; i++) take_seq(s, f, &p->seqs[i]);
     }
-    const double now = clock_now();
+    const double now = time_now(s);
     p->event.seconds = now - (f->start > s->last_end ? f->start : s->last_end);
     s->last_end = now;
     leave_flight(s, f);

@@ -29,6 +29,18 @@ void model_dir_free(model_dir *d)
     mem_free(d);
 }
 
+status model_dir_of_config(jv *config, model_dir **out)
+{
+    model_dir *d = mem_calloc(1, sizeof *d);
+    if (!d) {
+        jv_free(config);
+        return err_nomem();
+    }
+    d->config = config;
+    *out = d;
+    return ST_OK;
+}
+
 const char *model_dir_template(const model_dir *d, const char *name)
 {
     for (size_t i = 0; i < d->n_templates; i++)

@@ -12,7 +12,7 @@ typedef struct chat_template { char *name; char *text; } chat_template;
 
 /* Every jv is an object, or NULL when the directory has no such file (config is always there). */
 typedef struct model_dir {
-    char *path;
+    char *path;               /* NULL: model_dir_of_config */
     jv *config;               /* config.json */
     jv *generation_config;    /* generation_config.json */
     jv *tokenizer_config;     /* tokenizer_config.json */
@@ -28,6 +28,8 @@ typedef struct model_dir {
  * Chat templates: chat_template.jinja (with additional_chat_templates/NAME.jinja), else chat_template.json, else
  * tokenizer_config.json's chat_template, a string or a list of {"name", "template"}. */
 status model_dir_open(const char *path, model_dir **out) FALLIBLE;
+/* No directory at all, but this configuration, which it takes (also on failure): simulations need no more. */
+status model_dir_of_config(jv *config, model_dir **out) FALLIBLE;
 void model_dir_free(model_dir *d);
 
 /* The text of the template called `name`; NULL if there is none. NULL for `name` means "default". */
