@@ -8,7 +8,7 @@ B       ?= build
 JOBS    ?= $(shell nproc 2>/dev/null || echo 1)
 CC      := $(if $(filter default undefined,$(origin CC)),gcc,$(CC))
 SAN     ?=
-LAYERS  := base graph text grammar media http dist load tpu ops device model engine api cli
+LAYERS  := base graph text grammar media http dist load mosaic tpu ops device model engine api cli
 PKGS    := jansson libpcre2-8 libutf8proc libevent libevent_openssl libevent_pthreads libcurl libxxhash libcrypto libssl libjpeg libpng libwebp libwebpdemux sndfile
 ARCH    := $(shell uname -m)
 

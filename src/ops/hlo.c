@@ -47,14 +47,14 @@ static const char *type_name(dtype t)
 static bool is_float(dtype t) { return t == DT_F32 || t == DT_BF16 || t == DT_F16 || t == DT_F64 || t == DT_F8E4M3 || t == DT_F8E5M2; }
 static bool is_unsigned(dtype t) { return t == DT_U8 || t == DT_U16 || t == DT_U32 || t == DT_U64 || t == DT_BOOL; }
 
-static void put_type(hlo *h, hlo_val v)
+void hlo_put_type(hlo *h, hlo_val v)
 {
     buf_str(&h->text, "tensor<");
     for (int i = 0; i < v.rank; i++) buf_printf(&h->text, "%lldx", (long long)v.dim[i]);
     buf_printf(&h->text, "%s>", type_name(v.type));
 }
 
-static void put_val(hlo *h, hlo_val v)
+void hlo_put_val(hlo *h, hlo_val v)
 {
     if (!v.id) hlo_fail(h, "an operand that does not exist");
     if (v.id < 0) buf_printf(&h->text, "%%arg%d", -v.id - 1);
@@ -98,10 +98,10 @@ static void put_signature(hlo *h, const hlo_val *in, int n, hlo_val out)
     buf_str(&h->text, " : (");
     for (int i = 0; i < n; i++) {
         if (i) buf_str(&h->text, ", ");
-        put_type(h, in[i]);
+        hlo_put_type(h, in[i]);
     }
     buf_str(&h->text, ") -> ");
-    put_type(h, out);
+    hlo_put_type(h, out);
     end_op(h);
 }
 
@@ -158,7 +158,7 @@ void hlo_begin(hlo *h, const char *name, mesh m, const hlo_arg *args, int n, hlo
         hlo_val v = make(args[i].type, args[i].rank, args[i].dim);
         v.id = -1 - i;
         buf_printf(&h->text, "%s\n      %%arg%d: ", i ? "," : "", i);
-        put_type(h, v);
+        hlo_put_type(h, v);
         if (args[i].alias >= 0) buf_printf(&h->text, " {tf.aliasing_output = %d : i32}", args[i].alias);
         if (args[i].name) put_loc(h, args[i].name);
         args_out[i] = v;
@@ -176,7 +176,7 @@ status hlo_finish(hlo *h, const hlo_val *results, int n, buf *out)
     buf_str(&h->text, " -> (");
     for (int i = 0; i < n; i++) {
         if (i) buf_str(&h->text, ", ");
-        put_type(h, results[i]);
+        hlo_put_type(h, results[i]);
     }
     buf_str(&h->text, ") {\n");
     sig = h->text;
@@ -185,12 +185,12 @@ status hlo_finish(hlo *h, const hlo_val *results, int n, buf *out)
     buf_str(&h->text, "return ");
     for (int i = 0; i < n; i++) {
         if (i) buf_str(&h->text, ", ");
-        put_val(h, results[i]);
+        hlo_put_val(h, results[i]);
     }
     buf_str(&h->text, " : ");
     for (int i = 0; i < n; i++) {
         if (i) buf_str(&h->text, ", ");
-        put_type(h, results[i]);
+        hlo_put_type(h, results[i]);
     }
     buf_str(&h->text, "\n  }\n}\n");
     status st = h->st != ST_OK ? err_set(h->st, "StableHLO: %s", h->error) : buf_status(&h->text);
@@ -224,7 +224,7 @@ hlo_val hlo_float(hlo *h, dtype t, double v)
         if (!bits[t][0]) hlo_fail(h, "%s has no infinity", type_name(t));
         else buf_printf(&h->text, "dense<0x%s> : ", bits[t][isnan(v) ? 2 : v < 0]);
     }
-    put_type(h, out);
+    hlo_put_type(h, out);
     end_op(h);
     return out;
 }
@@ -235,7 +235,7 @@ hlo_val hlo_int(hlo *h, dtype t, int64_t v)
     begin_op(h, &out, "stablehlo.constant");
     if (t == DT_BOOL) buf_printf(&h->text, "dense<%s> : ", v ? "true" : "false");
     else buf_printf(&h->text, "dense<%lld> : ", (long long)v);
-    put_type(h, out);
+    hlo_put_type(h, out);
     end_op(h);
     return out;
 }
@@ -264,7 +264,7 @@ hlo_val hlo_floats(hlo *h, const float *v, int rank, const int64_t *dim)
     buf_str(&h->text, "dense<");
     put_floats(h, &v, rank, dim);
     buf_str(&h->text, "> : ");
-    put_type(h, out);
+    hlo_put_type(h, out);
     end_op(h);
     return out;
 }
@@ -276,7 +276,7 @@ hlo_val hlo_ints(hlo *h, const int32_t *v, int64_t n)
     buf_str(&h->text, "dense<[");
     for (int64_t i = 0; i < n; i++) buf_printf(&h->text, "%s%d", i ? ", " : "", v[i]);
     buf_str(&h->text, "]> : ");
-    put_type(h, out);
+    hlo_put_type(h, out);
     end_op(h);
     return out;
 }
@@ -288,7 +288,7 @@ hlo_val hlo_iota(hlo *h, dtype t, int along, int rank, const int64_t *dim)
     need_dim(h, "iota", out, along);
     begin_op(h, &out, "stablehlo.iota");
     buf_printf(&h->text, "dim = %d : ", along);
-    put_type(h, out);
+    hlo_put_type(h, out);
     end_op(h);
     return out;
 }
@@ -303,10 +303,10 @@ static hlo_val same_type_op(hlo *h, const char *verb, const hlo_val *in, int n)
     begin_op(h, &out, full);
     for (int i = 0; i < n; i++) {
         if (i) buf_str(&h->text, ", ");
-        put_val(h, in[i]);
+        hlo_put_val(h, in[i]);
     }
     buf_str(&h->text, " : ");
-    put_type(h, out);
+    hlo_put_type(h, out);
     end_op(h);
     return out;
 }
@@ -332,9 +332,9 @@ hlo_val hlo_cmp(hlo *h, const char *verb, hlo_val x, hlo_val y)
     hlo_val out = make(DT_BOOL, x.rank, x.dim);
     begin_op(h, &out, "stablehlo.compare");
     buf_printf(&h->text, "%s, ", verb);
-    put_val(h, x);
+    hlo_put_val(h, x);
     buf_str(&h->text, ", ");
-    put_val(h, y);
+    hlo_put_val(h, y);
     buf_printf(&h->text, ", %s", is_float(x.type) ? "FLOAT" : is_unsigned(x.type) ? "UNSIGNED" : "SIGNED");
     put_signature(h, (hlo_val[]){ x, y }, 2, out);
     return out;
@@ -348,15 +348,15 @@ hlo_val hlo_select(hlo *h, hlo_val pred, hlo_val yes, hlo_val no)
     if (pred.type != DT_BOOL || (pred.rank && !same_dims(pred, yes))) hlo_fail(h, "select: the predicate %%%d does not fit", pred.id);
     hlo_val out = make(yes.type, yes.rank, yes.dim);
     begin_op(h, &out, "stablehlo.select");
-    put_val(h, pred);
+    hlo_put_val(h, pred);
     buf_str(&h->text, ", ");
-    put_val(h, yes);
+    hlo_put_val(h, yes);
     buf_str(&h->text, ", ");
-    put_val(h, no);
+    hlo_put_val(h, no);
     buf_str(&h->text, " : ");
-    put_type(h, pred);
+    hlo_put_type(h, pred);
     buf_str(&h->text, ", ");
-    put_type(h, out);
+    hlo_put_type(h, out);
     end_op(h);
     return out;
 }
@@ -364,7 +364,7 @@ hlo_val hlo_select(hlo *h, hlo_val pred, hlo_val yes, hlo_val no)
 static hlo_val retyped(hlo *h, const char *verb, hlo_val x, hlo_val out)
 {
     begin_op(h, &out, verb);
-    put_val(h, x);
+    hlo_put_val(h, x);
     put_signature(h, &x, 1, out);
     return out;
 }
@@ -397,7 +397,7 @@ hlo_val hlo_transpose(hlo *h, hlo_val x, const int *perm)
     }
     if (seen != (1 << x.rank) - 1) hlo_fail(h, "transpose: a dimension is there twice");
     begin_op(h, &out, "stablehlo.transpose");
-    put_val(h, x);
+    hlo_put_val(h, x);
     put_ints(h, ", dims = [", perm, x.rank, "]");
     put_signature(h, &x, 1, out);
     return out;
@@ -410,7 +410,7 @@ hlo_val hlo_broadcast(hlo *h, hlo_val x, const int *map, int rank, const int64_t
         if (!need_dim(h, "broadcast", out, map[i])) return out;
         else if (x.dim[i] != 1 && x.dim[i] != dim[map[i]]) hlo_fail(h, "broadcast: dimension %d has %lld, not %lld", i, (long long)x.dim[i], (long long)dim[map[i]]);
     begin_op(h, &out, "stablehlo.broadcast_in_dim");
-    put_val(h, x);
+    hlo_put_val(h, x);
     put_ints(h, ", dims = [", map, x.rank, "]");
     put_signature(h, &x, 1, out);
     return out;
@@ -430,7 +430,7 @@ hlo_val hlo_slice(hlo *h, hlo_val x, int along, int64_t from, int64_t to)
     hlo_val out = make(x.type, x.rank, x.dim);
     out.dim[along] = to - from;
     begin_op(h, &out, "stablehlo.slice");
-    put_val(h, x);
+    hlo_put_val(h, x);
     buf_str(&h->text, " [");
     for (int i = 0; i < x.rank; i++)
         buf_printf(&h->text, "%s%lld:%lld", i ? ", " : "", (long long)(i == along ? from : 0), (long long)(i == along ? to : x.dim[i]));
@@ -453,7 +453,7 @@ hlo_val hlo_concat(hlo *h, const hlo_val *x, int n, int along)
     begin_op(h, &out, "stablehlo.concatenate");
     for (int i = 0; i < n; i++) {
         if (i) buf_str(&h->text, ", ");
-        put_val(h, x[i]);
+        hlo_put_val(h, x[i]);
     }
     buf_printf(&h->text, ", dim = %d", along);
     put_signature(h, x, n, out);
@@ -471,9 +471,9 @@ hlo_val hlo_pad(hlo *h, hlo_val x, int along, int64_t before, int64_t after, hlo
     lo[along] = before;
     hi[along] = after;
     begin_op(h, &out, "stablehlo.pad");
-    put_val(h, x);
+    hlo_put_val(h, x);
     buf_str(&h->text, ", ");
-    put_val(h, scalar);
+    hlo_put_val(h, scalar);
     put_list(h, ", low = [", lo, x.rank, "]");
     put_list(h, ", high = [", hi, x.rank, "]");
     put_list(h, ", interior = [", in, x.rank, "]");
@@ -501,7 +501,7 @@ hlo_val hlo_dynamic_slice(hlo *h, hlo_val x, const hlo_val *starts, const int64_
     begin_op(h, &out, "stablehlo.dynamic_slice");
     for (int i = 0; i <= x.rank; i++) {
         if (i) buf_str(&h->text, ", ");
-        put_val(h, in[i]);
+        hlo_put_val(h, in[i]);
     }
     put_list(h, ", sizes = [", sizes, x.rank, "]");
     put_signature(h, in, x.rank + 1, out);
@@ -518,7 +518,7 @@ hlo_val hlo_dynamic_update(hlo *h, hlo_val x, hlo_val update, const hlo_val *sta
     begin_op(h, &out, "stablehlo.dynamic_update_slice");
     for (int i = 0; i < x.rank + 2; i++) {
         if (i) buf_str(&h->text, ", ");
-        put_val(h, in[i]);
+        hlo_put_val(h, in[i]);
     }
     put_signature(h, in, x.rank + 2, out);
     return out;
@@ -557,9 +557,9 @@ hlo_val hlo_reduce(hlo *h, const char *verb, hlo_val x, int along)
     for (int i = along; i < x.rank - 1; i++) out.dim[i] = x.dim[i + 1];
     init = neutral(h, verb, x.type);
     begin_op(h, &out, "stablehlo.reduce(");
-    put_val(h, x);
+    hlo_put_val(h, x);
     buf_str(&h->text, " init: ");
-    put_val(h, init);
+    hlo_put_val(h, init);
     buf_printf(&h->text, ") applies stablehlo.%s across dimensions = [%d]", verb, along);
     put_signature(h, (hlo_val[]){ x, init }, 2, out);
     return out;
@@ -590,7 +590,7 @@ hlo_val hlo_argmax(hlo *h, hlo_val x, int along)
     buf_printf(&h->text, "%%%d:2 = \"stablehlo.reduce\"(", out.id);
     for (int i = 0; i < 4; i++) {
         if (i) buf_str(&h->text, ", ");
-        put_val(h, in[i]);
+        hlo_put_val(h, in[i]);
     }
     buf_printf(&h->text, ") <{dimensions = array<i64: %d>}> ({\n", along);
     for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
@@ -605,12 +605,12 @@ hlo_val hlo_argmax(hlo *h, hlo_val x, int along)
     buf_str(&h->text, "}) : (");
     for (int i = 0; i < 4; i++) {
         if (i) buf_str(&h->text, ", ");
-        put_type(h, in[i]);
+        hlo_put_type(h, in[i]);
     }
     buf_str(&h->text, ") -> (");
-    put_type(h, best);
+    hlo_put_type(h, best);
     buf_str(&h->text, ", ");
-    put_type(h, out);
+    hlo_put_type(h, out);
     buf_str(&h->text, ")\n");
     return out;
 }
@@ -638,9 +638,9 @@ hlo_val hlo_dot(hlo *h, hlo_val a, hlo_val b, hlo_dims batch_a, hlo_dims batch_b
     for (int i = 0; i < b.rank && out.rank < HLO_RANK; i++)
         if (!listed(batch_b, i) && !listed(over_b, i)) out.dim[out.rank++] = b.dim[i];
     begin_op(h, &out, "stablehlo.dot_general");
-    put_val(h, a);
+    hlo_put_val(h, a);
     buf_str(&h->text, ", ");
-    put_val(h, b);
+    hlo_put_val(h, b);
     if (batch_a.n) {
         put_ints(h, ", batching_dims = [", batch_a.v, batch_a.n, "] x [");
         put_ints(h, "", batch_b.v, batch_b.n, "]");
@@ -667,9 +667,9 @@ hlo_val hlo_take(hlo *h, hlo_val x, hlo_val at)
         out.dim[out.rank++] = x.dim[i];
     }
     begin_op(h, &out, "\"stablehlo.gather\"(");
-    put_val(h, x);
+    hlo_put_val(h, x);
     buf_str(&h->text, ", ");
-    put_val(h, at);
+    hlo_put_val(h, at);
     buf_str(&h->text, ") <{dimension_numbers = #stablehlo.gather<");
     if (x.rank > 1) put_ints(h, "offset_dims = [", offset, x.rank - 1, "], ");
     buf_printf(&h->text, "collapsed_slice_dims = [0], start_index_map = [0], index_vector_dim = %d>", at.rank);
@@ -693,7 +693,7 @@ static hlo_val scatter(hlo *h, hlo_val x, hlo_val at, hlo_val y, bool adds)
     begin_op(h, &out, "\"stablehlo.scatter\"(");
     for (int i = 0; i < 3; i++) {
         if (i) buf_str(&h->text, ", ");
-        put_val(h, in[i]);
+        hlo_put_val(h, in[i]);
     }
     buf_str(&h->text, ") <{scatter_dimension_numbers = #stablehlo.scatter<");
     if (y.rank > 1) put_ints(h, "update_window_dims = [", window, y.rank - 1, "], ");
@@ -740,12 +740,12 @@ void hlo_while(hlo *h, const hlo_val *init, int n, hlo_val *carried)
         carried[i] = make(init[i].type, init[i].rank, init[i].dim);
         carried[i].id = ++h->next_id;
         buf_printf(&h->text, "%s%%%d = ", i ? ", " : "", carried[i].id);
-        put_val(h, init[i]);
+        hlo_put_val(h, init[i]);
     }
     buf_str(&h->text, ") : ");
     for (int i = 0; i < n; i++) {
         if (i) buf_str(&h->text, ", ");
-        put_type(h, init[i]);
+        hlo_put_type(h, init[i]);
     }
     end_op(h);
     indent(h);
@@ -759,12 +759,12 @@ static void put_return(hlo *h, const hlo_val *v, int n)
     buf_str(&h->text, "stablehlo.return ");
     for (int i = 0; i < n; i++) {
         if (i) buf_str(&h->text, ", ");
-        put_val(h, v[i]);
+        hlo_put_val(h, v[i]);
     }
     buf_str(&h->text, " : ");
     for (int i = 0; i < n; i++) {
         if (i) buf_str(&h->text, ", ");
-        put_type(h, v[i]);
+        hlo_put_type(h, v[i]);
     }
     end_op(h);
     h->depth--;
@@ -843,7 +843,7 @@ static void put_groups(hlo *h)
 static void begin_collective(hlo *h, hlo_val *out, const char *verb, hlo_val x)
 {
     begin_op(h, out, verb);
-    put_val(h, x);
+    hlo_put_val(h, x);
     buf_str(&h->text, ") <{");
 }
 

@@ -13,6 +13,7 @@
 #include "graph/dtype.h"
 #include "graph/graph.h"
 #include "graph/quant.h"
+#include "mosaic/kernel.h"
 
 enum { HLO_RANK = 6, HLO_WHILES = 4, HLO_CARRIED = 16 };
 
@@ -117,6 +118,16 @@ hlo_val hlo_tensor_rank(hlo *h);
 hlo_val hlo_all_reduce(hlo *h, hlo_val x);                                /* sum */
 hlo_val hlo_all_gather(hlo *h, hlo_val x, int along);
 hlo_val hlo_reduce_scatter(hlo *h, hlo_val x, int along);
+
+/* ---- kernels ---- */
+/* A call of a finished kernel (mosaic/kernel.h), which may be freed afterwards. operands: prefetched scalars and inputs as declared
+ * (single scalars may be of rank 0); results gets its outputs, in their order, and may be NULL if there is one only. An output that
+ * takes over an operand's memory does so without a copy if nothing else reads that operand later. Returns the first output. */
+hlo_val hlo_custom_call(hlo *h, const mk *kernel, const hlo_val *operands, int n, hlo_val *results);
+
+/* ---- for files that write lines of their own ---- */
+void hlo_put_type(hlo *h, hlo_val v);
+void hlo_put_val(hlo *h, hlo_val v);
 
 /* ---- what an operation's hlo function gets ---- */
 
