@@ -23,38 +23,62 @@ account() { # name, log, exit status
     fi
 }
 
-run() { # name, command...
-    local name=$1 log status start=$SECONDS; shift
-    mkdir -p "$build/logs"
-    log="$build/logs/$(echo "$name" | tr '/' '_').log"
-    timeout "${TEST_TIMEOUT:-600}" "$@" >"$log" 2>&1
+# Test programs run JOBS at a time: most have one busy thread. Each says how it ended as soon as it has, in one piece.
+jobs=${JOBS:-$(nproc 2>/dev/null || echo 1)}
+names=()
+log_of() { echo "$build/logs/${1//\//_}.log"; }
+
+one() { # name, command...
+    local name=$1 log status start=$SECONDS said; shift
+    log=$(log_of "$name")
+    timeout "${TEST_TIMEOUT:-900}" "$@" >"$log" 2>&1
     status=$?
-    account "$name" "$log" $status
+    echo $status >"$log.status"
     if [ $status = 0 ]; then
-        grep -E '^ +skipped:' "$log" | sort | uniq -c | sed 's/^/  /'
-        printf '%-44s %s  (%ds)\n' "$name" "$(grep -E '[0-9]+ passed' "$log" | tail -n 1 | sed 's/^[^:]*: //')" $((SECONDS - start))
+        said=$(grep -E '^ +skipped:' "$log" | sort | uniq -c | sed 's/^/  /')
+        printf '%s%-44s %s  (%ds)\n' "${said:+$said
+}" "$name" "$(grep -E '[0-9]+ passed' "$log" | tail -n 1 | sed 's/^[^:]*: //')" $((SECONDS - start))
     else
-        echo "---- $name failed (exit $status); the end of $log:"
-        tail -n 40 "$log"
+        printf '%s\n' "---- $name failed (exit $status); the end of $log:
+$(tail -n 40 "$log")"
     fi
 }
 
-for src in tests/unit/*/test_*.c; do
-    bin="$build/${src%.c}"
-    name=${src#tests/unit/}; name=${name%.c}
-    case $what in
-    oom) grep -q 'out_of_memory' "$src" && run "oom/$name" "$bin" out_of_memory ;;
-    *) run "$name" "$bin" ;;
-    esac
-done
+run() { # name, command...
+    rm -f "$(log_of "$1").status"
+    names+=("$1")
+    while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do wait -n; done
+    one "$@" &
+}
+
+unit() { # sources
+    local src bin name
+    for src in "$@"; do
+        bin="$build/${src%.c}"
+        name=${src#tests/unit/}; name=${name%.c}
+        case $what in
+        oom) grep -q 'out_of_memory' "$src" && run "oom/$name" "$bin" out_of_memory ;;
+        *) run "$name" "$bin" ;;
+        esac
+    done
+}
+
+# Programs that tests compiled long ago are of texts that have changed since.
+find "$build"/pjrt/programs-unit "$build"/pjrt/programs-quick -type f -mtime +7 -delete 2>/dev/null
+
+# What takes long comes first, so that nothing long is left for the end.
+mkdir -p "$build/logs"
 if [ "$what" = all ]; then
     python=${PYTHON:-$build/venv/bin/python}
-    for script in tests/api/test_*.py; do
-        [ -e "$script" ] || continue
+    for script in tests/api/test_pjrt.py $(ls tests/api/test_*.py | grep -v test_pjrt.py); do
         run "api/$(basename "$script" .py)" "$python" "$script" --bin "$build/systolic"
     done
-    run lint python3 tools/lint.py
 fi
+unit tests/unit/device/test_*.c tests/unit/ops/test_*.c tests/unit/cli/test_*.c
+unit $(ls tests/unit/*/test_*.c | grep -Ev '^tests/unit/(device|ops|cli)/')
+[ "$what" != all ] || run lint python3 tools/lint.py
+wait
+for name in "${names[@]}"; do account "$name" "$(log_of "$name")" "$(cat "$(log_of "$name").status" 2>/dev/null || echo none)"; done
 [ -z "$broken" ] || echo "failed:$broken"
 echo "$passed passed, $failed failed, $skipped skipped"
 [ $failed = 0 ]

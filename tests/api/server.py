@@ -1,5 +1,5 @@
 """Starts a built server on a free port and talks to it: shared by the API tests and the soak run (standard library only)."""
-import http.client, json, os, signal, socket, subprocess, sys, tempfile, time
+import http.client, json, os, random, signal, socket, subprocess, sys, tempfile, time
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), "..", ".."))
 SHARED = os.environ.get("SYSTOLIC_SHARED", os.path.join(ROOT, "..", "shared"))
@@ -10,9 +10,13 @@ def binary():
     return os.path.join(ROOT, "build", "systolic")
 
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """Not one that the kernel gives to other connections meanwhile."""
+    while True:
+        port = random.randrange(10000, 32000)
+        with socket.socket() as s:
+            try: s.bind(("127.0.0.1", port))
+            except OSError: continue
+            return port
 
 class Server:
     """with Server(model, "--flag", "value") as s: s.post("/v1/completions", {...}). The log is kept in s.log_text()."""

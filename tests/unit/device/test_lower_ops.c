@@ -112,7 +112,7 @@ static status machine_open(machine *m, const graph *g, dtype act, dtype kv, fill
     for (int i = 0; i < 2; i++) {
         buf text = { 0 };
         status st = lower_step(m->plan, &buckets[i], &m->o, &text);
-        if (st == ST_OK) st = pjrt_compile(m->c, SOURCE(text.data), &options, &m->programs[i]);
+        if (st == ST_OK) st = test_compile(m->c, SOURCE(text.data), &options, &m->programs[i]);
         if (st != ST_OK && getenv("SYSTOLIC_TEST_TEXT")) printf("%s\n", buf_cstr(&text));
         buf_free(&text);
         TRY(st);

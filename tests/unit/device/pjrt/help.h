@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "device/pjrt/cache.h"
 #include "device/pjrt/pjrt.h"
 #include "device/pjrt/spec.h"
 #include "tests/test.h"
@@ -93,6 +94,29 @@ static inline pjrt_client *cpu(void)
         return NULL;
     }
     return c;
+}
+
+/* pjrt_compile, for tests of what programs compute: one that an earlier run compiled is loaded from BUILD/pjrt/programs-unit. Not for tests of compiling. */
+static inline status test_compile(pjrt_client *c, const pjrt_source *src, const pjrt_compile_options *o, pjrt_program **out)
+{
+    static pjrt_cache *kept;
+    char dir[4200], devices[256], key[PJRT_KEY_LEN];
+    const char *flags = getenv("XLA_FLAGS");
+    buf x = { 0 };
+    bool found = false;
+    snprintf(dir, sizeof dir, "%s/pjrt/programs-unit", build_dir());
+    if (!kept) TRY(pjrt_cache_open(dir, &kept));
+    snprintf(devices, sizeof devices, "%d, %s", pjrt_client_n_devices(c), flags ? flags : "");
+    TRY(pjrt_cache_key(&(pjrt_key){ pjrt_client_platform(c), pjrt_client_version(c), devices, src->code, src->len, o }, key));
+    status st = pjrt_cache_get(kept, key, &x, NULL, &found);
+    if (st == ST_OK && found) st = pjrt_program_load(c, x.data, x.len, src->name, out);
+    if (st == ST_OK && !found) {
+        st = pjrt_compile(c, src, o, out);
+        if (st == ST_OK) st = pjrt_program_serialize(*out, &x);
+        if (st == ST_OK) st = pjrt_cache_put(kept, key, x.data, x.len, pjrt_program_stats(*out));
+    }
+    buf_free(&x);
+    return st;
 }
 
 static inline pjrt_buffer *up(pjrt_client *c, int device, dtype t, int64_t n, const void *data)
