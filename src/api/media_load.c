@@ -106,9 +106,10 @@ static status from_http(const struct media_setup *m, media_kind kind, const char
     for (int i = 0; i < m->domains.n; i++) hosts[i] = m->domains.v[i];
     const double timeout = kind == MEDIA_IMAGE ? env_number("VLLM_IMAGE_FETCH_TIMEOUT", 5) : env_number("VLLM_AUDIO_FETCH_TIMEOUT", 10);
     const fetch_options o = { .total_timeout_s = timeout, .connect_timeout_s = timeout, .max_bytes = most_bytes(), .max_redirects = env_number("VLLM_MEDIA_URL_ALLOW_REDIRECTS", 1) != 0 ? -1 : 0,
-                              .allowed_redirect_hosts = m->domains.n ? hosts : NULL };
+                              .allowed_redirect_hosts = m->domains.n ? hosts : NULL, .public_only = env_number("VLLM_MEDIA_EGRESS_BLOCK_PRIVATE", 1) != 0 };
     TRY(fetch_open(&f));
     status st = fetch_run(f, url, &o, &r);
+    if (r.not_public) st = err_wrap(st, "not fetched (VLLM_MEDIA_EGRESS_BLOCK_PRIVATE=0 allows it)");
     if (st == ST_OK && (r.code < 200 || r.code > 299)) st = err_set(ST_INVALID, "fetching the media answered HTTP %d", r.code);
     if (st == ST_OK) buf_append(out, r.body.data, r.body.len);
     fetch_response_free(&r);

@@ -2,11 +2,13 @@
 
 #include <curl/curl.h>
 #include <limits.h>
+#include <netdb.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
+#include "base/address.h"
 #include "base/clock.h"
 #include "base/mem.h"
 
@@ -294,6 +296,47 @@ static long ms(double s) { return s >= 1e6 ? LONG_MAX / 2 : (long)(s * 1000 + 0.
 /* Every option is set anew: curl_easy_reset keeps the open connections. */
 #define SET(opt, val) do { if (rc == CURLE_OK) rc = curl_easy_setopt(e, opt, val); } while (0)
 
+static status not_public(fetch_response *r, const char *host)
+{
+    r->not_public = true;
+    return err_set(ST_DENIED, "the host '%s' has a private, loopback, link-local or reserved address", host);
+}
+
+/* libcurl's last step before connecting: whatever a name resolved to, this is the address. */
+static curl_socket_t open_public(void *arg, curlsocktype purpose, struct curl_sockaddr *a)
+{
+    hop *h = arg;
+    (void)purpose;
+    if (address_is_public(&a->addr)) return socket(a->family, a->socktype | SOCK_CLOEXEC, a->protocol);
+    h->out->not_public = true;
+    return CURL_SOCKET_BAD;
+}
+
+/* Behind a proxy the connection says nothing of where the request goes. */
+static bool behind_proxy(void)
+{
+    static const char *const names[] = { "http_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (getenv(names[i])) return true;
+    return false;
+}
+
+static status check_public(const char *host, fetch_response *r)
+{
+    char plain[256];
+    struct addrinfo *all = NULL, hints = { .ai_socktype = SOCK_STREAM };
+    const size_t n = strlen(host);
+    const bool six = *host == '[' && n > 2;
+    if (n >= sizeof plain) return err_set(ST_INVALID, "the host's name is too long");
+    snprintf(plain, sizeof plain, "%.*s", (int)(six ? n - 2 : n), host + six);
+    const int code = getaddrinfo(plain, NULL, &hints, &all);
+    if (code) return err_set(ST_IO, "cannot resolve '%s': %s", plain, gai_strerror(code));
+    bool ok = true;
+    for (struct addrinfo *a = all; a; a = a->ai_next) ok = ok && address_is_public(a->ai_addr);
+    freeaddrinfo(all);
+    return ok ? ST_OK : not_public(r, host);
+}
+
 static CURLcode set_transport(CURL *e, const fetch_options *o, const char *sock, const char *host)
 {
     CURLcode rc = CURLE_OK;
@@ -318,6 +361,15 @@ static CURLcode set_transport(CURL *e, const fetch_options *o, const char *sock,
         SET(CURLOPT_CAINFO, ca);
         break;
     }
+    return rc;
+}
+
+static CURLcode set_public(hop *h)
+{
+    CURL *e = h->easy;
+    CURLcode rc = CURLE_OK;
+    SET(CURLOPT_OPENSOCKETFUNCTION, open_public);
+    SET(CURLOPT_OPENSOCKETDATA, h);
     return rc;
 }
 
@@ -397,7 +449,7 @@ static status check_clocks(hop *h, double deadline, const char *url)
 }
 
 /* Runs the prepared transfer to its end. */
-static status drive(fetch *f, hop *h, double deadline, const char *url)
+static status drive(fetch *f, hop *h, double deadline, const char *url, const char *host)
 {
     if (curl_multi_add_handle(f->multi, f->easy) != CURLM_OK) return err_nomem();
     h->last_progress = clock_now();
@@ -416,6 +468,7 @@ static status drive(fetch *f, hop *h, double deadline, const char *url)
     }
     curl_multi_remove_handle(f->multi, f->easy);
     if (h->abort != ST_OK) return h->abort; /* the callback's message is this thread's last */
+    if (h->out->not_public && st == ST_OK && rc == CURLE_COULDNT_CONNECT) return not_public(h->out, host);
     return st != ST_OK ? st : explain(h, rc, url);
 }
 
@@ -430,7 +483,9 @@ static status run_hop(fetch *f, const char *url, const char *host, const plan *p
     if (st == ST_OK) {
         CURLcode rc = set_transport(f->easy, h->o, p->sock, host);
         if (rc == CURLE_OK) rc = set_request(h, url, p->method, p->body, headers);
-        st = rc == CURLE_OK ? drive(f, h, p->deadline, url) : explain(h, rc, url);
+        if (rc == CURLE_OK && h->o->public_only && !behind_proxy()) rc = set_public(h);
+        else if (rc == CURLE_OK && h->o->public_only) st = check_public(host, h->out);
+        if (st == ST_OK) st = rc == CURLE_OK ? drive(f, h, p->deadline, url, host) : explain(h, rc, url);
     }
     /* headers must outlive the transfer only, but the handle still points at them */
     curl_easy_setopt(f->easy, CURLOPT_HTTPHEADER, NULL);

@@ -27,6 +27,7 @@ typedef struct fetch_options {
     int max_redirects;               /* 0 = none (the 3xx is the answer), -1 = 10. More is ST_LIMIT */
     size_t max_bytes;                /* of a 2xx body; 0 = none. More is ST_LIMIT */
     bool insecure;                   /* no certificate check */
+    bool public_only;                /* connect to addresses on the internet alone (address.h), redirects included; others are ST_DENIED */
     const char *unix_socket;         /* connect there instead of the URL's host, or NULL */
     const char *const *allowed_redirect_hosts; /* NULL-terminated host names a redirect may lead to; NULL = any */
     /* Called for every piece of the body of a 2xx answer; return false to abort (ST_CANCELLED). NULL: the body goes to response.body */
@@ -44,6 +45,7 @@ struct fetch_response {
     int64_t content_length;          /* -1 if unknown */
     buf raw_headers;                 /* of the final response, status line first, lines end with CRLF */
     char *effective_url;
+    bool not_public;                 /* public_only refused the host's address */
 };
 
 /* A keep-alive connection handle; use by one thread at a time. */

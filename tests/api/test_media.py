@@ -246,7 +246,7 @@ def files_and_servers():
     threading.Thread(target=web.serve_forever, daemon=True).start()
     at = f"http://127.0.0.1:{web.server_port}"
     def url(u): return [{"type": "image_url", "image_url": {"url": u}}, {"type": "text", "text": char(3)}]
-    with tempfile.TemporaryDirectory() as folder, m.serve("--allowed-local-media-path", folder, "--allowed-media-domains", "127.0.0.1") as s:
+    with tempfile.TemporaryDirectory() as folder, m.serve("--allowed-local-media-path", folder, "--allowed-media-domains", "127.0.0.1", env={"VLLM_MEDIA_EGRESS_BLOCK_PRIVATE": "0"}) as s:
         shutil.copy(os.path.join(m.dir, "image_a.png"), os.path.join(folder, "an image.png"))
         os.symlink(os.path.join(m.dir, "image_b.png"), os.path.join(folder, "link.png"))
         want = ask(s, [m.image("a"), {"type": "text", "text": char(3)}])[1]["choices"][0]["token_ids"]
@@ -258,6 +258,9 @@ def files_and_servers():
         error(s, url(f"{at}/missing.png"), 400, "404")
         error(s, url(f"http://localhost:{web.server_port}/image_a.png"), 400, "allowed domains")
         error(s, url(f"{at}/elsewhere"), 400, "")  # a redirect to a host that is not allowed
+    with m.serve() as s:    # any host, but none of this network
+        for u in (f"{at}/image_a.png", f"http://localhost:{web.server_port}/image_a.png", "http://169.254.169.254/latest", "http://[::1]/x"):
+            error(s, url(u), 400, "VLLM_MEDIA_EGRESS_BLOCK_PRIVATE=0")
     web.shutdown()
 
 run(TESTS)

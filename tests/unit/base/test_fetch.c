@@ -10,6 +10,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/address.h"
 #include "base/clock.h"
 #include "base/fetch.h"
 #include "base/mem.h"
@@ -351,6 +352,60 @@ TEST(redirect_method)
         fetch_response_free(&r);
         script_stop(&s);
     }
+}
+
+static bool is_public(const char *text)
+{
+    struct sockaddr_in a4 = { .sin_family = AF_INET };
+    struct sockaddr_in6 a6 = { .sin6_family = AF_INET6 };
+    if (strchr(text, ':')) {
+        CHECK_INT(inet_pton(AF_INET6, text, &a6.sin6_addr), 1);
+        return address_is_public((const struct sockaddr *)(const void *)&a6);
+    }
+    CHECK_INT(inet_pton(AF_INET, text, &a4.sin_addr), 1);
+    return address_is_public((const struct sockaddr *)(const void *)&a4);
+}
+
+TEST(public_addresses)
+{
+    static const char *const yes[] = { "1.1.1.1", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "126.255.255.255", "128.0.0.1", "169.253.0.1", "172.15.255.255", "172.32.0.0",
+                                       "192.167.1.1", "192.0.1.0", "198.17.0.1", "198.20.0.1", "223.255.255.255", "::ffff:8.8.8.8", "2606:4700::1111", "2001:200::1", "2a00::1" };
+    static const char *const no[] = { "0.0.0.0", "10.1.2.3", "100.64.0.1", "100.127.255.255", "127.0.0.1", "127.255.0.1", "169.254.169.254", "172.16.0.1", "172.31.255.255", "192.168.1.1",
+                                      "192.0.0.1", "192.0.2.1", "198.18.0.1", "198.19.255.255", "198.51.100.7", "203.0.113.9", "224.0.0.1", "240.0.0.1", "255.255.255.255", "::", "::1",
+                                      "::ffff:10.0.0.1", "::ffff:169.254.169.254", "::127.0.0.1", "64:ff9b::7f00:1", "100::1", "2001::1", "2001:1ff::1", "2001:db8::1", "2002:7f00:1::", "3fff:fff::1",
+                                      "fc00::1", "fd12::1", "fe80::1", "fec0::1", "ff02::1" };
+    for (size_t i = 0; i < sizeof yes / sizeof *yes; i++) if (!is_public(yes[i])) FAIL("%s is not public", yes[i]);
+    for (size_t i = 0; i < sizeof no / sizeof *no; i++) if (is_public(no[i])) FAIL("%s is public", no[i]);
+    CHECK(!address_is_public(&(struct sockaddr){ .sa_family = AF_UNIX }));
+}
+
+/* Names, numbers in other spellings and what a redirect leads to; behind a proxy the name is looked up beforehand. */
+TEST(only_public_addresses)
+{
+    script s = { .answers = { "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" } };
+    REQUIRE(script_start(&s));
+    static const char *const hosts[] = { "127.0.0.1", "localhost", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]" };
+    fetch *f = NULL;
+    REQUIRE_OK(fetch_open(&f));
+    for (int proxied = 0; proxied < 2; proxied++) {
+        if (proxied) setenv("http_proxy", "http://127.0.0.1:9", 1);
+        for (size_t i = 0; i < sizeof hosts / sizeof *hosts; i++) {
+            char url[128];
+            fetch_response r;
+            snprintf(url, sizeof url, "http://%s:%d/", hosts[i], s.port);
+            CHECK_ERR(fetch_run(f, url, &(fetch_options){ .public_only = true }, &r), ST_DENIED, "has a private, loopback");
+            CHECK(r.not_public);
+            fetch_response_free(&r);
+        }
+    }
+    unsetenv("http_proxy");
+    CHECK_INT(s.n_seen, 0);
+    fetch_response r;
+    CHECK_OK(get(&s, "/", &(fetch_options){ .public_only = false }, &r));
+    CHECK(!r.not_public);
+    fetch_response_free(&r);
+    fetch_close(f);
+    script_stop(&s);
 }
 
 TEST(redirect_to_another_origin_loses_credentials)
