@@ -13,6 +13,7 @@
 #include "graph/graph.h"
 #include "graph/kv_groups.h"
 #include "graph/weights.h"
+#include "tpu/attention_config.h"
 
 typedef struct device device;             /* an opened device */
 typedef struct device_model device_model; /* a graph with its weights and KV cache on a device */
@@ -33,6 +34,7 @@ typedef struct device_info {
     int64_t memory_bytes;   /* total of the device (cgroup limit respected) */
     int64_t free_bytes;
     bool own_time;          /* steps take the time of another machine (sim): device_now */
+    const chip *chip;       /* of a TPU, also a simulated one; else NULL */
     bool loops;             /* equal layers are emitted as a loop: wants graphs whose layers are equal (graph_optimize_uniform) */
 } device_info;
 
@@ -44,6 +46,7 @@ typedef struct device_limits {
     int max_model_len;
     int block_size;         /* tokens per KV block */
     dtype kv_dtype;         /* DT_F32, DT_BF16, DT_F16; on the CPU also those of one byte (ops/kv.h) */
+    attention_choice attention; /* TPUs: blocks, kernels and KV padding by chip and policy; zeros elsewhere */
 } device_limits;
 
 /* spec: "cpu", "tpu", "cuda", "pjrt:PATH[?NAME=VALUE,...]", "sim[:TARGET][?NAME=VALUE,...]" (device/sim/sim.h). An unknown one is ST_INVALID and lists what exists. */

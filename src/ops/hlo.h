@@ -14,6 +14,7 @@
 #include "graph/graph.h"
 #include "graph/quant.h"
 #include "mosaic/kernel.h"
+#include "tpu/attention_config.h"
 
 enum { HLO_RANK = 6, HLO_WHILES = 4, HLO_CARRIED = 16 };
 
@@ -138,6 +139,7 @@ typedef struct hlo_step {
     dtype act;                      /* of activations between operations; norms, sums and softmax are f32 */
     int64_t page, max_pages;        /* tokens per KV page, pages per sequence */
     int64_t q_tile, n_tiles;        /* not decode: queries per tile, most tiles */
+    attention_choice attention;     /* of TPUs; its head_multiple is the caches' */
     int64_t kv_block;               /* bytes of the cache that attention reads at once; 0 = 32 MB, for TPUs; a CPU wants 1 MB */
     hlo_val tokens, positions;      /* i32 [T] */
     hlo_val positions3;             /* i32 [T, 3]; none = all three are the position */
@@ -157,10 +159,17 @@ typedef struct hlo_step {
 /* How a layer's K and V lie in the cache: [layers * pages, page, rows, lanes]; no chip copies such an array (rows 1, 8 or a
  * multiple of 16; lanes a multiple of 128). V is `v_row` rows and `v_lane` lanes after K: narrow heads share 128 lanes. Heads are
  * rows (head_lanes 0), or, where they are few, lie side by side in one row: head i from lane i * head_lanes on. */
-typedef struct hlo_kv { dtype type; int64_t heads, dim, rows, lanes, v_row, v_lane, head_lanes; bool latent; /* K alone */ } hlo_kv;
+typedef struct hlo_kv {
+    dtype type;
+    int64_t heads, dim, rows, lanes, v_row, v_lane, head_lanes;
+    int64_t width;                  /* lanes of one head's K, with what pads it; narrow heads: with its V */
+    bool narrow, latent;            /* latent: K alone */
+} hlo_kv;
 hlo_kv hlo_kv_of(dtype type, int64_t kv_heads, int64_t head_dim);
+/* With heads padded to a multiple of 128 or 256 lanes (attention_choice.head_multiple); 0 and 64: as few as the layout takes. */
+hlo_kv hlo_kv_padded(dtype type, int64_t kv_heads, int64_t head_dim, int multiple);
 /* Of an attention node. */
-hlo_kv hlo_kv_for(const graph *g, const node *attention, dtype type);
+hlo_kv hlo_kv_for(const graph *g, const node *attention, dtype type, int multiple);
 
 /* A weight as its arguments: hlo_weight.h. */
 typedef enum weight_piece { PIECE_VALUES, PIECE_SCALES, PIECE_ZEROS, PIECE_ORDER, PIECE_INPUT_SCALE, WEIGHT_PIECES } weight_piece;

@@ -73,6 +73,9 @@ status attention_configure(const chip *k, attention_policy p, const attention_sh
     return ST_OK;
 }
 
+/* By the cost model the narrowest heads always win. */
+int attention_head_multiple(const chip *c, attention_policy p) { return !c ? 0 : p == ATTENTION_TABLE ? attention_table_multiple(c) : 64; }
+
 void attention_kv_shape(const attention_config *c, int kv_heads, int64_t blocks, int64_t out[4])
 {
     out[0] = blocks;

@@ -17,6 +17,19 @@ typedef enum attention_policy { ATTENTION_TABLE, ATTENTION_AUTO } attention_poli
 const char *attention_policy_name(attention_policy p);                          /* "table", "auto" */
 status attention_policy_parse(const char *s, attention_policy *out) FALLIBLE;
 
+/* Kernels of the matrix unit (Mosaic) or StableHLO; auto: Mosaic where the chip and the shape are supported. */
+typedef enum attention_backend { ATTENTION_BACKEND_AUTO, ATTENTION_BACKEND_MOSAIC, ATTENTION_BACKEND_STABLEHLO } attention_backend;
+
+/* What programs are made for, beside shapes. All zeros: no TPU. */
+typedef struct attention_choice {
+    const chip *chip;               /* NULL: none */
+    attention_policy policy;
+    attention_backend backend;
+    int head_multiple;              /* head sizes in the KV cache are rounded up to it: 0 or 64 (K and V of narrow heads share 128 lanes), 128, 256 */
+} attention_choice;
+/* The policy's head_multiple for this chip. */
+int attention_head_multiple(const chip *c, attention_policy p);
+
 /* One layer's attention as one device runs it. */
 typedef struct attention_shape {
     int q_heads, kv_heads;          /* of this device */

@@ -10,4 +10,6 @@ void attention_by_table(const chip *k, const attention_shape *s, attention_confi
 /* c: the table's choice, which stays if nothing is better (or nothing fits). */
 void attention_by_cost(const chip *k, const attention_shape *s, attention_config *c);
 
+int attention_table_multiple(const chip *k);
+
 #endif

@@ -24,6 +24,12 @@ static const row *row_of(const chip *c, const char **warning)
     return &rows[1];
 }
 
+int attention_table_multiple(const chip *k)
+{
+    const char *warning;
+    return row_of(k, &warning)->head_multiple;
+}
+
 static int next_power_of_two(int n)
 {
     int p = 1;

@@ -71,7 +71,8 @@ static void unpack_step(lowering *l, const lower_bucket *b, hlo_val meta, hlo_va
     step_layout_of(b, l->o, &m);
     bool one = m.n_groups == 1;
     *s = (hlo_step){ .T = b->tokens, .S = b->seqs, .R = b->rows, .decode = b->decode, .act = l->o->act, .page = l->o->page, .max_pages = m.group[0].pages, .kv_block = l->o->kv_block,
-                     .q_tile = bucket_q_tile(b), .n_tiles = bucket_n_tiles(b) };
+                     .q_tile = bucket_q_tile(b), .n_tiles = bucket_n_tiles(b), .attention = l->o->attention };
+    s->attention.head_multiple = l->p->head_multiple;
     hlo_comment(h, "the step's inputs");
     s->tokens = resolve_tokens(l, meta_part(l, meta, &m, STEP_TOKENS), ring);
     s->positions = meta_part(l, meta, &m, STEP_POSITIONS);

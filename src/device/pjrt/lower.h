@@ -42,6 +42,7 @@ typedef struct lower_segment {
 typedef struct lower_plan {
     const graph *g;                 /* borrowed */
     arena mem;
+    int head_multiple;              /* of the caches: hlo_kv_padded */
     lower_weight *weights; int n_weights;
     lower_cache *caches; int n_caches;
     struct lower_place { int array, index, group; } *cache_at;  /* [graph_n_caches] which array, which place of it, whose pages */
@@ -51,7 +52,8 @@ typedef struct lower_plan {
     int *arg_of;                    /* [n_nodes + 1] of a weight node: index of its values in weights, else -1 */
 } lower_plan;
 
-status lower_plan_new(const graph *g, dtype kv_dtype, lower_plan **out) FALLIBLE;
+/* head_multiple: attention_choice's; 0 without a TPU. */
+status lower_plan_new(const graph *g, dtype kv_dtype, int head_multiple, lower_plan **out) FALLIBLE;
 void lower_plan_free(lower_plan *p);
 
 typedef struct lower_bucket { int tokens, seqs, rows; bool decode; /* every sequence has one token: tokens == seqs */ } lower_bucket;
@@ -63,6 +65,7 @@ typedef struct lower_options {
     bool three, see;                /* steps have batch.positions3, batch.see: models for media */
     int32_t n_pages;                /* page 0 (padding's) included */
     int n_slots;                    /* of the ring */
+    attention_choice attention;     /* hlo_step.attention; the plan's head_multiple counts */
     int64_t kv_block;               /* hlo_step.kv_block */
 } lower_options;
 

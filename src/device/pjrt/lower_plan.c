@@ -153,7 +153,7 @@ static void find_segments(finder *f)
 /* The array of caches of this shape, made if there is none. */
 static int array_of(lower_plan *p, const node *n, dtype type)
 {
-    hlo_kv kv = hlo_kv_for(p->g, n, type);
+    hlo_kv kv = hlo_kv_for(p->g, n, type, p->head_multiple);
     for (int c = 0; c < p->n_caches; c++) {
         const hlo_kv *x = &p->caches[c].kv;
         if (x->heads == kv.heads && x->dim == kv.dim && x->latent == kv.latent) return c;
@@ -237,13 +237,14 @@ static status check_weights(const graph *g)
     return ST_OK;
 }
 
-status lower_plan_new(const graph *g, dtype kv_dtype, lower_plan **out)
+status lower_plan_new(const graph *g, dtype kv_dtype, int head_multiple, lower_plan **out)
 {
     TRY(check_weights(g));
     size_t n = (size_t)graph_n_nodes(g) + 1, n_caches = (size_t)graph_n_caches(g) + 1;
     lower_plan *p = mem_calloc(1, sizeof *p);
     if (!p) return err_nomem();
     p->g = g;
+    p->head_multiple = head_multiple;
     finder f = { .p = p, .g = g };
     p->weights = arena_calloc(&p->mem, n * WEIGHT_PIECES, sizeof *p->weights);
     p->segments = arena_calloc(&p->mem, n, sizeof *p->segments);

@@ -62,11 +62,11 @@ status program_context_new(const graph *g, const device_limits *l, dtype act, pr
     mesh m = graph_mesh(g);
     if (dtype_bits(l->kv_dtype) < 16)
         return err_set(ST_UNSUPPORTED, "PJRT devices keep KV in f32, bf16 or f16, not in %s: leave --kv-cache-dtype at auto, or use the cpu device", dtype_name(l->kv_dtype));
-    TRY(lower_plan_new(g, l->kv_dtype, &plan));
+    TRY(lower_plan_new(g, l->kv_dtype, l->attention.head_multiple, &plan));
     *out = (program_context){ .plan = plan, .limits = *l, .vocab = (int)graph_node(g, graph_output(g))->s.dim[1] };
     out->lower = (lower_options){ .act = act, .page = l->block_size, .max_pages = (l->max_model_len + l->block_size - 1) / l->block_size,
                                   .groups = &plan->groups, .three = plan->n_inputs && has_three_positions(g), .see = plan->n_inputs > 0,
-                                  .n_slots = STEP_DEPTH * l->max_seqs + 1 };
+                                  .n_slots = STEP_DEPTH * l->max_seqs + 1, .attention = l->attention };
     buckets_make(l, m, &out->buckets);
     return ST_OK;
 }

@@ -20,43 +20,44 @@ enum { LANES = 128, HALF = LANES / 2, BLOCK_BYTES = 32 << 20, SINGLE_TOKENS = 12
 
 static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-/* Lanes of one head's K; narrow heads share them with V. */
-static int64_t head_width(const hlo_kv *kv) { return round_up(kv->dim, LANES); }
-static bool is_narrow(const hlo_kv *kv) { return kv->dim <= HALF && !kv->latent; }
-
 /* Heads are rows where that makes 8 or a multiple of 16, which no chip pads or turns. Few heads lie side by side in one row: two
  * or four rows would be turned, because the products want a head's keys together and compilers then copy the cache. */
-hlo_kv hlo_kv_of(dtype type, int64_t kv_heads, int64_t head_dim)
+hlo_kv hlo_kv_padded(dtype type, int64_t kv_heads, int64_t head_dim, int multiple)
 {
-    hlo_kv kv = { .type = type, .heads = kv_heads, .dim = head_dim };
-    int64_t pieces = is_narrow(&kv) ? kv_heads : 2 * kv_heads, width = head_width(&kv);
+    hlo_kv kv = { .type = type, .heads = kv_heads, .dim = head_dim, .narrow = head_dim <= HALF && multiple < LANES };
+    int64_t pieces = kv.narrow ? kv_heads : 2 * kv_heads, width = kv.width = round_up(head_dim, multiple > LANES ? multiple : LANES);
     if (pieces <= 4) {
         kv.rows = 1;
         kv.lanes = pieces * width;
         kv.head_lanes = width;
-        kv.v_lane = is_narrow(&kv) ? HALF : kv_heads * width;
+        kv.v_lane = kv.narrow ? HALF : kv_heads * width;
     } else {
         kv.rows = pieces <= 8 ? 8 : round_up(pieces, 16);
         kv.lanes = width;
-        kv.v_row = is_narrow(&kv) ? 0 : kv_heads;
-        kv.v_lane = is_narrow(&kv) ? HALF : 0;
+        kv.v_row = kv.narrow ? 0 : kv_heads;
+        kv.v_lane = kv.narrow ? HALF : 0;
     }
     return kv;
 }
+
+hlo_kv hlo_kv_of(dtype type, int64_t kv_heads, int64_t head_dim) { return hlo_kv_padded(type, kv_heads, head_dim, 0); }
 
 /* One row, as it is one head's: values are its first lanes. */
 static hlo_kv latent_kv(dtype type, int64_t dim)
 {
     int64_t lanes = round_up(dim, LANES);
-    return (hlo_kv){ .type = type, .heads = 1, .dim = dim, .rows = 1, .lanes = lanes, .head_lanes = lanes, .latent = true };
+    return (hlo_kv){ .type = type, .heads = 1, .dim = dim, .rows = 1, .lanes = lanes, .head_lanes = lanes, .width = lanes, .latent = true };
 }
 
-static hlo_kv kv_of(const node *attention, dtype type, const int64_t k[3])
+static hlo_kv kv_of(const node *attention, dtype type, const int64_t k[3], int multiple)
 {
-    return attention->a.paged_attention.latent ? latent_kv(type, k[2]) : hlo_kv_of(type, k[1], k[2]);
+    return attention->a.paged_attention.latent ? latent_kv(type, k[2]) : hlo_kv_padded(type, k[1], k[2], multiple);
 }
 
-hlo_kv hlo_kv_for(const graph *g, const node *attention, dtype type) { return kv_of(attention, type, graph_node(g, attention->in[K])->s.dim); }
+hlo_kv hlo_kv_for(const graph *g, const node *attention, dtype type, int multiple)
+{
+    return kv_of(attention, type, graph_node(g, attention->in[K])->s.dim, multiple);
+}
 
 /* The type of both products' operands: the one that loses nothing of activations and cache. */
 static dtype product_type(dtype act, dtype kv)
@@ -74,9 +75,9 @@ static hlo_val cache_rows(hlo_call *c, const hlo_kv *kv)
     hlo_val in[2] = { hlo_convert(h, c->in[K], kv->type) }, zero = hlo_float(h, kv->type, 0);
     if (kv->latent) return hlo_reshape(h, hlo_pad(h, in[0], 2, 0, kv->lanes - kv->dim, zero), 3, (int64_t[]){ c->step->T, 1, kv->lanes });
     in[1] = hlo_convert(h, c->in[VAL], kv->type);
-    int64_t width = is_narrow(kv) ? HALF : head_width(kv);
+    int64_t width = kv->narrow ? HALF : kv->width;
     for (int i = 0; i < 2; i++) in[i] = hlo_pad(h, in[i], 2, 0, width - kv->dim, zero);
-    hlo_val all = hlo_concat(h, in, 2, is_narrow(kv) ? 2 : 1);
+    hlo_val all = hlo_concat(h, in, 2, kv->narrow ? 2 : 1);
     if (kv->head_lanes) return hlo_reshape(h, all, 3, (int64_t[]){ c->step->T, 1, kv->lanes });
     return hlo_pad(h, all, 1, 0, kv->rows - all.dim[1], zero);
 }
@@ -98,7 +99,7 @@ typedef struct reader {
     hlo_kv kv;
     dtype type;                     /* of products */
     int64_t B, group, n, pages, tokens;
-    hlo_val q;                      /* [B, kv_heads, n, head_width] */
+    hlo_val q;                      /* [B, kv_heads, n, kv.width] */
     hlo_val table;                  /* [B, blocks * pages] */
     hlo_val lo, hi;                 /* i32 [B, n] keys that a row sees: lo <= position < hi; hi 0 = none */
     hlo_val key_lo, key_hi;         /* i32 [B] keys that some row sees */
@@ -124,7 +125,7 @@ static void reader_init(reader *r, hlo_call *c, const hlo_kv *kv, int64_t B, int
 static void set_queries(reader *r, hlo_val q)
 {
     hlo *h = r->c->h;
-    r->q = hlo_pad(h, hlo_convert(h, q, r->type), 3, 0, head_width(&r->kv) - r->kv.dim, hlo_float(h, r->type, 0));
+    r->q = hlo_pad(h, hlo_convert(h, q, r->type), 3, 0, r->kv.width - r->kv.dim, hlo_float(h, r->type, 0));
 }
 
 /* The page table with whole blocks in each row. */
@@ -171,12 +172,12 @@ static hlo_val seen(const reader *r, hlo_val i, hlo_val lo, hlo_val hi)
     return hlo_bin(h, "and", in, hlo_cmp(h, "GE", pos, hlo_broadcast(h, lo, same, lo.rank + 1, dim)));
 }
 
-/* The heads of a block `all` [B, tokens, rows, lanes], from a row and lane on: [B, kv_heads, tokens, head_width] */
+/* The heads of a block `all` [B, tokens, rows, lanes], from a row and lane on: [B, kv_heads, tokens, kv.width] */
 static hlo_val heads_of_block(const reader *r, hlo_val all, int64_t row, int64_t lane)
 {
     hlo *h = r->c->h;
     hlo_val head[4];
-    int64_t width = head_width(&r->kv);
+    int64_t width = r->kv.width;
     if (!r->kv.head_lanes) return hlo_transpose(h, hlo_slice(h, all, 2, row, row + r->kv.heads), (int[]){ 0, 2, 1, 3 });
     for (int64_t i = 0; i < r->kv.heads; i++) {
         int64_t at = lane + i * r->kv.head_lanes;
@@ -187,9 +188,9 @@ static hlo_val heads_of_block(const reader *r, hlo_val all, int64_t row, int64_t
 
 /* Numbers of a value, and the lanes that they come in. */
 static int64_t v_dim(const reader *r) { return r->kv.latent ? r->c->n->a.paged_attention.latent : r->kv.dim; }
-static int64_t v_width(const reader *r) { return r->kv.latent ? round_up(v_dim(r), LANES) : head_width(&r->kv); }
+static int64_t v_width(const reader *r) { return r->kv.latent ? round_up(v_dim(r), LANES) : r->kv.width; }
 
-/* Keys and values of block i: [B, kv_heads, tokens, head_width and v_width]. Values that nobody sees are 0. */
+/* Keys and values of block i: [B, kv_heads, tokens, kv.width and v_width]. Values that nobody sees are 0. */
 static void load_block(const reader *r, hlo_val i, hlo_val *k, hlo_val *v)
 {
     hlo *h = r->c->h;
@@ -198,7 +199,7 @@ static void load_block(const reader *r, hlo_val i, hlo_val *k, hlo_val *v)
     ids = hlo_bin(h, "add", ids, hlo_full_like(h, r->c->first_page, ids));
     hlo_val all = hlo_reshape(h, hlo_take(h, r->c->cache, ids), 4, (int64_t[]){ r->B, r->tokens, r->kv.rows, r->kv.lanes });
     *k = hlo_convert(h, heads_of_block(r, all, 0, 0), r->type);
-    *v = is_narrow(&r->kv) ? *k : r->kv.latent ? hlo_slice(h, *k, 3, 0, v_width(r)) : hlo_convert(h, heads_of_block(r, all, r->kv.v_row, r->kv.v_lane), r->type);
+    *v = r->kv.narrow ? *k : r->kv.latent ? hlo_slice(h, *k, 3, 0, v_width(r)) : hlo_convert(h, heads_of_block(r, all, r->kv.v_row, r->kv.v_lane), r->type);
     hlo_val mask = hlo_broadcast(h, seen(r, i, r->key_lo, r->key_hi), (int[]){ 0, 2 }, 4, v->dim);
     *v = hlo_select(h, mask, *v, hlo_full_like(h, hlo_float(h, r->type, 0), *v));
 }
@@ -254,7 +255,7 @@ static hlo_val attend(reader *r)
     hlo_end_for(h, next, state);
     hlo_val sum = hlo_bin_scalar(h, "maximum", state[1], 1e-30);     /* at least 1 where there is a key */
     hlo_val out = hlo_bin(h, "divide", state[2], hlo_broadcast_at(h, sum, 0, state[2]));
-    int64_t lane = is_narrow(&r->kv) ? HALF : 0;
+    int64_t lane = r->kv.narrow ? HALF : 0;
     return hlo_convert(h, hlo_slice(h, out, 3, lane, lane + v_dim(r)), r->c->step->act);
 }
 
@@ -337,7 +338,7 @@ hlo_val paged_attention_hlo(hlo_call *c)
 {
     hlo *h = c->h;
     const hlo_step *s = c->step;
-    hlo_kv kv = kv_of(c->n, c->cache.type, c->in[K].dim);
+    hlo_kv kv = kv_of(c->n, c->cache.type, c->in[K].dim, s->attention.head_multiple);
     write_cache(c, &kv);
     if (s->decode) return attend_single(c, &kv, c->in[Q]);
     hlo_val tiles = attend_tiles(c, &kv), single = attend_single(c, &kv, hlo_take(h, c->in[Q], s->seq_token));

@@ -260,7 +260,7 @@ TEST(graphs_with_schemes)
     static const char unknown[] = "%1 = weight role=col \"e\"[0:8/8]embed scheme=int3 : f32[8, 4]{embed, embed}\noutput %1\n";
     CHECK_ERR(graph_parse(graph_rules_of(model_graph(r.m)), unknown, strlen(unknown), &g), ST_INVALID, "a quantisation scheme");
     lower_plan *p = NULL;
-    REQUIRE_OK(lower_plan_new(model_graph(r.m), DT_F32, &p));
+    REQUIRE_OK(lower_plan_new(model_graph(r.m), DT_F32, 0, &p));
     int scales = 0;     /* of programs' arguments: behind their values, as many layers, in groups of 32 */
     for (int i = 0; i < p->n_weights; i++) {
         const lower_weight *w = &p->weights[i], *values = w - (i > 0);

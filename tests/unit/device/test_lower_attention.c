@@ -13,7 +13,10 @@ typedef struct setup {
     int64_t heads, kv_heads, d, window, page, max_pages, n_pages, layers;   /* n_pages: of one layer */
     bool decode;
     int64_t T, S, q_tile, n_tiles;
+    int multiple;                   /* of heads in the cache: attention_choice.head_multiple */
 } setup;
+
+static hlo_kv kv_of(const setup *u) { return hlo_kv_padded(u->kv, u->kv_heads, u->d, u->multiple); }
 
 /* ---- the program: for each layer, q, k and v are columns of x, and the result is added to x's first ones ---- */
 
@@ -23,7 +26,7 @@ static int64_t width_of(const setup *u) { return (u->heads + 2 * u->kv_heads) * 
 
 static int list_args(const setup *u, hlo_arg *a)
 {
-    hlo_kv kv = hlo_kv_of(u->kv, u->kv_heads, u->d);
+    hlo_kv kv = kv_of(u);
     a[A_X] = (hlo_arg){ "x", u->act, 2, { u->T, width_of(u) }, -1 };
     a[A_CACHE] = (hlo_arg){ "cache", u->kv, 4, { u->layers * u->n_pages, u->page, kv.rows, kv.lanes }, 1 };
     a[A_WRITE_PAGE] = (hlo_arg){ "write_page", DT_I32, 1, { u->T }, -1 };
@@ -52,7 +55,8 @@ static status program_text(const setup *u, buf *out)
     hlo_step s = { .T = u->T, .S = u->S, .decode = u->decode, .act = u->act, .page = u->page, .max_pages = u->max_pages, .q_tile = u->q_tile,
                    .n_tiles = u->n_tiles, .write_page = a[A_WRITE_PAGE], .write_slot = a[A_WRITE_SLOT], .page_table = a[A_TABLE], .kv_lens = a[A_LENS],
                    .seq_token = a[A_SEQ_TOKEN], .token_seq = a[A_TOKEN_SEQ], .tile_seq = a[A_TILE_SEQ], .tile_token = a[A_TILE_TOKEN],
-                   .tile_pos = a[A_TILE_POS], .tile_len = a[A_TILE_LEN], .tiles = a[A_TILES] };
+                   .tile_pos = a[A_TILE_POS], .tile_len = a[A_TILE_LEN], .tiles = a[A_TILES],
+                   .attention.head_multiple = u->multiple };
     node n = { .op = OP_PAGED_ATTENTION, .a.paged_attention = { .cache = 0, .scale = 1 / sqrt((double)u->d), .window = u->window } };
     hlo_val layer = hlo_for(&h, hlo_int(&h, DT_I32, 0), hlo_int(&h, DT_I32, u->layers), (hlo_val[]){ a[A_X], a[A_CACHE] }, 2, carried);
     hlo_call c = { .h = &h, .n = &n, .step = &s, .cache = carried[1], .first_page = hlo_bin_scalar(&h, "multiply", layer, (double)u->n_pages) };
@@ -97,7 +101,7 @@ static float rounded(dtype t, float f)
 /* Where element i of a head's K (or V) of a slot of a layer lies in the cache. */
 static size_t cache_at(const setup *u, int64_t layer, int64_t slot, int64_t head, int64_t i, bool v)
 {
-    hlo_kv kv = hlo_kv_of(u->kv, u->kv_heads, u->d);
+    hlo_kv kv = kv_of(u);
     int64_t row = (layer * u->n_pages * u->page + slot) * kv.rows + (kv.head_lanes ? 0 : head) + (v ? kv.v_row : 0);
     return (size_t)(row * kv.lanes + (v ? kv.v_lane : 0) + head * kv.head_lanes + i);
 }
@@ -108,7 +112,7 @@ static void set_cache(world *w, size_t at, float f) { dtype_from_f32(w->u.kv, &f
 static void set_slot(world *w, int64_t layer, int64_t slot)
 {
     const setup *u = &w->u;
-    hlo_kv kv = hlo_kv_of(u->kv, u->kv_heads, u->d);
+    hlo_kv kv = kv_of(u);
     size_t row0 = cache_at(u, layer, slot, 0, 0, false);
     for (size_t i = 0; i < (size_t)(kv.rows * kv.lanes); i++) set_cache(w, row0 + i, 0);
     for (int64_t i = 0; i < u->kv_heads * u->d; i++) {
@@ -329,7 +333,7 @@ static void compile_for(pjrt_compiler *k, const char *target, const setup *u)
     const char *more = getenv("ATTN_OVERRIDES");
     CHECK_OK(pjrt_values_parse(more ? more : strstr(target, "7x") ? "xla_tpu_control_large_2nd_minor_layout_for_x16=false" : "", &v));
     pjrt_compile_options o = { .overrides = v.v, .n_overrides = v.n };
-    hlo_kv kv = hlo_kv_of(u->kv, u->kv_heads, u->d);
+    hlo_kv kv = kv_of(u);
     int64_t activation_bytes = 6 * (int64_t)dtype_bytes(u->act, (size_t)(u->T * width_of(u)));
     int64_t layer_bytes = u->n_pages * u->page * kv.rows * kv.lanes * (int64_t)dtype_bytes(u->kv, 1);
     CHECK_OK(program_text(u, &text));
@@ -431,8 +435,48 @@ TEST(layouts_are_those_that_no_chip_copies)
     }
 }
 
+TEST(padded_heads_take_whole_multiples)
+{
+    static const struct { int64_t heads, d; int multiple; int64_t rows, lanes, v_row, v_lane, head_lanes, width; } want[] = {
+        { 8, 128, 256, 16, 256, 8, 0, 0, 256 }, { 8, 64, 128, 16, 128, 8, 0, 0, 128 }, { 8, 64, 256, 16, 256, 8, 0, 0, 256 }, { 2, 64, 128, 1, 512, 0, 256, 128, 128 },
+        { 1, 80, 256, 1, 512, 0, 256, 256, 256 }, { 8, 192, 128, 16, 256, 8, 0, 0, 256 }, { 8, 64, 64, 8, 128, 0, 64, 0, 128 }, { 8, 257, 256, 16, 512, 8, 0, 0, 512 } };
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        hlo_kv kv = hlo_kv_padded(DT_BF16, want[i].heads, want[i].d, want[i].multiple);
+        CHECK_INT(kv.rows, want[i].rows);
+        CHECK_INT(kv.lanes, want[i].lanes);
+        CHECK_INT(kv.v_row, want[i].v_row);
+        CHECK_INT(kv.v_lane, want[i].v_lane);
+        CHECK_INT(kv.head_lanes, want[i].head_lanes);
+        CHECK_INT(kv.width, want[i].width);
+    }
+}
+
 /* XLA compiles each form for a second or two: without SYSTOLIC_TEST_FULL=1 a part of them is tried. */
 static bool all_forms(void) { return getenv("SYSTOLIC_TEST_FULL") != NULL; }
+
+/* Heads as the attention policies pad them, in pages as they choose them: the same results. */
+static void check_padded(int64_t d, int multiple, int64_t page, bool decode)
+{
+    char name[100];
+    snprintf(name, sizeof name, "%s head of %d, multiple of %d, page %d", decode ? "decode" : "mixed", (int)d, multiple, (int)page);
+    setup u = decode ? decode_of(name, 8, 4, d, page, 0, DT_F32, DT_F32) : mixed_of(name, 8, 4, d, page, 0, DT_F32, DT_F32);
+    u.multiple = multiple;
+    if (decode) check(u, one_q, one_kv, 4);
+    else check(u, mixed_q, mixed_kv, 5);
+}
+
+TEST(padded_heads_change_no_result)
+{
+    NEED_CPU;
+    static const int64_t sizes[] = { 64, 80, 96, 128, 192, 256 };
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        check_padded(sizes[i], 256, 32, true);                      /* the table's for v6e */
+        check_padded(sizes[i], 128, 16, i % 2);                     /* for the others */
+        if (!all_forms()) continue;
+        check_padded(sizes[i], 64, i % 2 ? 64 : 128, true);         /* auto: as unpadded, in larger pages */
+        for (int k = 1; k < 4; k++) check_padded(sizes[i], 64 * k + (k == 3) * 64, 16, false);
+    }
+}
 
 TEST(head_sizes)
 {

@@ -104,7 +104,7 @@ static status machine_open(machine *m, const graph *g, dtype act, dtype kv, fill
     *m = (machine){ .c = cpu(), .g = g, .fill = fill, .n_devices = graph_mesh(g).dp * graph_mesh(g).tp };
     m->o = (lower_options){ .act = act, .page = PAGE, .max_pages = MAX_PAGES, .n_pages = N_PAGES, .n_slots = 1 };
     if (!m->c) return ST_INTERNAL;
-    TRY(lower_plan_new(g, kv, &m->plan));
+    TRY(lower_plan_new(g, kv, 0, &m->plan));
     if (m->plan->n_weights > MAX_ARGS || m->plan->n_caches > 4 || m->n_devices > DEVICES) return err_set(ST_LIMIT, "the test has too little room");
     /* Loops of attention take LLVM long: half as long without its optimisations, which is not what is tested. */
     pjrt_value fast = { .name = "xla_backend_optimization_level", .kind = PJRT_INT, .i64 = 0 };
@@ -530,7 +530,7 @@ static status lower_case(op o, buf *text)
     lower_options opts = { .act = DT_BF16, .page = PAGE, .max_pages = MAX_PAGES, .n_pages = N_PAGES, .n_slots = 1 };
     TRY(graph_new(ops_rules(), &g));
     status st = graph_finish(g, op_impl_of(o)->build_case(g, 0, DT_F16));
-    if (st == ST_OK) st = lower_plan_new(g, DT_BF16, &p);
+    if (st == ST_OK) st = lower_plan_new(g, DT_BF16, 0, &p);
     if (st == ST_OK) st = lower_step(p, &buckets[0], &opts, text);
     lower_plan_free(p);
     graph_free(g);

@@ -117,7 +117,7 @@ static void check_plan(const char *layers, int tail_layer, int tail_weight, cons
     char got[256];
     CHECK_OK(make_graph(layers, tail_layer, tail_weight, &g));
     if (!g) return;
-    CHECK_OK(lower_plan_new(g, DT_F32, &p));
+    CHECK_OK(lower_plan_new(g, DT_F32, 0, &p));
     if (p && strcmp(describe(p, got, sizeof got), want) != 0) FAIL("layers %s, tail %d %d: %s, wanted %s", layers, tail_layer, tail_weight, got, want);
     lower_plan_free(p);
     graph_free(g);
@@ -161,7 +161,7 @@ TEST(weights_read_elsewhere_are_not_stacked)
     }
     m.tail_weight = 0;
     REQUIRE_OK(finish(&m, x, &g));
-    REQUIRE_OK(lower_plan_new(g, DT_F32, &p));
+    REQUIRE_OK(lower_plan_new(g, DT_F32, 0, &p));
     CHECK_STR(describe(p, got, sizeof got), "- 1*1 3*1 -");
     lower_plan_free(p);
     graph_free(g);
@@ -183,7 +183,7 @@ TEST(weights_shared_in_a_chain_are_not_stacked)
         x = make_linear(&m, -1, b, make_linear(&m, -1, a, x, WIDTH), WIDTH);
     }
     REQUIRE_OK(finish(&m, x, &g));
-    REQUIRE_OK(lower_plan_new(g, DT_F32, &p));
+    REQUIRE_OK(lower_plan_new(g, DT_F32, 0, &p));
     CHECK_STR(describe(p, got, sizeof got), "- 1*1 1*1 1*1 -");
     for (int i = 0; i < p->n_weights; i++) CHECK(!p->weights[i].stacked);
     lower_plan_free(p);
@@ -198,7 +198,7 @@ TEST(caches_in_no_even_order_are_one_loop)
     char got[64];
     buf text = {0};
     REQUIRE_OK(make_graph("ssfssfssfs", -1, -1, &g));
-    REQUIRE_OK(lower_plan_new(g, DT_F32, &p));
+    REQUIRE_OK(lower_plan_new(g, DT_F32, 0, &p));
     CHECK_STR(describe(p, got, sizeof got), "- 3*3 1*1 -");
     CHECK(p->groups.n_groups == 4 && p->n_caches == 1 && p->caches[0].n_places == 3);
     const lower_bucket b = { .tokens = 8, .seqs = 4, .rows = 4 };
@@ -218,7 +218,7 @@ TEST(stacks_and_caches)
     graph *g = NULL;
     lower_plan *p = NULL;
     REQUIRE_OK(make_graph("fkfkA", -1, -1, &g));
-    REQUIRE_OK(lower_plan_new(g, DT_BF16, &p));
+    REQUIRE_OK(lower_plan_new(g, DT_BF16, 0, &p));
     CHECK_INT(p->n_caches, 2);
     for (int c = 0; c < 2; c++) {
         CHECK_INT(p->caches[c].n_places, 2);
@@ -258,7 +258,7 @@ static void check_two_streams(bool same_start, const char *want, int n_carries)
     }
     graph_set_layer(m.g, -1);
     REQUIRE_OK(finish(&m, two(&m, OP_ADD, x, r), &g));
-    REQUIRE_OK(lower_plan_new(g, DT_F32, &p));
+    REQUIRE_OK(lower_plan_new(g, DT_F32, 0, &p));
     CHECK_STR(describe(p, got, sizeof got), want);
     for (int i = 0; i < p->n_segments; i++)
         if (p->segments[i].count > 1) CHECK_INT(p->segments[i].n_carries, n_carries);
@@ -273,7 +273,7 @@ TEST(carries)
     check_two_streams(false, "- 4*1 -", 2);
     check_two_streams(true, "- 1*1 3*1 -", 2);
     REQUIRE_OK(make_graph("fff", -1, -1, &g));
-    REQUIRE_OK(lower_plan_new(g, DT_F32, &p));
+    REQUIRE_OK(lower_plan_new(g, DT_F32, 0, &p));
     CHECK_INT(p->segments[1].n_carries, 1);
     const lower_segment *s = &p->segments[1];
     CHECK_INT(graph_at(g, s->carry_in[0])->op, OP_EMBED);
@@ -291,7 +291,7 @@ TEST(narrowed_rows)
         lower_plan *p = NULL;
         REQUIRE_OK(make_graph("ffff", -1, -1, &g));
         REQUIRE_OK(uniform ? graph_optimize_uniform(g, &fused) : graph_optimize(g, &fused));
-        REQUIRE_OK(lower_plan_new(fused, DT_F32, &p));
+        REQUIRE_OK(lower_plan_new(fused, DT_F32, 0, &p));
         CHECK_STR(describe(p, got, sizeof got), uniform ? "- 4*1 -" : "- 3*1 1*1 -");
         lower_plan_free(p);
         graph_free(fused);
@@ -314,7 +314,7 @@ static int count_of(const char *text, const char *what)
 static status lower_text(const graph *g, const lower_bucket *b, const lower_options *o, buf *out)
 {
     lower_plan *p = NULL;
-    TRY(lower_plan_new(g, DT_F32, &p));
+    TRY(lower_plan_new(g, DT_F32, 0, &p));
     status st = lower_step(p, b, o, out);
     lower_plan_free(p);
     return st;
@@ -391,7 +391,7 @@ TEST(what_cannot_be_lowered)
 static status plan_and_free(const graph *g)
 {
     lower_plan *p = NULL;
-    status st = lower_plan_new(g, DT_F32, &p);
+    status st = lower_plan_new(g, DT_F32, 0, &p);
     lower_plan_free(p);
     return st;
 }
@@ -584,12 +584,12 @@ TEST(every_batch_has_a_bucket)
         for (size_t s = 0; s < sizeof seqs / sizeof *seqs; s++)
             for (size_t m = 0; m < sizeof meshes / sizeof *meshes; m++)
                 for (int rows = 1; rows <= tokens[t]; rows += rows < 4 ? 3 : tokens[t]) {
-                    device_limits l = { tokens[t], seqs[s], rows, 1000, 16, DT_F32 };
+                    device_limits l = { tokens[t], seqs[s], rows, 1000, 16, DT_F32, { 0 } };
                     check_buckets(&l, meshes[m]);
                     if (test_cur_failed) return;
                 }
     bucket_list list;
-    device_limits usual = { 2048, 64, 64, 4096, 16, DT_F32 };
+    device_limits usual = { 2048, 64, 64, 4096, 16, DT_F32, { 0 } };
     buckets_make(&usual, (mesh){ 1, 1, false, false }, &list);
     CHECK_INT(list.n, 4 + 8);
     CHECK(list.v[0].decode && list.v[0].seqs == 8 && list.v[3].seqs == 64 && list.v[4].tokens == 16 && list.v[4].seqs == 16 && list.v[11].tokens == 2048 && list.v[11].rows == 64);
@@ -603,7 +603,7 @@ TEST(bytes)
 {
     graph *g = NULL;
     program_context c;
-    device_limits l = { 64, 8, 8, 100, 16, DT_BF16 };
+    device_limits l = { 64, 8, 8, 100, 16, DT_BF16, { 0 } };
     REQUIRE_OK(make_graph("fkff", -1, -1, &g));
     REQUIRE_OK(program_context_new(g, &l, DT_F32, &c));
     hlo_kv a = hlo_kv_of(DT_BF16, 2, 8), b = hlo_kv_of(DT_BF16, 2, 16);
@@ -636,7 +636,7 @@ TEST(names_and_options)
     program_spec s;
     sampler_kind kinds[MAX_BUCKETS * 2];
     pjrt_compile_options o;
-    device_limits l = { 64, 8, 8, 100, 16, DT_BF16 };
+    device_limits l = { 64, 8, 8, 100, 16, DT_BF16, { 0 } };
     REQUIRE_OK(make_graph("ff", -1, -1, &g));
     REQUIRE_OK(program_context_new(g, &l, DT_F32, &c));
     program_step_spec(&c, 0, &s);
