@@ -107,6 +107,45 @@ void mk_store_masked(mk *k, mk_val v, mk_ref r, mk_at at, mk_val mask)
     store(k, v, r, at, mask);
 }
 
+/* Rows first, first + stride, ... of a matrix of 32-bit numbers: a load or store whose attribute is the stride. n: rows. */
+static bool strided(mk *k, const char *op, mk_ref r, int first, int64_t n, int64_t stride, int ids[3])
+{
+    char s[96];
+    double c;
+    need_array(k, op, r, MK_VMEM, "VMEM");
+    if (mk_ok(k) && (r.rank != 2 || dtype_bits(r.type) != 32)) mk_fail_op(k, op, "rows of %s, expected a matrix of 32-bit numbers", say_ref(s, r));
+    else if (mk_ok(k) && (stride < 1 || n < 1 || (n - 1) * stride >= r.dim[0])) mk_fail_op(k, op, "%lld rows, every %lld of %s", (long long)n, (long long)stride, say_ref(s, r));
+    else if (mk_ok(k) && mk_constant(k, mk_val_of(k, first), &c) && (c < 0 || c + (double)((n - 1) * stride) >= (double)r.dim[0]))
+        mk_fail_op(k, op, "%lld rows, every %lld from %lld on, of %s", (long long)n, (long long)stride, (long long)c, say_ref(s, r));
+    ids[0] = r.id;
+    ids[1] = first;
+    ids[2] = scalar_i32(k, op, mk_i32(0));
+    return mk_ok(k);
+}
+
+mk_val mk_load_strided(mk *k, mk_ref r, mk_val first, int64_t n, int64_t stride)
+{
+    int ids[3];
+    if (!mk_begin(k, "load")) return NONE;
+    r = ref_operand(k, "load", r);
+    if (!mk_ok(k) || !strided(k, "load", r, scalar_i32(k, "load", first), n, stride, ids)) return NONE;
+    mk_def d = mk_def_val(r.type, 2, (int64_t[]){ n, r.dim[1] });
+    return mk_val_of(k, mk_emit(k, MKO_LOAD, ids, 3, &stride, 1, &d));
+}
+
+void mk_store_strided(mk *k, mk_val v, mk_ref r, mk_val first, int64_t stride)
+{
+    char s[96], t[96];
+    int ids[4];
+    if (!mk_begin(k, "store")) return;
+    r = ref_operand(k, "store", r);
+    v = mk_val_of(k, mk_use(k, "store", v));
+    if (mk_ok(k) && (v.type != r.type || v.rank != 2 || r.rank != 2 || v.dim[1] != r.dim[1])) mk_fail_op(k, "store", "%s into rows of %s", say(s, v), say_ref(t, r));
+    if (!mk_ok(k) || !strided(k, "store", r, scalar_i32(k, "store", first), v.dim[0], stride, ids)) return;
+    ids[3] = v.id;
+    mk_emit(k, MKO_STORE, ids, 4, &stride, 1, NULL);
+}
+
 /* ---- scalars ---- */
 
 mk_val mk_get(mk *k, mk_ref r, mk_at at)

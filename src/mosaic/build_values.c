@@ -303,7 +303,7 @@ mk_val mk_matmul(mk *k, mk_val a, mk_val b, bool transpose_b, dtype acc, mk_val 
     if (!mk_ok(k)) return NONE;
     if (a.rank != 2 || b.rank != 2) mk_fail_op(k, "matmul", "%s by %s, expected matrices", say(s, a), say(t, b));
     else if (a.dim[1] != b.dim[transpose_b]) mk_fail_op(k, "matmul", "%s by %s%s", say(s, a), say(t, b), transpose_b ? " transposed" : "");
-    else if (a.type != b.type) mk_fail_op(k, "matmul", "%s by %s: operands are of one type", say(s, a), say(t, b));
+    else if (a.type != b.type && (a.type != DT_BF16 || dtype_bits(b.type) != 8)) mk_fail_op(k, "matmul", "%s by %s: operands are of one type, or bf16 by one of 8 bits", say(s, a), say(t, b));
     else if (mk_is_float(a.type) ? acc != DT_F32 : acc != DT_I32 || (a.type != DT_I8 && a.type != DT_I4)) mk_fail_op(k, "matmul", "%s by %s into %s: floats give f32, int8 and int4 give i32", say(s, a), say(t, b), acc < DT_COUNT ? dtype_name(acc) : "?");
     if (!mk_ok(k)) return NONE;
     int64_t dim[2] = { a.dim[0], b.dim[!transpose_b] };

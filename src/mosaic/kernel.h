@@ -155,7 +155,8 @@ mk_val mk_extract(mk *k, mk_val x);                            /* the scalar of 
 typedef enum mk_reduction { MK_SUM, MK_MAX, MK_MIN } mk_reduction;
 mk_val mk_reduce(mk *k, mk_reduction r, mk_val x, int along);  /* f32 or i32; the dimension stays, as 1 */
 /* a [m, c] times b [c, n], or [n, c] if transpose_b, -> [m, n] in acc (f32, or i32 of int8 and int4). Operands of one type, as
- * they are; acc_in (none = 0) is added to. f32 operands are multiplied in full precision. */
+ * they are, or a bf16 and b an 8-bit float or int8, which is then as if it had been converted (not on v4: convert there);
+ * acc_in (none = 0) is added to. f32 operands are multiplied in full precision. */
 mk_val mk_matmul(mk *k, mk_val a, mk_val b, bool transpose_b, dtype acc, mk_val acc_in);
 
 /* ---- memory ---- */
@@ -164,6 +165,10 @@ mk_val mk_matmul(mk *k, mk_val a, mk_val b, bool transpose_b, dtype acc, mk_val 
 mk_val mk_load(mk *k, mk_ref r, mk_at at, mk_dims dims);
 void mk_store(mk *k, mk_val v, mk_ref r, mk_at at);
 void mk_store_masked(mk *k, mk_val v, mk_ref r, mk_at at, mk_val mask);     /* only where mask (i1, v's shape) says */
+/* Rows first, first + stride, ... (n of them, whole) of a matrix of 32-bit numbers: the cheapest way to one of several rows per
+ * token, 16 and 8-bit types by mk_ref_bitcast. `first` is a constant, or a multiple of the tile (mk_multiple). */
+mk_val mk_load_strided(mk *k, mk_ref r, mk_val first, int64_t n, int64_t stride);
+void mk_store_strided(mk *k, mk_val v, mk_ref r, mk_val first, int64_t stride);
 /* Scalars in SMEM. */
 mk_val mk_get(mk *k, mk_ref r, mk_at at);
 void mk_put(mk *k, mk_val v, mk_ref r, mk_at at);

@@ -296,6 +296,7 @@ static void put_load(printer *p, const mk_op *op, const int *in, int out, const 
     begin_result(p, out, verb);
     put_name(p, in[0]);
     put_indices(p, temps, op->n_in - 1);
+    if (op->n_attr) buf_printf(p->out, " {strides = array<i32: %lld, 1>}", (long long)p->k->attrs[op->attr]);
     put(p, " : $T", in[0], 0);
     if (p->k->def[out].rank) put(p, ", $T", out, 0);
     end(p);
@@ -317,6 +318,19 @@ static void put_store(printer *p, const mk_op *op, const int *in)
     put(p, ", $T, ", v, 0);
     if (mask) put_type(p, mask);
     end(p);
+}
+
+static void put_store_strided(printer *p, const mk_op *op, const int *in)
+{
+    int temps[MK_RANK];
+    make_indices(p, in + 1, 2, temps);
+    indent(p);
+    buf_str(p->out, "tpu.strided_store ");
+    put_name(p, in[0]);
+    put_indices(p, temps, 2);
+    put(p, ", $N", in[3], 0);
+    buf_printf(p->out, " {strides = array<i32: %lld, 1>} : ", (long long)p->k->attrs[op->attr]);
+    put(p, "$T, $T\n", in[0], in[3]);
 }
 
 static void put_put(printer *p, const mk_op *op, const int *in)
@@ -495,8 +509,8 @@ static void put_op(printer *p, const mk_list *l, int at)
     case MKO_EXTRACT: put_extract(p, in[0], out[0]); break;
     case MKO_REDUCE: put_reduce(p, in[0], out[0], attr); break;
     case MKO_MATMUL: put_matmul(p, in, out[0], attr[0] != 0); break;
-    case MKO_LOAD: put_load(p, op, in, out[0], "vector.load"); break;
-    case MKO_STORE: put_store(p, op, in); break;
+    case MKO_LOAD: put_load(p, op, in, out[0], op->n_attr ? "tpu.strided_load" : "vector.load"); break;
+    case MKO_STORE: if (op->n_attr) put_store_strided(p, op, in); else put_store(p, op, in); break;
     case MKO_GET: put_load(p, op, in, out[0], "memref.load"); break;
     case MKO_PUT: put_put(p, op, in); break;
     case MKO_VIEW: put_view(p, op, in, out[0], attr); break;

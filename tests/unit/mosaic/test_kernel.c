@@ -38,4 +38,28 @@ TEST(prints_flash_decode)
     mk_free(k);
 }
 
+/* Every second row of 32 bits, i.e. rows 0, 1, 4, 5, ... of bf16, times one of 8 bits. */
+TEST(strided_rows_and_mixed_products)
+{
+    mk *k = mk_new("strided");
+    mk_ref a = mk_in_block(k, "a", DT_BF16, MK_DIMS(32, 128), MK_DIMS(32, 128), NULL, NULL), b = mk_in_block(k, "b", DT_I8, MK_DIMS(64, 128), MK_DIMS(64, 128), NULL, NULL);
+    mk_ref o = mk_out_block(k, "o", DT_F32, MK_DIMS(16, 64), MK_DIMS(16, 64), NULL, NULL);
+    mk_val rows = mk_load_strided(k, mk_ref_bitcast(k, a, DT_I32), mk_i32(0), 8, 2);
+    mk_val product = mk_matmul(k, mk_bitcast(k, rows, DT_BF16), mk_load(k, b, MK_ZERO, MK_DIMS(64, 128)), true, DT_F32, (mk_val){ 0 });
+    mk_store_strided(k, product, o, mk_i32(0), 1);
+    finished(k);
+    buf text = {0};
+    REQUIRE_OK(mk_print(k, &text));
+    CHECK(strstr(text.data, "] {strides = array<i32: 2, 1>} : memref<16x128xi32, #tpu.memory_space<vmem>>, vector<8x128xi32>"));
+    CHECK(strstr(text.data, ": vector<16x128xbf16>, vector<64x128xi8>, vector<16x64xf32> -> vector<16x64xf32>"));
+    CHECK(strstr(text.data, "tpu.strided_store %o["));
+    buf_free(&text);
+    mk_free(k);
+    k = mk_new("beyond");
+    a = mk_in_block(k, "a", DT_I32, MK_DIMS(16, 128), MK_DIMS(16, 128), NULL, NULL);
+    mk_load_strided(k, a, mk_i32(2), 8, 2);
+    CHECK_ERR(mk_finish(k), ST_INVALID, "8 rows, every 2 from 2 on, of i32[16,128]");
+    mk_free(k);
+}
+
 TEST_MAIN
