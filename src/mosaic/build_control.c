@@ -65,6 +65,9 @@ static void values_out(const mk *k, int at, int n, mk_val *out)
 /* FOR: in = lo, hi, initial values; out = index, carried values. END_FOR: in = next values; out = results. */
 mk_val mk_for(mk *k, mk_val lo, mk_val hi, const mk_val *init, int n, mk_val *carried)
 {
+    mk_val first[MK_CARRIED];       /* init and carried may be the same array */
+    if (n < 0 || n > MK_CARRIED || (n > 0 && (!init || !carried))) mk_fail_op(k, "for", "%d carried values, expected 0 to %d", n, (int)MK_CARRIED);
+    else if (n) memcpy(first, init, (size_t)n * sizeof *first);
     for (int i = 0; i < n && carried; i++) carried[i] = NONE;
     if (!mk_begin(k, "for")) return NONE;
     int bounds[2] = { mk_use(k, "for", lo), mk_use(k, "for", hi) };
@@ -73,7 +76,7 @@ mk_val mk_for(mk *k, mk_val lo, mk_val hi, const mk_val *init, int n, mk_val *ca
     mk_op op = { .code = MKO_FOR, .n_in = 2 + n, .n_out = 1 + n };
     op.in = k->n_ids;
     for (int i = 0; mk_ok(k) && i < 2; i++) mk_push_id(k, bounds[i]);
-    int at = use_values(k, "for", init, n, -1);
+    int at = use_values(k, "for", first, n, -1);
     mk_bracket *b = mk_ok(k) ? push(k, "for", true) : NULL;
     if (!b) return NONE;
     b->n = n;

@@ -46,6 +46,15 @@ static void need_array(mk *k, const char *op, mk_ref r, mk_space space, const ch
         if (r.dim[i] < 0) mk_fail_op(k, op, "of %s: boxes of sizes known at run time are for copies", say_ref(s, r));
 }
 
+/* Where stores and copies go: not into what the kernel may not write. */
+static void need_writable(mk *k, const char *op, mk_ref r)
+{
+    if (!mk_ok(k) || k->def[r.id].index < 0) return;
+    const mk_arg *a = &k->arg[k->def[r.id].index];
+    if (a->role == MK_IN) mk_fail_op(k, op, "into the input %s (mk_alias, and write the output)", a->name);
+    if (a->role == MK_PREFETCH) mk_fail_op(k, op, "into the prefetched scalars %s", a->name);
+}
+
 /* ---- vectors ---- */
 
 mk_val mk_load(mk *k, mk_ref r, mk_at at, mk_dims dims)
@@ -78,6 +87,7 @@ static void store(mk *k, mk_val v, mk_ref r, mk_at at, mk_val mask)
     if (!mk_begin(k, "store")) return;
     r = ref_operand(k, "store", r);
     need_array(k, "store", r, MK_VMEM, "VMEM");
+    need_writable(k, "store", r);
     int id = mk_use(k, "store", v);
     v = mk_val_of(k, id);
     if (mk_ok(k) && (v.type != r.type || v.rank > r.rank || !v.rank)) mk_fail_op(k, "store", "%s into %s", say(s, v), say_ref(t, r));
@@ -169,7 +179,7 @@ void mk_put(mk *k, mk_val v, mk_ref r, mk_at at)
     need_array(k, "put", r, MK_SMEM, "SMEM");
     v = mk_val_of(k, mk_use(k, "put", v));
     if (mk_ok(k) && (v.type != r.type || v.rank)) mk_fail_op(k, "put", "%s into %s", say(s, v), say_ref(t, r));
-    if (mk_ok(k) && r.space == MK_SMEM && k->def[r.id].index >= 0 && k->arg[k->def[r.id].index].role == MK_PREFETCH) mk_fail_op(k, "put", "into prefetched scalars");
+    need_writable(k, "put", r);
     int n = with_indices(k, "put", r, at, NULL, ids);
     ids[n++] = v.id;
     if (mk_ok(k)) mk_emit(k, MKO_PUT, ids, n, NULL, 0, NULL);
@@ -285,15 +295,6 @@ static void need_sem(mk *k, const char *op, mk_ref r, mk_kind kind)
 {
     if (!mk_ok(k)) return;
     if (r.kind != kind || r.rank) mk_fail_op(k, op, "expected a single semaphore of %s (mk_pick)", kind == MK_DMA_SEM ? "copies" : "signals");
-}
-
-/* Where a copy goes: not into what the kernel may not write. */
-static void need_writable(mk *k, const char *op, mk_ref r)
-{
-    if (!mk_ok(k) || k->def[r.id].index < 0) return;
-    const mk_arg *a = &k->arg[k->def[r.id].index];
-    if (a->role == MK_IN && !a->windowed) mk_fail_op(k, op, "into the input %s (mk_alias, and write the output)", a->name);
-    if (a->role == MK_PREFETCH) mk_fail_op(k, op, "into the prefetched scalars %s", a->name);
 }
 
 static void need_copyable(mk *k, const char *op, mk_ref src, mk_ref dst)

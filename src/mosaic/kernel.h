@@ -201,8 +201,8 @@ mk_ref mk_barrier(mk *k);                                      /* a semaphore th
 mk_val mk_device_id(mk *k);                                    /* i32 */
 
 /* ---- control ---- */
-/* for (i = lo; i < hi; i++) over n carried values (none: NULL, 0, NULL): returns i; `carried` gets them as the body sees them.
- * mk_end_for takes the next ones; `out` (may be NULL if n is 0) gets those of the end. */
+/* for (i = lo; i < hi; i++) over n carried values (none: NULL, 0, NULL): returns i; `carried` (which may be `init`) gets
+ * them as the body sees them. mk_end_for takes the next ones; `out` (may be NULL if n is 0) gets those of the end. */
 mk_val mk_for(mk *k, mk_val lo, mk_val hi, const mk_val *init, int n, mk_val *carried);
 void mk_end_for(mk *k, const mk_val *next, mk_val *out);
 /* if: `mk_if(k, c); ... mk_end_if(k, NULL, NULL);`, with an else: `mk_if; ... mk_else(k, NULL, 0); ... mk_end_if(k, NULL, NULL);`
