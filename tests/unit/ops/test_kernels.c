@@ -1,6 +1,5 @@
 /* Every registered kernel x case in the interpreter, for every chip for which it is another kernel, against what it says it computes.
- * SYSTOLIC_KERNEL=NAME picks one kernel, SYSTOLIC_CASE=N one of its cases.
- */
+ * SYSTOLIC_KERNEL=NAME picks one kernel, SYSTOLIC_CASE=N one of its cases. */
 #include "base/clock.h"
 #include "base/mem.h"
 #include "mosaic/interp.h"
