@@ -186,12 +186,30 @@ static mk_next access_box(mk_machine *m, const mk_device *d, const mk_region *r,
     return check_race(m, d, r->mem, out, writes);
 }
 
-/* Of a reference that was bitcast: `rows` rows as they are seen, `lanes` numbers each. */
-static void cast_slots(const mk_def *v, dtype from, dtype to, const void *src, void *dst, bool load)
+/* Rows first, first + stride, ... of a matrix. */
+static mk_next strided_box(mk_machine *m, const mk_device *d, const mk_region *r, int64_t first, int64_t n, int64_t stride, bool writes, box *out)
 {
-    int64_t lanes = v->dim[v->rank - 1], rows = v->dim[v->rank - 2], outer = mk_count(v->rank - 2, v->dim);
-    if (load) rows = rows * (int64_t)dtype_bits(to) / (int64_t)dtype_bits(from);
-    mk_bitcast_slots(from, src, to, dst, outer, rows, lanes);
+    int64_t one = 1, zero = 0;
+    if (check_index(m, d, r->mem, 0, first, (n - 1) * stride + 1, r->size[0]) != MK_GO_ON) return MK_FAILED;
+    if (!memory_rows(d, r, &zero, &one)) return mk_trap(m, d, "%s: rows of a narrower type than the memory's", name_of(m, r->mem));
+    *out = box_of(3, (int64_t[]){ n, one, r->size[1] }, (int64_t[]){ stride * one * r->stride[0], r->stride[0], r->stride[1] }, r->off + first * one * r->stride[0]);
+    return check_race(m, d, r->mem, out, writes);
+}
+
+/* Where op reads or writes what has the shape of v; ids: its indices. */
+static mk_next find_box(mk_machine *m, const mk_device *d, const mk_op *op, const mk_region *r, const int *ids, const mk_def *v, bool writes, box *out)
+{
+    if (op->n_attr) return strided_box(m, d, r, mk_int(d, ids[0]), v->dim[0], m->k->attrs[op->attr], writes, out);
+    return access_box(m, d, r, ids, v->rank ? v->dim : NULL, writes, out);
+}
+
+/* Between slots of the type that is seen, of the shape of v, and slots of the memory's. Strided rows are taken one by one. */
+static void cast_slots(const mk_op *op, const mk_def *v, dtype seen, dtype own, const void *src, void *dst, bool load)
+{
+    int64_t lanes = v->dim[v->rank - 1], rows = op->n_attr ? 1 : v->dim[v->rank - 2], outer = mk_count(v->rank, v->dim) / (rows * lanes);
+    int64_t own_rows = rows * (int64_t)dtype_bits(seen) / (int64_t)dtype_bits(own);
+    if (load) mk_bitcast_slots(own, src, seen, dst, outer, own_rows, lanes);
+    else mk_bitcast_slots(seen, src, own, dst, outer, rows, lanes);
 }
 
 static mk_next run_load(mk_machine *m, mk_device *d, const mk_op *op, const int *in)
@@ -201,7 +219,7 @@ static mk_next run_load(mk_machine *m, mk_device *d, const mk_op *op, const int 
     const mk_mem *mem = &d->mem[r->mem];
     const mk_def *v = &m->k->def[out];
     box b;
-    if (access_box(m, d, r, in + 1, v->rank ? v->dim : NULL, false, &b) != MK_GO_ON) return MK_FAILED;
+    if (find_box(m, d, op, r, in + 1, v, false, &b) != MK_GO_ON) return MK_FAILED;
     int64_t at[BOX_RANK] = { 0 }, from = b.off, row = b.size[b.rank - 1];
     char *cast = r->type == mem->type ? NULL : mem_array((size_t)b.n, 4), *dst = cast ? cast : d->slot[out];
     if (r->type != mem->type && !cast) return mk_no_memory(m);
@@ -209,7 +227,7 @@ static mk_next run_load(mk_machine *m, mk_device *d, const mk_op *op, const int 
         mk_unpack(mem->type, mem->data + (size_t)from * mem->size, dst, row);
         dst += row * 4;
     } while (next_row(&b, at, &from));
-    if (cast) cast_slots(v, mem->type, r->type, cast, d->slot[out], true);
+    if (cast) cast_slots(op, v, r->type, mem->type, cast, d->slot[out], true);
     mem_free(cast);
     return MK_GO_ON;
 }
@@ -234,7 +252,7 @@ static mk_next run_store(mk_machine *m, mk_device *d, const mk_op *op, const int
     int v = in[1 + r->rank], mask = op->n_in > 2 + r->rank ? in[2 + r->rank] : 0;
     const mk_def *def = &m->k->def[v];
     box b;
-    if (access_box(m, d, r, in + 1, def->rank ? def->dim : NULL, true, &b) != MK_GO_ON) return MK_FAILED;
+    if (find_box(m, d, op, r, in + 1, def, true, &b) != MK_GO_ON) return MK_FAILED;
     if (r->type == mem->type) {
         store_rows(mem, &b, d->slot[v], mask ? d->slot[mask] : NULL);
         return MK_GO_ON;
@@ -242,7 +260,7 @@ static mk_next run_store(mk_machine *m, mk_device *d, const mk_op *op, const int
     if (mask) return mk_trap(m, d, "%s: masked, through a bitcast reference", name_of(m, r->mem));
     char *cast = mem_array((size_t)b.n, 4);
     if (!cast) return mk_no_memory(m);
-    cast_slots(def, r->type, mem->type, d->slot[v], cast, false);
+    cast_slots(op, def, r->type, mem->type, d->slot[v], cast, false);
     store_rows(mem, &b, cast, NULL);
     mem_free(cast);
     return MK_GO_ON;

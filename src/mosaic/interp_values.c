@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/mem.h"
 #include "mosaic/interp_internal.h"
 
 /* Loops over elements are worth vectorising. */
@@ -342,12 +343,25 @@ static void product_i32(const int32_t *a, const int32_t *b, uint32_t *c, int64_t
         }
 }
 
-static void run_matmul(mk_machine *m, const mk_def *a, const mk_def *o, const void *x, const void *y, const void *acc, void *dst, bool transposed)
+/* b may be of integers where a is of floats. */
+static mk_next run_matmul(mk_machine *m, const mk_device *d, const int *in, const mk_def *o, void *dst, bool transposed)
 {
-    memcpy(dst, acc, (size_t)(o->dim[0] * o->dim[1]) * 4);
+    const mk_def *a = &m->k->def[in[0]], *b = &m->k->def[in[1]];
+    const void *x = d->slot[in[0]], *y = d->slot[in[1]];
+    float *floats = NULL;
+    if (mk_is_float(a->type) && !mk_is_float(b->type)) {
+        int64_t n = mk_count(b->rank, b->dim);
+        floats = mem_array((size_t)n, sizeof *floats);
+        if (!floats) return mk_no_memory(m);
+        convert(b->type, y, DT_F32, floats, n);
+        y = floats;
+    }
+    memcpy(dst, d->slot[in[2]], (size_t)(o->dim[0] * o->dim[1]) * 4);
     if (o->type == DT_F32) product_f32(x, y, dst, o->dim[0], o->dim[1], a->dim[1], transposed);
     else product_i32(x, y, dst, o->dim[0], o->dim[1], a->dim[1], transposed);
     m->report.matmul_flops += 2.0 * (double)(o->dim[0] * o->dim[1] * a->dim[1]);
+    mem_free(floats);
+    return MK_GO_ON;
 }
 
 static mk_next run_bitcast(const mk_def *x, const void *src, dtype to, void *dst)
@@ -392,7 +406,7 @@ mk_next mk_run_value(mk_machine *m, mk_device *d, const mk_op *op)
         run_rotate(x, a, dst, mk_int(d, in[1]), (int)attr[0]);
         break;
     case MKO_REDUCE: run_reduce(x, a, dst, (mk_reduction)attr[0], (int)attr[1]); break;
-    case MKO_MATMUL: run_matmul(m, x, o, a, b, d->slot[in[2]], dst, attr[0] != 0); break;
+    case MKO_MATMUL: return run_matmul(m, d, in, o, dst, attr[0] != 0);
     case MKO_DEVICE_ID: *(int32_t *)dst = d->id; break;
     case MKO_MULTIPLE:
         if (mk_int(d, in[0]) % attr[0]) return mk_trap(m, d, "%d is no multiple of %lld", mk_int(d, in[0]), (long long)attr[0]);

@@ -281,6 +281,13 @@ static mk_val product_i8(mk *k, mk_val x)
     mk_val two = mk_convert(k, mk_full(k, mk_i32(2), MK_DIMS(128, 128)), DT_I8);
     return mk_convert(k, mk_matmul(k, i, two, false, DT_I32, none), DT_F32);
 }
+/* bf16 by int8, which is as if it were bf16. */
+static mk_val product_mixed(mk *k, mk_val x)
+{
+    mk_val a = mk_convert(k, mk_full(k, mk_f32(0.5f), MK_DIMS(8, 128)), DT_BF16), none = { 0 };
+    mk_val b = mk_convert(k, mk_full(k, mk_i32(-3), MK_DIMS(128, 128)), DT_I8);
+    return mk_add(k, mk_mul(k, x, mk_f32(0)), mk_matmul(k, a, b, false, DT_F32, none));
+}
 static mk_val reshaped(mk *k, mk_val x) { return mk_reshape(k, mk_reshape(k, x, MK_DIMS(2, 4, 128)), MK_DIMS(8, 128)); }
 static mk_val branch(mk *k, mk_val x)
 {
@@ -327,6 +334,7 @@ TEST(values)
     for (int i = 0; i < 1024; i++) CHECK_NEAR(y[i], 0, 0);
     y = apply(product_i8);
     for (int i = 0; i < 1024; i += 128) CHECK_NEAR(y[i], i / 128 % 2 ? -16512 : 16256, 0);     /* twice the sum of 0 .. 127 or of -128 .. -1 */
+    CHECK_NEAR(apply(product_mixed)[77], -192, 0);
     y = apply(branch);
     for (int i = 0; i < 1024; i++) CHECK(y[i] == -x[i]);
     CHECK_NEAR(apply(fibonacci)[0], 55, 0);
@@ -373,6 +381,30 @@ TEST(windows)
     CHECK_NEAR(o[130], 2048 + 130, 0);
     CHECK(isnan(o[1024]));                          /* step 1 adds to what nobody wrote */
     CHECK_ERR(sums(0, x, o), ST_INVALID, "o: block 2 of dimension 0, which has 2");
+}
+
+/* ---- references of another type ---- */
+
+/* Rows 1 and 3 of pairs of heads: out = in's tokens of head 1, by strided loads of pairs of bf16 as i32. */
+TEST(strided_rows_through_another_type)
+{
+    enum { T = 8, H = 4 };
+    mk *k = mk_new("heads");
+    mk_ref x = mk_in_block(k, "x", DT_BF16, MK_DIMS(T * H, 128), MK_DIMS(T * H, 128), NULL, NULL);
+    mk_ref o = mk_out_block(k, "o", DT_BF16, MK_DIMS(2 * T, 128), MK_DIMS(2 * T, 128), NULL, NULL);
+    mk_ref f = mk_scratch(k, "f", MK_VMEM, DT_F32, MK_DIMS(2 * T, 128));
+    mk_val pairs = mk_load_strided(k, mk_ref_bitcast(k, x, DT_I32), mk_i32(1), T, H / 2);      /* heads 2 and 3 of each token */
+    mk_val third = mk_bitcast(k, mk_shl(k, pairs, mk_i32(16)), DT_F32);
+    mk_store_strided(k, third, f, mk_i32(0), 2);
+    mk_store_strided(k, mk_bitcast(k, mk_and(k, pairs, mk_i32(INT32_MIN >> 15)), DT_F32), f, mk_i32(1), 2);
+    mk_store(k, mk_convert(k, mk_load(k, f, MK_ZERO, MK_DIMS(2 * T, 128)), DT_BF16), o, MK_ZERO);
+    REQUIRE_OK(mk_finish(k));
+    static uint16_t in[T * H * 128], out[2 * T * 128];
+    noise_bf16(in, T * H * 128, 1);
+    CHECK_OK(mk_run(k, (void *[]){ in }, (void *[]){ out }, NULL, NULL));
+    for (int t = 0; t < T; t++)
+        for (int h = 0; h < 2; h++) CHECK(memcmp(out + (2 * t + h) * 128, in + (H * t + 2 + h) * 128, 256) == 0);
+    mk_free(k);
 }
 
 /* ---- memory ---- */
