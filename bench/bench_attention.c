@@ -228,7 +228,7 @@ static void make_batch(bench *e)
         }
     }
     e->b = (batch){ .n_tokens = n, .n_seqs = e->n_seqs, .cu_q_lens = cu, .kv_lens = lens, .page_table = table, .max_pages = e->pages, .slots = slots };
-    e->l = (op_limits){ n, e->n_seqs, n, e->kv_len, BLOCK, n_threads, e->type };
+    e->l = (op_limits){ n, e->n_seqs, n, e->kv_len, BLOCK, n_threads, e->type, set == ISA_avx512_bf16 ? DT_BF16 : DT_F32 };
 }
 
 static void make_job(bench *e)

@@ -176,7 +176,7 @@ static void bench_linear(int64_t n, int64_t k, dtype type, double peak, const in
     check(graph_new(ops_rules(), &g));
     tensor x = case_input(g, DIM_T, k, AX_EMBED), y = graph_add(g, OP_LINEAR, (tensor[]){ x, case_weight(g, "w", type, n, k) }, 2, NULL);
     check(graph_finish(g, y));
-    op_limits l = { 4096, 1, 1, 4096, BLOCK, n_threads, DT_BF16 };
+    op_limits l = { 4096, 1, 1, 4096, BLOCK, n_threads, DT_BF16, DT_BF16 };
     gemm_weight w = { type, n, k, NULL };
     void *packed;
     size_t bytes = gemm_packed_bytes(type, n, k);
@@ -259,7 +259,7 @@ static void bench_quantised(quant_scheme s, int64_t n, int64_t k, const int *row
     tensor x = case_input(g, DIM_T, k, AX_EMBED), wt = graph_weight_of(g, &ws, &(weight_attrs){ ROLE_REPL, 1, &part, 0, s, 0 });
     tensor y = graph_add(g, OP_LINEAR, (tensor[]){ x, wt }, 2, NULL);
     check(graph_finish(g, y));
-    op_limits l = { 4096, 1, 1, 4096, BLOCK, n_threads, DT_BF16 };
+    op_limits l = { 4096, 1, 1, 4096, BLOCK, n_threads, DT_BF16, DT_BF16 };
     qgemm_weight w = { { quant_describe(s).type, n, k, pack_some(s, n, k) }, s };
     int64_t ld = k + 16, ldy = n + 16, most = rows[n_rows - 1];
     float *in = floats_new(most * ld), *out = floats_new(most * ldy);
@@ -315,7 +315,7 @@ static void bench_attention(shape_of s, dtype type, int n_seqs, int q_len, int k
     tensor y = graph_add(g, OP_PAGED_ATTENTION, in, 3, &(op_attrs){ .paged_attention = { .cache = 0, .scale = 0.1, .window = 0 } });
     check(graph_finish(g, y));
     int n_tokens = n_seqs * q_len, pages = (kv_len + BLOCK - 1) / BLOCK;
-    op_limits l = { n_tokens, n_seqs, n_tokens, kv_len, BLOCK, n_threads, type };
+    op_limits l = { n_tokens, n_seqs, n_tokens, kv_len, BLOCK, n_threads, type, type };
     kv_layer kv = { .type = type, .block_size = BLOCK, .heads = s.kv_heads, .dim = s.dim, .dim_pad = (s.dim + 15) / 16 * 16 };
     kv.block_bytes = kv_layer_bytes(&kv);
     size_t cache_bytes = kv.block_bytes * (size_t)(pages * n_seqs);

@@ -68,14 +68,6 @@ static status check_devices(const char *target, const pjrt_target_info *info, co
     return err_set(ST_INVALID, "--tensor-parallel-size %d is more than the %d devices of target %s", m->tp, info->n_devices, target);
 }
 
-/* Activations have the type of the weights. */
-static dtype activation_type(const graph *g)
-{
-    for (int id = 1; id <= graph_n_nodes(g); id++)
-        if (graph_at(g, id)->op == OP_WEIGHT) return graph_at(g, id)->s.type;
-    return DT_F32;
-}
-
 static void explain_misfit(compile_plan *p, int64_t need)
 {
     double usable = (double)p->memory_bytes * p->utilization, weights = (double)program_weight_bytes(&p->c);
@@ -119,7 +111,7 @@ status compile_plan_target(const char *target, const pjrt_target_info *info, com
     p->chip = chip_by_kind(info->device.kind, info->device.n_cores);
     TRY(check_devices(target, info, &p->on));
     const device_limits limits = p->c.limits;
-    TRY(program_context_new(p->g, &limits, activation_type(p->g), &p->c));
+    TRY(program_context_new(p->g, &limits, graph_activation_type(p->g), &p->c));
     TRY(count_blocks(p));
     if (!p->misfit[0]) p->c.lower.n_pages = p->n_blocks;
     return ST_OK;

@@ -193,3 +193,10 @@ status graph_finish(graph *g, tensor output)
     g->output = output;
     return graph_verify(g);
 }
+
+dtype graph_activation_type(const graph *g)
+{
+    for (int id = 1; id <= graph_n_nodes(g); id++)
+        if (graph_at(g, id)->op == OP_WEIGHT) return graph_at(g, id)->s.type;
+    return DT_F32;
+}

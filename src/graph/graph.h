@@ -211,6 +211,8 @@ status graph_finish(graph *g, tensor output) FALLIBLE;
 /* ---- reading ---- */
 int graph_n_nodes(const graph *g);                      /* ids are 1..n */
 const node *graph_at(const graph *g, int id);
+/* What a model computes in: the type of its weights, before any quantisation. */
+dtype graph_activation_type(const graph *g);
 static inline const node *graph_node(const graph *g, tensor t) { return graph_at(g, t.id); }
 tensor graph_output(const graph *g);
 mesh graph_mesh(const graph *g);                        /* 1 x 1 unless it was partitioned */

@@ -54,7 +54,7 @@ typedef struct cpu_tensor {
 } cpu_tensor;
 
 /* What a loaded model is planned for. */
-typedef struct op_limits { int max_tokens, max_seqs, max_rows, max_model_len, block_size, n_threads; dtype kv_dtype; } op_limits;
+typedef struct op_limits { int max_tokens, max_seqs, max_rows, max_model_len, block_size, n_threads; dtype kv_dtype, act; /* graph_activation_type */ } op_limits;
 
 typedef struct cpu_call {
     const node *n;

@@ -95,7 +95,7 @@ static status cpu_load(device *dev, const graph *g, const weight_source *w, cons
     m->dev = d;
     m->g = g;
     m->limits = (op_limits){ .max_tokens = l->max_tokens, .max_seqs = l->max_seqs, .max_rows = l->max_rows, .max_model_len = l->max_model_len,
-                             .block_size = l->block_size, .n_threads = pool_threads(d->pool), .kv_dtype = l->kv_dtype };
+                             .block_size = l->block_size, .n_threads = pool_threads(d->pool), .kv_dtype = l->kv_dtype, .act = graph_activation_type(g) };
     status st = cpu_plan(m);
     if (st == ST_OK) st = cpu_pack(m, w, progress, arg);
     if (st == ST_OK) *out = &m->base;

@@ -263,14 +263,6 @@ static void pjrt_unload(device_model *dm)
     mem_free(m);
 }
 
-/* Activations have the type of the weights. */
-static dtype activation_type(const graph *g)
-{
-    for (int id = 1; id <= graph_n_nodes(g); id++)
-        if (graph_at(g, id)->op == OP_WEIGHT) return graph_at(g, id)->s.type;
-    return DT_F32;
-}
-
 static int64_t embedding_rows(const graph *g)
 {
     for (int id = 1; id <= graph_n_nodes(g); id++) {
@@ -328,7 +320,7 @@ static status pjrt_load(device *dev, const graph *g, const weight_source *w, con
     m->dev = d;
     m->n_devices = need;
     m->n_ids = embedding_rows(g);
-    status st = program_context_new(g, l, activation_type(g), &m->c);
+    status st = program_context_new(g, l, graph_activation_type(g), &m->c);
     if (st != ST_OK) {
         mem_free(m);
         return st;

@@ -4,7 +4,8 @@
  * multiply-adds over the head, the sum of weights has 16 lanes by key position, a value one chain over the keys in order;
  * parts are merged in order. Nothing of this depends on which queries are computed together, on who computes a part, on
  * the block size of the cache or on the instruction set, so a row has the same bits however a batch is cut. Numbers of the
- * cache become float32 on the way into registers, which is exact; scales of DT_I8 multiply scores and weights, not numbers. */
+ * cache become float32 on the way into registers, which is exact; scales of DT_I8 multiply scores and weights, not numbers.
+ * attention_avx512bf16.c is another arithmetic, exact in the same sense. */
 #ifndef SYSTOLIC_OPS_ATTENTION_H
 #define SYSTOLIC_OPS_ATTENTION_H
 
@@ -36,6 +37,7 @@ typedef struct attn_tile {
     bool scaled;                     /* numbers of a key are to be multiplied by a factor of its own, */
     const float *ks[ATTN_GROUPS], *vs[ATTN_GROUPS]; /* per 16 keys */
     int64_t k_ld, v_ld;
+    bool pairs;                      /* attn_pairs: k and v are copies of pairs, k_ld is not used and v_ld counts pairs */
     bool prefetch;                   /* few rows: waiting for memory is what takes the time. Scores fetch the part's values, and
                                       * values the next part's keys, so that memory is as busy in both */
     bool cold;                       /* nobody has fetched this part's keys */
@@ -59,9 +61,28 @@ typedef void attn_finish_fn(const float *acc, float l, float *out, int64_t d);
 /* dst[r * dst_ld + c] = element r * src_ld + c of src, raw, as float32; cols is a multiple of 16 */
 typedef void attn_widen_fn(dtype type, const void *src, int64_t src_ld, int64_t rows, int64_t cols, float *dst, int64_t dst_ld);
 
-typedef struct attn_kernels { attn_part_fn *part; attn_merge_fn *merge; attn_finish_fn *finish; attn_widen_fn *widen; } attn_kernels;
+/* Kernels that multiply pairs of bfloat16 take queries as 32-bit lanes of two numbers of the head, d apart, and keys and values either
+ * as they lie in a cache of DT_BF16, or, 16 keys each, as copies: keys [(d + 1) / 2][16] lanes of two numbers of the head, values
+ * [8][dp] lanes of two keys. */
+typedef struct attn_pairs {
+    void (*query)(const float *q, int64_t d, float *dst);
+    void (*keys)(const uint16_t *k, int64_t ld, int64_t d, float *dst);
+    void (*values)(const uint16_t *v, int64_t ld, int64_t dp, float *dst);
+} attn_pairs;
+
+typedef struct attn_kernels {
+    attn_part_fn *part;
+    attn_merge_fn *merge;
+    attn_finish_fn *finish;
+    attn_widen_fn *widen;        /* NULL where there are pairs */
+    const attn_pairs *pairs;     /* NULL: numbers are multiplied as float32 */
+} attn_kernels;
 #define ATTN_DECLARE(isa) extern const attn_kernels attn_##isa;
 ISA_VECTORS(ATTN_DECLARE)
 #undef ATTN_DECLARE
+#if defined(__x86_64__)
+/* Not of latent layers. */
+extern const attn_kernels attn_dot_avx512bf16;
+#endif
 
 #endif

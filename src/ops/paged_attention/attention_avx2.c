@@ -23,4 +23,4 @@
 #endif
 #include "ops/paged_attention/attention_tile.h"
 
-const attn_kernels attn_avx2 = { attn_part, attn_merge, attn_finish, attn_widen };
+const attn_kernels attn_avx2 = { attn_part, attn_merge, attn_finish, attn_widen, NULL };

@@ -21,4 +21,4 @@ static inline V v_load_i8(const int8_t *p) { VEC_EACH((float)p[i]); }
 #endif
 #include "ops/paged_attention/attention_tile.h"
 
-const attn_kernels attn_portable = { attn_part, attn_merge, attn_finish, attn_widen };
+const attn_kernels attn_portable = { attn_part, attn_merge, attn_finish, attn_widen, NULL };

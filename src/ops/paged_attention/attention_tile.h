@@ -4,10 +4,8 @@
  * with the cases that these give, for float32. Other types are for few rows (many find float32, see attn_widen_fn), and each case
  * is code for each of them: FEW_ROWS at most, FEW_QK_CASES and FEW_PV_CASES have 1 .. FEW_ROWS, each with one group and the most;
  * and how its vectors are loaded from types of one byte: v_load_e4m3 (raw: attention.h), v_load_e5m2, v_load_i8. */
-#include <math.h>
-#include <string.h>
+#include "ops/paged_attention/attention_weights.h"
 
-#define TILE VEC_INLINE
 #define ATTN_TYPES(X) X(DT_F32) X(DT_BF16) X(DT_F16) X(DT_F8E4M3) X(DT_F8E5M2) X(DT_I8)
 #ifdef ATTN_SMALL_TILES
 #define QK_ROWS 2
@@ -33,9 +31,6 @@ TILE void load16(dtype type, const void *p, int64_t at, V *out)
 
 /* Rows of 16 elements that lie in a cache line. */
 TILE int line_rows(dtype type) { return type == DT_F32 ? 1 : type == DT_BF16 || type == DT_F16 ? 2 : 4; }
-
-/* Fetches into the second level: the first can wait for a few lines at once only, which would limit what is read. */
-#define FETCH(p) __builtin_prefetch((p), 0, 2)
 
 /* ---- scores ---- */
 
@@ -76,8 +71,6 @@ TILE void qk_rows(dtype type, const attn_tile *t, int row, int rows, int group, 
     else switch (rows * 8 + groups) { FEW_QK_CASES }
 }
 
-/* How many of `left` rows come next: a last short tile is avoided by halving the last two. */
-TILE int next_rows(int left, int most) { return left >= 2 * most || left == most ? most : left > most ? (left + 1) / 2 : left; }
 /* How many groups or chunks of `left` come next. */
 TILE int next_width(dtype type, int64_t left, int most) { return left >= most ? most : type == DT_F32 && left >= 2 && most >= 2 ? 2 : 1; }
 
@@ -100,79 +93,7 @@ TILE void qk_type(dtype type, const attn_tile *t, int g0, int g1)
     }
 }
 
-/* ---- weights ---- */
-
-/* tanh(x) to about 1e-7, as exp gives it; +-1 beyond what exp takes. */
-TILE V tanh_of(V x)
-{
-    V e = v_exp(v_add(x, x)), one = v_set1(1.0f);
-    return v_sub(one, v_div(v_set1(2.0f), v_add(e, one)));
-}
-
-TILE void cap_row(const attn_tile *t, float *s, int lo, int hi)
-{
-    if (t->softcap == 0) return;
-    V cap = v_set1(t->softcap);
-    for (int j = lo / VEC_LANES * VEC_LANES; j < hi; j += VW) v_store(s + j, v_mul(tanh_of(v_div(v_load(s + j), cap)), cap));
-}
-
-/* Scores of a row to weights exp(s - max), zero where the row does not see. Returns the greatest score and the sum. */
-TILE void softmax_row(float *s, int lo, int hi, float *max_out, float *sum_out)
-{
-    int g0 = lo / VEC_LANES * VEC_LANES, g1 = (hi + VEC_LANES - 1) / VEC_LANES * VEC_LANES;
-    for (int j = g0; j < lo; j++) s[j] = -INFINITY;
-    for (int j = hi; j < g1; j++) s[j] = -INFINITY;
-    V m = v_set1(-INFINITY);
-    for (int j = g0; j < g1; j += VW) m = v_max(v_load(s + j), m);
-    float lane[VEC_LANES];
-    v_store(lane, m);
-    float max = lane[0];
-    for (int i = 1; i < VW; i++) max = lane[i] > max ? lane[i] : max;
-    m = v_set1(max);
-    for (int j = g0; j < g1; j += VW) v_store(s + j, v_exp(v_sub(v_load(s + j), m)));
-    for (int j = g0; j < lo; j++) s[j] = 0;
-    for (int j = hi; j < g1; j++) s[j] = 0;
-    V sum[NV];
-    for (int i = 0; i < NV; i++) sum[i] = v_zero();
-    for (int j = g0; j < g1; j += VEC_LANES)
-        for (int i = 0; i < NV; i++) sum[i] = v_add(sum[i], v_load(s + j + i * VW));
-    for (int i = 0; i < NV; i++) v_store(lane + i * VW, sum[i]);
-    for (int w = 8; w; w /= 2)
-        for (int i = 0; i < w; i++) lane[i] += lane[i + w];
-    *max_out = max;
-    *sum_out = lane[0];
-}
-
-/* Weights of a row times the factors of what they will weigh. */
-TILE void weigh_row(const attn_tile *t, float *s, int lo, int hi)
-{
-    if (!t->scaled && t->v_scale == 1) return;
-    V all = v_set1(t->v_scale);
-    for (int j = lo / VEC_LANES * VEC_LANES; j < hi; j += VW)
-        v_store(s + j, v_mul(v_load(s + j), t->scaled ? v_load(t->vs[j / VEC_LANES] + j % VEC_LANES) : all));
-}
-
-/* exp of one number with the vectors' bits. */
-TILE float exp_one(float x)
-{
-    float lane[VEC_LANES];
-    v_store(lane, v_exp(v_set1(x)));
-    return lane[0];
-}
-
-/* The factors that bring an old state and a part to their common maximum. */
-TILE void merge_scalars(float *m, float *l, float pm, float pl, float *old_factor, float *part_factor)
-{
-    float max = *m > pm ? *m : pm;
-    *old_factor = exp_one(*m - max);
-    *part_factor = exp_one(pm - max);
-    *l = fmaf(pl, *part_factor, *l * *old_factor);
-    *m = max;
-}
-
 /* ---- values ---- */
-
-typedef struct pv_factors { float old_f[ATTN_ROWS], part_f[ATTN_ROWS]; } pv_factors;
 
 #define PV_FMA(r, j) do { V p_ = v_set1(p[(r) * ATTN_PART + (j)]); \
     VEC_UNROLL for (int i = 0; i < C * NV; i++) acc[r][i] = v_fma(p_, v[i], acc[r][i]); } while (0)
@@ -251,13 +172,8 @@ TILE void pv_type(dtype type, const attn_tile *t, const pv_factors *f)
 
 TILE void part_body(const attn_tile *t)
 {
-    int lo = ATTN_PART, hi = 0;
-    for (int r = 0; r < t->rows; r++) {
-        if (t->hi[r] <= t->lo[r]) continue;
-        lo = t->lo[r] < lo ? t->lo[r] : lo;
-        hi = t->hi[r] > hi ? t->hi[r] : hi;
-    }
-    if (hi <= lo) return;
+    int lo, hi;
+    if (!seen_of_part(t, &lo, &hi)) return;
     int g0 = lo / VEC_LANES, g1 = (hi + VEC_LANES - 1) / VEC_LANES;
     switch (t->type) {
 #define QK_TYPE(type) case type: qk_type(type, t, g0, g1); break;
@@ -265,20 +181,7 @@ TILE void part_body(const attn_tile *t)
     default: break;
     }
     pv_factors f;
-    for (int r = 0; r < t->rows; r++) {
-        if (t->hi[r] <= t->lo[r]) continue;
-        float m, l;
-        cap_row(t, t->s + r * ATTN_PART, t->lo[r], t->hi[r]);
-        softmax_row(t->s + r * ATTN_PART, t->lo[r], t->hi[r], &m, &l);
-        weigh_row(t, t->s + r * ATTN_PART, t->lo[r], t->hi[r]);
-        f.old_f[r] = f.part_f[r] = 1;
-        if (t->empty[r]) {
-            t->state.m[r] = m;
-            t->state.l[r] = l;
-        } else {
-            merge_scalars(&t->state.m[r], &t->state.l[r], m, l, &f.old_f[r], &f.part_f[r]);
-        }
-    }
+    weigh_rows(t, &f);
     switch (t->type) {
 #define PV_TYPE(type) case type: pv_type(type, t, &f); break;
     ATTN_TYPES(PV_TYPE)
@@ -287,20 +190,6 @@ TILE void part_body(const attn_tile *t)
 }
 
 static void attn_part(const attn_tile *t) { part_body(t); }
-
-static void attn_merge(float *m, float *l, float *acc, float pm, float pl, const float *pacc, int64_t dp)
-{
-    float a, b;
-    merge_scalars(m, l, pm, pl, &a, &b);
-    V va = v_set1(a), vb = v_set1(b);
-    for (int64_t i = 0; i < dp; i += VW) v_store(acc + i, v_fma(v_load(pacc + i), vb, v_mul(v_load(acc + i), va)));
-}
-
-static void attn_finish(const float *acc, float l, float *out, int64_t d)
-{
-    float inv = 1.0f / l;
-    for (int64_t i = 0; i < d; i++) out[i] = acc[i] * inv;
-}
 
 TILE void widen_type(dtype type, const void *src, int64_t src_ld, int64_t rows, int64_t cols, float *dst, int64_t dst_ld)
 {

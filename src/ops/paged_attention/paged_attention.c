@@ -258,10 +258,13 @@ static size_t work_layout(work *w, const heads *h, char *base)
     return at;
 }
 
-static const attn_kernels *kernels_of(isa i)
+static const attn_kernels *kernels_of(const cpu_call *c)
 {
     static const attn_kernels *const table[ISA_COUNT] = OP_CPU_EACH(&attn);
-    return table[i];
+#if defined(__x86_64__)
+    if (c->isa == ISA_avx512_bf16 && c->limits->act == DT_BF16 && c->kv->type == DT_BF16 && !c->kv->latent) return &attn_dot_avx512bf16;
+#endif
+    return table[c->isa];
 }
 
 /* A number as kernels read it (attn_raw). */
@@ -276,7 +279,7 @@ static float raw_number(dtype type, const void *p)
     return x;
 }
 
-/* Many rows use a number of the cache often enough for it to become float32 once, in memory. */
+/* Many rows use a number of the cache often enough for it to become float32, or half of a pair, once, in memory. */
 enum { WIDE_ROWS = 24 };
 
 /* 16 keys from `pos` on, where a block holds whole groups of 16. */
@@ -293,12 +296,17 @@ static void point_at_block(const kv_layer *kv, attn_tile *t, int g, const int32_
     t->vs[g] = kv_v_scales(kv, block) + kh * bs + off;
 }
 
-/* The same keys as float32, which has the same bits in the end. */
+/* The same keys as float32 or pairs, which has the same bits in the end. */
 static void widen_group(const attn_kernels *kern, const kv_layer *kv, attn_tile *t, work *w, int g)
 {
     float *k = w->k_copy + g * 16 * kv->dim, *v = w->v_copy + g * 16 * kv->dim_pad;
-    kern->widen(kv->type, t->k[g], kv->block_size, kv->dim, 16, k, 16);
-    kern->widen(kv->type, t->v[g], kv->dim_pad, 16, kv->dim_pad, v, kv->dim_pad);
+    if (kern->pairs) {
+        kern->pairs->keys(t->k[g], kv->block_size, kv->dim, k);
+        kern->pairs->values(t->v[g], kv->dim_pad, kv->dim_pad, v);
+    } else {
+        kern->widen(kv->type, t->k[g], kv->block_size, kv->dim, 16, k, 16);
+        kern->widen(kv->type, t->v[g], kv->dim_pad, 16, kv->dim_pad, v, kv->dim_pad);
+    }
     t->k[g] = k;
     t->v[g] = v;
 }
@@ -320,6 +328,23 @@ static void latent_group(const attn_kernels *kern, const kv_layer *kv, attn_tile
         kern->widen(kv->type, block + (size_t)(off * kv->dim_pad) * size, 0, 1, kv->dim_pad, row, 0);
         for (int64_t i = 0; i < kv->dim; i++) k[i * 16 + j] = row[i];
         if (t->scaled) w->ks_copy[g * 16 + j] = kv_k_scales(kv, block)[off];
+    }
+}
+
+/* n keys of any place, one by one, as pairs. What is not there is garbage that no row sees. */
+static void gather_pairs(const kv_layer *kv, attn_tile *t, work *w, int g, const int32_t *pages, int64_t kh, int64_t pos, int64_t n)
+{
+    int64_t bs = kv->block_size, half = (kv->dim + 1) / 2;
+    uint16_t *k = (uint16_t *)(void *)(w->k_copy + g * 16 * half), *v = (uint16_t *)(void *)(w->v_copy + g * 8 * kv->dim_pad);
+    t->k[g] = k;
+    t->v[g] = v;
+    for (int64_t j = 0; j < n; j++) {
+        const char *block = kv_block(kv, pages[(pos + j) / bs]);
+        int64_t off = (pos + j) % bs;
+        const uint16_t *from = (const uint16_t *)(const void *)block + kh * kv->dim * bs + off;
+        for (int64_t i = 0; i < 2 * half; i++) k[(i / 2 * 16 + j) * 2 + i % 2] = i < kv->dim ? from[i * bs] : 0;
+        from = (const uint16_t *)(const void *)(block + kv_k_bytes(kv)) + (kh * bs + off) * kv->dim_pad;
+        for (int64_t i = 0; i < kv->dim_pad; i++) v[(j / 2 * kv->dim_pad + i) * 2 + j % 2] = from[i];
     }
 }
 
@@ -353,6 +378,7 @@ static void point_at_keys(const cpu_call *c, const attn_kernels *kern, attn_tile
     int64_t key0 = (int64_t)part * ATTN_PART;
     bool groups = kv->block_size % 16 == 0 && !kv->latent, direct = groups && (t->rows < WIDE_ROWS || kv->type == DT_F32);
     t->type = direct ? kv->type : DT_F32;
+    t->pairs = kern->pairs && !direct;
     t->scaled = kv_type_scaled(kv->type);
     t->k_ld = direct ? kv->block_size : 16;
     t->prefetch = direct && t->rows <= 16;
@@ -366,6 +392,10 @@ static void point_at_keys(const cpu_call *c, const attn_kernels *kern, attn_tile
         }
         if (kv->latent) {
             latent_group(kern, kv, t, w, g, pages, pos, end - pos < 16 ? end - pos : 16);
+            continue;
+        }
+        if (!groups && kern->pairs) {
+            gather_pairs(kv, t, w, g, pages, kh, pos, end - pos < 16 ? end - pos : 16);
             continue;
         }
         if (!groups) {
@@ -414,12 +444,15 @@ static void run_unit(const cpu_call *c, const heads *h, const unit *u, int64_t i
 {
     work *w = scratch;
     work_layout(w, h, scratch);
-    const attn_kernels *kern = kernels_of(c->isa);
+    const attn_kernels *kern = kernels_of(c);
     const plan *p = c->state;
     int64_t kh = item / h->items_per_kv, h0 = kh * h->group + item % h->items_per_kv * h->per_item;
     int64_t n_heads = (kh + 1) * h->group - h0 < h->per_item ? (kh + 1) * h->group - h0 : h->per_item, rows = u->n * n_heads;
-    for (int64_t r = 0; r < rows; r++)
-        memcpy(w->q + r * h->d, c->in[Q].f + (u->t0 + r / n_heads) * c->in[Q].ld + (h0 + r % n_heads) * h->d, (size_t)h->d * sizeof(float));
+    for (int64_t r = 0; r < rows; r++) {
+        const float *q = c->in[Q].f + (u->t0 + r / n_heads) * c->in[Q].ld + (h0 + r % n_heads) * h->d;
+        if (kern->pairs) kern->pairs->query(q, h->d, w->q + r * h->d);
+        else memcpy(w->q + r * h->d, q, (size_t)h->d * sizeof(float));
+    }
     start_rows(c, h, w, h0, n_heads, rows, u->partial < 0 && op_has_in(c->n, SINKS));
     attn_tile t = { .rows = (int)rows, .d = h->d, .dp = h->dp, .scale = (float)c->n->a.paged_attention.scale * attn_raw(c->kv->type),
                     .softcap = (float)c->n->a.paged_attention.softcap, .v_scale = attn_raw(c->kv->type), .q = w->q, .lo = w->lo, .hi = w->hi, .s = w->s, .state = { w->m, w->l, w->acc, h->dp }, .empty = w->empty };
@@ -449,7 +482,7 @@ static void merge_unit(const cpu_call *c, const heads *h, const unit *u, int64_t
 {
     work *w = scratch;
     work_layout(w, h, scratch);
-    const attn_kernels *kern = kernels_of(c->isa);
+    const attn_kernels *kern = kernels_of(c);
     int64_t kh = item / h->items_per_kv, h0 = kh * h->group + item % h->items_per_kv * h->per_item;
     int64_t n_heads = (kh + 1) * h->group - h0 < h->per_item ? (kh + 1) * h->group - h0 : h->per_item, rows = u->n * n_heads;
     float *acc = w->acc;
