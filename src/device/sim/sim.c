@@ -243,14 +243,6 @@ static void sim_unload(device_model *dm)
     mem_free(m);
 }
 
-/* Activations have the type of the weights. */
-static dtype activation_type(const graph *g)
-{
-    for (int id = 1; id <= graph_n_nodes(g); id++)
-        if (graph_at(g, id)->op == OP_WEIGHT) return graph_at(g, id)->s.type;
-    return DT_F32;
-}
-
 static status check_fit(const sim_model *m, const graph *g)
 {
     const sim_target *t = &m->dev->target;
@@ -267,7 +259,7 @@ static status check_fit(const sim_model *m, const graph *g)
 
 static status init(sim_model *m, const graph *g, const device_limits *l)
 {
-    TRY(program_context_new(g, l, activation_type(g), &m->c));
+    TRY(program_context_new(g, l, graph_activation_type(g), &m->c));
     TRY(step_costs_new(&m->c, &m->costs));
     m->kinds = step_costs_kinds(m->costs, &m->n_kinds);
     m->weight_bytes = program_weight_bytes(&m->c);
