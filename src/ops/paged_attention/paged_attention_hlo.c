@@ -11,6 +11,8 @@
  * docs/performance.md, "Attention in StableHLO", has the variants that were measured. */
 #include "ops/op.h"
 #include "ops/paged_attention/attention.h"
+#include "ops/paged_attention/kv_update.h"
+#include "ops/paged_attention/mla.h"
 
 enum { Q, K, VAL, SINKS };
 enum { LANES = 128, HALF = LANES / 2, BLOCK_BYTES = 32 << 20, SINGLE_TOKENS = 128, TILE_TOKENS = 512 };
@@ -69,7 +71,7 @@ static dtype product_type(dtype act, dtype kv)
 /* ---- writing ---- */
 
 /* k and v [T, kv_heads, d] as rows of the cache [T, rows, lanes]. */
-static hlo_val cache_rows(hlo_call *c, const hlo_kv *kv)
+hlo_val kv_cache_rows(hlo_call *c, const hlo_kv *kv)
 {
     hlo *h = c->h;
     hlo_val in[2] = { hlo_convert(h, c->in[K], kv->type) }, zero = hlo_float(h, kv->type, 0);
@@ -88,7 +90,7 @@ static void write_cache(hlo_call *c, const hlo_kv *kv)
     const hlo_step *s = c->step;
     hlo_val page = hlo_bin(h, "add", s->write_page, hlo_full_like(h, c->first_page, s->write_page));
     hlo_val at[2] = { hlo_reshape(h, page, 2, (int64_t[]){ s->T, 1 }), hlo_reshape(h, s->write_slot, 2, (int64_t[]){ s->T, 1 }) };
-    c->cache = hlo_put(h, c->cache, hlo_concat(h, at, 2, 1), cache_rows(c, kv));
+    c->cache = hlo_put(h, c->cache, hlo_concat(h, at, 2, 1), kv_cache_rows(c, kv));
 }
 
 /* ---- reading ---- */
@@ -339,6 +341,8 @@ hlo_val paged_attention_hlo(hlo_call *c)
     hlo *h = c->h;
     const hlo_step *s = c->step;
     hlo_kv kv = kv_of(c->n, c->cache.type, c->in[K].dim, s->attention.head_multiple);
+    hlo_val by_kernel;
+    if (kv.latent && mla_hlo(c, &kv, &by_kernel)) return by_kernel;
     write_cache(c, &kv);
     if (s->decode) return attend_single(c, &kv, c->in[Q]);
     hlo_val tiles = attend_tiles(c, &kv), single = attend_single(c, &kv, hlo_take(h, c->in[Q], s->seq_token));

@@ -1,0 +1,170 @@
+/* Calls of the kernels that write a cache and attend to a latent one, in StableHLO programs. A cache with one row per token is
+ * handed over without that dimension, [pages, page, lanes]: that is how compilers lay it out, so it is no copy. */
+#include "ops/op.h"
+#include "ops/paged_attention/kv_update.h"
+#include "ops/paged_attention/mla.h"
+
+enum { Q, K };
+/* Blocks of keys are long to hide a turn's latency, and rows of products are many where there are queries enough: measured by static profiles. */
+enum { LANES = 128, DECODE_KEYS = 1024, PREFILL_KEYS = 512, PREFILL_ROWS = 512, BUFFERS = 3 };
+
+/* The call of a kernel, which is freed. */
+static hlo_val call(hlo *h, mk *k, const hlo_val *operands, int n)
+{
+    hlo_val out = { 0 };
+    if (mk_finish(k) != ST_OK) hlo_fail(h, "%s", err_msg());
+    else out = hlo_custom_call(h, k, operands, n, NULL);
+    mk_free(k);
+    return out;
+}
+
+static hlo_val vector_of(hlo *h, hlo_val scalar) { return hlo_reshape(h, scalar, 1, (int64_t[]){ 1 }); }
+
+/* ---- writing ---- */
+
+static kv_update update_of(const hlo_call *c, const hlo_kv *kv)
+{
+    return (kv_update){ .type = kv->type, .tokens = c->step->T, .pages = c->cache.dim[0], .page = c->step->page, .rows = kv->rows, .lanes = kv->lanes, .single = c->step->decode };
+}
+
+/* The rows as the kernel has them. */
+static hlo_val update_rows(hlo *h, const kv_update *u, hlo_val rows)
+{
+    if (!kv_update_by_tile(u)) return rows;
+    dtype type = kv_update_rows_type(u);
+    rows = hlo_convert(h, type == DT_I32 ? hlo_bitcast(h, rows, DT_I8) : rows, type);
+    if (u->single) return rows;
+    hlo_val zero = type == DT_I32 ? hlo_int(h, type, 0) : hlo_float(h, type, 0);
+    return hlo_pad(h, rows, 0, kv_update_tile(u), kv_update_tile(u), zero);
+}
+
+bool kv_update_hlo(hlo_call *c, const hlo_kv *kv)
+{
+    hlo *h = c->h;
+    const kv_update u = update_of(c, kv);
+    if (kv_update_refusal(&u)) return false;
+    hlo_comment(h, "the step's keys and values into the cache, in place");
+    const int64_t whole[] = { u.pages, u.page, u.rows, u.lanes };
+    const mk_dims dims = kv_update_cache_dims(&u);
+    const hlo_val operands[] = { c->step->write_page, c->step->write_slot, vector_of(h, c->first_page), update_rows(h, &u, kv_cache_rows(c, kv)), hlo_reshape(h, c->cache, dims.n, dims.v) };
+    c->cache = hlo_reshape(h, call(h, kv_update_kernel(&u), operands, 5), 4, whole);
+    return true;
+}
+
+/* ---- latent attention ---- */
+
+/* Pieces of work, i32 [n] each; how many of them count. */
+typedef struct items { int64_t n; hlo_val count, seq, token, pos, len; } items;
+
+/* The most keys, a multiple of pages and of whole lanes, up to `most` and what a sequence can have. */
+static int64_t block_keys(const hlo_step *s, int64_t most)
+{
+    int64_t keys = 0, need = s->max_pages * s->page;
+    for (int64_t n = s->page; n <= most && (!keys || keys < need); n += s->page)
+        if (n % LANES == 0) keys = n;
+    return keys;
+}
+
+static mla mla_of(const hlo_call *c, const hlo_kv *kv, bool single)
+{
+    const hlo_step *s = c->step;
+    mla m = { .kv = kv->type, .heads = c->in[Q].dim[1], .lanes = kv->lanes, .latent = c->n->a.paged_attention.latent, .tokens = s->T, .pages = c->cache.dim[0], .page = s->page,
+              .seqs = s->S, .max_pages = s->max_pages, .queries = 1, .buffers = BUFFERS, .scale = (float)c->n->a.paged_attention.scale };
+    while (!single && m.queries * 2 <= s->q_tile && m.queries * 2 * m.heads <= PREFILL_ROWS) m.queries *= 2;
+    m.items = single ? s->S : s->n_tiles * ((s->q_tile + m.queries - 1) / m.queries);
+    m.keys = block_keys(s, m.queries * m.heads > PREFILL_ROWS / 2 ? PREFILL_KEYS : DECODE_KEYS);
+    return m;
+}
+
+/* Mosaic is for the generations from v4 on. */
+static bool wants_kernels(const attention_choice *a) { return a->chip && a->chip->version >= 4 && a->backend != ATTENTION_BACKEND_STABLEHLO; }
+
+/* Why there is no kernel for this layer, or NULL. */
+static const char *refusal(const hlo_call *c, const hlo_kv *kv)
+{
+    const hlo_step *s = c->step;
+    const mla single = mla_of(c, kv, true), tiles = mla_of(c, kv, false);
+    const kv_update u = update_of(c, kv);
+    if (s->act != DT_BF16) return "activations of another type than bf16";
+    if (c->n->a.paged_attention.window || c->n->a.paged_attention.chunk || c->n->a.paged_attention.softcap != 0 || hlo_is(s->see)) return "windows, soft caps and images";
+    if (kv_update_refusal(&u)) return kv_update_refusal(&u);
+    if (mla_refusal(&single)) return mla_refusal(&single);
+    return s->decode ? NULL : mla_refusal(&tiles);
+}
+
+/* Sequences with one token: piece s is sequence s's. */
+static items single_items(hlo_call *c)
+{
+    hlo *h = c->h;
+    const hlo_step *s = c->step;
+    items x = { .n = s->S, .count = hlo_int(h, DT_I32, s->S), .seq = hlo_iota(h, DT_I32, 0, 1, &s->S) };
+    x.token = s->decode ? x.seq : s->seq_token;
+    x.pos = hlo_bin_scalar(h, "subtract", s->kv_lens, 1);
+    x.len = hlo_bin(h, "minimum", s->kv_lens, hlo_full_like(h, hlo_int(h, DT_I32, 1), s->kv_lens));
+    return x;
+}
+
+/* x [tiles] and what is added to it for each of a tile's pieces [pieces]: [tiles * pieces] */
+static hlo_val spread(hlo *h, hlo_val x, hlo_val more)
+{
+    const int64_t dim[] = { x.dim[0], more.dim[0] }, n = dim[0] * dim[1];
+    hlo_val sum = hlo_bin(h, "add", hlo_broadcast(h, x, (int[]){ 0 }, 2, dim), hlo_broadcast(h, more, (int[]){ 1 }, 2, dim));
+    return hlo_reshape(h, sum, 1, &n);
+}
+
+/* Tiles in pieces of as many queries as the kernel takes. */
+static items tile_items(hlo_call *c, const mla *m)
+{
+    hlo *h = c->h;
+    const hlo_step *s = c->step;
+    const int64_t pieces = m->items / s->n_tiles;
+    hlo_val first = hlo_bin_scalar(h, "multiply", hlo_iota(h, DT_I32, 0, 1, &pieces), (double)m->queries), zero = hlo_full_like(h, hlo_int(h, DT_I32, 0), first);
+    items x = { .n = m->items, .count = hlo_bin_scalar(h, "multiply", s->tiles, (double)pieces) };
+    x.seq = spread(h, s->tile_seq, zero);
+    x.token = spread(h, s->tile_token, first);
+    x.pos = spread(h, s->tile_pos, first);
+    hlo_val left = spread(h, s->tile_len, hlo_un(h, "negate", first));
+    x.len = hlo_bin(h, "minimum", hlo_bin(h, "maximum", left, hlo_full_like(h, hlo_int(h, DT_I32, 0), left)), hlo_full_like(h, hlo_int(h, DT_I32, m->queries), left));
+    return x;
+}
+
+/* [T, heads, latent], of which the rows that are no item's are undefined. q has the cache's lanes. */
+static hlo_val attend(hlo_call *c, const mla *m, const items *x, hlo_val q)
+{
+    hlo *h = c->h;
+    const int64_t table = m->seqs * m->max_pages;
+    const hlo_val operands[] = { vector_of(h, c->first_page), vector_of(h, x->count), x->seq, x->token, x->pos, x->len, hlo_reshape(h, c->step->page_table, 1, &table),
+                                 hlo_full(h, hlo_float(h, DT_F32, 1), 1, (int64_t[]){ 1 }), q, hlo_reshape(h, c->cache, 3, (int64_t[]){ m->pages, m->page, m->lanes }) };
+    return call(h, mla_kernel(m), operands, 10);
+}
+
+/* y where valid (i32 [T]) is above `than`, else no. */
+static hlo_val where(hlo *h, hlo_val valid, double than, hlo_val y, hlo_val no)
+{
+    return hlo_select(h, hlo_broadcast(h, hlo_cmp_scalar(h, "GT", valid, than), (int[]){ 0 }, 3, y.dim), y, no);
+}
+
+bool mla_hlo(hlo_call *c, const hlo_kv *kv, hlo_val *out)
+{
+    hlo *h = c->h;
+    const hlo_step *s = c->step;
+    if (!wants_kernels(&s->attention)) return false;
+    const char *why = refusal(c, kv);
+    if (why) {
+        hlo_comment(h, "no kernel of latent attention for %s", why);
+        return false;
+    }
+    if (!kv_update_hlo(c, kv)) return false;
+    hlo_val q = hlo_pad(h, c->in[Q], 2, 0, kv->lanes - kv->dim, hlo_float(h, s->act, 0));
+    const mla m = mla_of(c, kv, true), more = mla_of(c, kv, false);
+    hlo_comment(h, "latent attention by a kernel: blocks of %lld keys", (long long)m.keys);
+    items x = single_items(c);
+    hlo_val single = attend(c, &m, &x, q), zero = hlo_full_like(h, hlo_float(h, s->act, 0), single);
+    if (s->decode) {
+        *out = where(h, s->kv_lens, 0, single, zero);
+        return true;
+    }
+    x = tile_items(c, &more);
+    *out = where(h, s->write_page, 0, where(h, s->token_seq, -1, single, attend(c, &more, &x, q)), zero);
+    return true;
+}
