@@ -12,6 +12,16 @@
 #define G "Plan"
 static const flag_def own[] = {
     { "target", "-t", G, FLAG_LIST, FLAG_YES, NULL, NULL, NULL, "Devices to look at: v3, v4, v5e, v5p, v6e or v7x with a shape of chips, as in v6e:2x2 v5p:2x2x1 v6e-8; by default the smallest of each generation that holds the model." },
+    { "input-len", "random-input-len", G, FLAG_INT, FLAG_YES, "1024", NULL, NULL, "Simulates requests with prompts of so many tokens. This flag or any of the following asks for a simulation." },
+    { "output-len", "random-output-len", G, FLAG_INT, FLAG_YES, "128", NULL, NULL, "Tokens to generate for each." },
+    { "num-prompts", NULL, G, FLAG_INT, FLAG_YES, NULL, NULL, NULL, "How many requests (256; of a trace: all)." },
+    { "random-range-ratio", NULL, G, FLAG_NUM, FLAG_YES, "0.0", NULL, NULL, "Lengths vary by this share." },
+    { "request-rate", NULL, G, FLAG_NUM, FLAG_YES, "inf", NULL, NULL, "Requests per second, Poisson; inf: all at once." },
+    { "max-concurrency", NULL, G, FLAG_INT, FLAG_YES, NULL, NULL, NULL, "Most requests at a time." },
+    { "trace", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "Simulates the requests of this file: CSV (time, input tokens, output tokens) or one JSON object a line (timestamp, input_length, output_length, hash_ids)." },
+    { "trace-duration", NULL, G, FLAG_NUM, FLAG_YES, NULL, NULL, NULL, "Arrivals of so many seconds; a shorter trace begins again." },
+    { "slo-ttft", NULL, G, FLAG_NUM, FLAG_YES, NULL, NULL, NULL, "The recommended layout keeps the 99th percentile of the time to the first token below this (ms)." },
+    { "slo-itl", NULL, G, FLAG_NUM, FLAG_YES, NULL, NULL, NULL, "The same for the time between tokens (ms)." },
     { "json", NULL, G, FLAG_BOOL, FLAG_YES, "off", NULL, NULL, "One JSON object on standard output instead of text." },
     { "list", NULL, G, FLAG_BOOL, FLAG_YES, "off", NULL, NULL, "Lists the models that are known by name." },
 };
@@ -69,6 +79,15 @@ static status print(const plan_report *r, bool json)
     return st;
 }
 
+static status run_sims(const flags *f, compile_plan *p, plan_sims **out)
+{
+    plan_sims *s = mem_calloc(1, sizeof *s);
+    if (!s) return err_nomem();
+    *out = s;
+    TRY(plan_sim_open(f, s));
+    return plan_sim_run(f, p, s);
+}
+
 static status plan(const flags *f, plan_report *r)
 {
     compile_plan p;
@@ -83,7 +102,12 @@ static status plan(const flags *f, plan_report *r)
     status st = model_count_encoders(p.config, p.model.dt, &r->encoder_params);
     if (st == ST_OK) st = count_formats(&p, r);
     if (st == ST_OK) st = fit(f, &p, r);
+    plan_sims *sims = NULL;
+    if (st == ST_OK && plan_sim_wanted(f)) st = run_sims(f, &p, &sims);
+    r->sims = sims;
     if (st == ST_OK) st = print(r, flags_bool(f, "json", false));
+    if (sims) plan_sim_free(sims);
+    mem_free(sims);
     compile_plan_free(&p);
     return st;
 }

@@ -88,6 +88,7 @@ status plan_write_text(const plan_report *r, buf *out)
     write_formats(r, out);
     write_kv(r, out);
     write_fits(r, out);
+    if (r->sims) plan_sim_write_text(r->sims, out);
     return buf_status(out);
 }
 
@@ -180,6 +181,7 @@ status plan_write_json(const plan_report *r, buf *out)
     jw_arr(&w);
     for (int i = 0; i < r->n_fits; i++) json_fit(&w, &r->fits[i]);
     jw_end_arr(&w);
+    if (r->sims) plan_sim_write_json(r->sims, &w);
     jw_end_obj(&w);
     buf_char(out, '\n');
     return buf_status(out);

@@ -1,5 +1,4 @@
 /* Targets from the chip table, and the layout of a model on one: as few tensor ranks as hold it, the rest are replicas. */
-#include <stdlib.h>
 #include <string.h>
 
 #include "cli/plan.h"
@@ -17,33 +16,16 @@ enum { N_TOPOLOGIES = sizeof topologies / sizeof *topologies };
 
 static size_t generation_len(const char *target) { return strcspn(target, ":-?"); }
 
-/* libtpu's name of the topology ends in its shape: "v5e:2x4". */
-static int chips_of(const char *topology)
-{
-    const char *s = strchr(topology, ':');
-    int n = 1;
-    while (s && *s) {
-        n *= (int)strtol(s + 1, NULL, 10);
-        s = strchr(s + 1, 'x');
-    }
-    return n;
-}
-
 static status parse_target(const char *text, plan_fit *out)
 {
-    char generation[16];
-    pjrt_place place;
+    sim_target t;
     *out = (plan_fit){ 0 };
-    TRY(pjrt_target_parse(text, &place));
-    snprintf(generation, sizeof generation, "%.*s", (int)generation_len(text), text);
-    if (strcmp(generation, "v5litepod") == 0) memcpy(generation, "v5e", 4);
-    if (strcmp(generation, "v4") == 0 && strstr(place.options, "megacore")) out->chip = chip_by_kind("TPU v4", 2);
-    else out->chip = chip_by_name(generation);
-    snprintf(out->target, sizeof out->target, "%s", text);
-    out->n_chips = chips_of(place.path);
-    pjrt_place_free(&place);
-    if (!out->chip) return err_set(ST_INTERNAL, "target %s is not in the chip table", text);
-    out->n_devices = out->n_chips * out->chip->devices_per_chip;
+    TRY(sim_target_parse(text, &t));
+    const step_machine *m = &t.machine;
+    snprintf(out->target, sizeof out->target, "%s", t.name);
+    out->chip = m->chip;
+    out->n_chips = m->shape[0] * m->shape[1] * m->shape[2] * m->n_slices;
+    out->n_devices = step_machine_devices(m);
     return ST_OK;
 }
 
@@ -62,11 +44,11 @@ static bool has_experts(const graph *g)
     return false;
 }
 
-static status try_ranks(compile_plan *p, plan_fit *f, int tp)
+static status try_ranks(compile_plan *p, plan_fit *f, int tp, bool ep)
 {
     pjrt_target_info info;
     describe_device(f, &info);
-    TRY(compile_plan_cut(p, (mesh){ .dp = f->n_devices / tp, .tp = tp, .sp = p->on.sp && tp > 1, .ep = tp > 1 && has_experts(model_graph(p->model.m)) }));
+    TRY(compile_plan_cut(p, (mesh){ .dp = f->n_devices / tp, .tp = tp, .sp = p->on.sp && tp > 1, .ep = ep }));
     TRY(compile_plan_target(f->target, &info, p));
     f->on = p->on;
     f->fits = !p->misfit[0];
@@ -81,13 +63,24 @@ static status try_ranks(compile_plan *p, plan_fit *f, int tp)
     return ST_OK;
 }
 
+const char *plan_topology(int i) { return i >= 0 && i < N_TOPOLOGIES ? topologies[i] : NULL; }
+
+status plan_fit_layout(compile_plan *p, const char *text, int tp, bool ep, plan_fit *out)
+{
+    TRY(parse_target(text, out));
+    if (tp < 1 || out->n_devices % tp) return err_set(ST_INVALID, "%d tensor ranks do not divide %d devices", tp, out->n_devices);
+    if (ep && (tp == 1 || !has_experts(model_graph(p->model.m)))) return err_set(ST_INVALID, "no experts to lie on %d ranks", tp);
+    return try_ranks(p, out, tp, ep);
+}
+
 status plan_fit_target(compile_plan *p, const char *text, plan_fit *out)
 {
     bool cut = false;
+    const bool experts = has_experts(model_graph(p->model.m));
     TRY(parse_target(text, out));
     for (int tp = 1; tp <= out->n_devices && !out->fits; tp++) {
         if (out->n_devices % tp) continue;
-        status st = try_ranks(p, out, tp);
+        status st = try_ranks(p, out, tp, experts && tp > 1);
         if (st == ST_NOMEM) return st;
         if (st == ST_OK) cut = true;
         else if (!cut) err_copy(out->why, sizeof out->why);

@@ -56,12 +56,17 @@ static bool has_three_positions(const graph *g)
     return false;
 }
 
+status program_check_kv(const device_limits *l)
+{
+    if (dtype_bits(l->kv_dtype) < 16)
+        return err_set(ST_UNSUPPORTED, "PJRT devices keep KV in f32, bf16 or f16, not in %s: leave --kv-cache-dtype at auto, or use the cpu device", dtype_name(l->kv_dtype));
+    return ST_OK;
+}
+
 status program_context_new(const graph *g, const device_limits *l, dtype act, program_context *out)
 {
     lower_plan *plan;
     mesh m = graph_mesh(g);
-    if (dtype_bits(l->kv_dtype) < 16)
-        return err_set(ST_UNSUPPORTED, "PJRT devices keep KV in f32, bf16 or f16, not in %s: leave --kv-cache-dtype at auto, or use the cpu device", dtype_name(l->kv_dtype));
     TRY(lower_plan_new(g, l->kv_dtype, l->attention.head_multiple, &plan));
     *out = (program_context){ .plan = plan, .limits = *l, .vocab = (int)graph_node(g, graph_output(g))->s.dim[1] };
     out->lower = (lower_options){ .act = act, .page = l->block_size, .max_pages = (l->max_model_len + l->block_size - 1) / l->block_size,

@@ -19,7 +19,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "device/device_impl.h"
-#include "device/sim/sim_target.h"
+#include "device/sim/sim.h"
 
 /* Steps cover each other's launch, as on the devices that are simulated. */
 typedef struct flight { const batch *b; double end; } flight;
@@ -41,6 +41,7 @@ typedef struct sim_model {
     flight flights[STEP_DEPTH];
     int first, n_flying;
     double last_end;            /* of the step submitted last */
+    step_time spent; uint64_t n_steps;
     double real_start;          /* clock_now() at simulated time 1 */
     _Atomic double virtual_now; /* speed 0 */
     _Atomic double oldest_end;  /* of the steps in flight; below 0: none */
@@ -102,27 +103,47 @@ static double sampler_time(const sim_model *m, const batch *b, const lower_bucke
     return b->n_rows > 0 ? w.bytes / (on->chip->hbm_bytes_per_s * on->k.hbm) : 0;
 }
 
-static status time_of(const sim_model *m, const batch *b, double *out)
+static status time_of(const sim_model *m, const batch *b, step_time *out)
 {
     const int i = buckets_pick(&m->c.buckets, b);
     if (i < 0) return err_set(ST_INTERNAL, "a step of %d tokens and %d sequences fits no bucket", b->n_tokens, b->n_seqs);
     const lower_bucket *bucket = &m->c.buckets.v[i];
     step_load l;
-    step_time t;
     load_of(m, b, bucket, &l);
-    step_costs_time(m->costs, &l, &m->dev->target.machine, &t);
-    *out = t.total + sampler_time(m, b, bucket);
+    step_costs_time(m->costs, &l, &m->dev->target.machine, out);
+    const double sampling = sampler_time(m, b, bucket);
+    out->memory += sampling;
+    out->total += sampling;
     return ST_OK;
 }
+
+static void add_time(step_time *sum, const step_time *t)
+{
+    sum->compute += t->compute;
+    sum->memory += t->memory;
+    sum->links += t->links;
+    sum->launch += t->launch;
+    sum->total += t->total;
+}
+
+void sim_totals(const device_model *dm, step_time *spent, uint64_t *n_steps)
+{
+    *spent = const_model_of(dm)->spent;
+    *n_steps = const_model_of(dm)->n_steps;
+}
+
+const step_costs *sim_costs(const device_model *dm) { return const_model_of(dm)->costs; }
 
 static status sim_submit(device_model *dm, const batch *b)
 {
     sim_model *m = model_of(dm);
-    double took = 0;
+    step_time t = {0};
     if (m->n_flying == STEP_DEPTH) return err_set(ST_INTERNAL, "more than %d steps in flight", STEP_DEPTH);
-    TRY(time_of(m, b, &took));
+    TRY(time_of(m, b, &t));
     const double now = sim_now(dm), start = now > m->last_end ? now : m->last_end;
-    m->last_end = start + took;
+    m->last_end = start + t.total;
+    add_time(&m->spent, &t);
+    m->n_steps++;
     m->flights[(m->first + m->n_flying++) % STEP_DEPTH] = (flight){ b, m->last_end };
     atomic_store(&m->oldest_end, m->flights[m->first].end);
     return ST_OK;

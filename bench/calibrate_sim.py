@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""The simulator against published figures (bench/sim_published.tsv): fits its constants on half of the rows, judges them on the others.
+
+    calibrate_sim.py [--bin build/systolic] [--fit] [--only NAME] [--set mxu=0.6,hbm=0.8,...] [--markdown]
+
+Without --fit the constants of the binary are judged. Measured rows and the floors of the lane that a threshold was set on (v6e) count as
+figures: error = simulated / published - 1. `bound` rows are floors alone: they are met or missed. Errors are fitted and judged in
+logarithms, so that twice and half weigh the same. docs/simulator.md has the outcome.
+"""
+import argparse, concurrent.futures, json, math, os, statistics, subprocess, sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+# Weights and activations of 8 bits in blocks, as the published FP8 checkpoint says in its config.json.
+FP8 = ["--hf-overrides", json.dumps({"quantization_config": {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}})]
+# Constants, where they start and what they may be: shares of data sheet rates, seconds. A share below a third would be another machine.
+START = {"mxu": 0.6, "hbm": 0.75, "ici": 0.8, "op_us": 2.0, "step_ms": 1.0}
+RANGE = {"mxu": (0.33, 0.95), "hbm": (0.33, 0.95), "ici": (0.33, 1.0), "op_us": (0.5, 20.0), "step_ms": (0.2, 10.0)}
+
+def rows():
+    names = None
+    for line in open(os.path.join(HERE, "sim_published.tsv")):
+        cells = line.rstrip("\n").split("\t")
+        if line.startswith("# name"): names = [cells[0][2:]] + cells[1:]
+        elif not line.startswith("#"): yield dict(zip(names, cells))
+
+def simulate(binary, row, constants):
+    options = ",".join(f"{k}={v:.6g}" for k, v in constants.items())
+    flags = FP8 if row["flags"] == "FP8" else [] if row["flags"] == "-" else row["flags"].split()
+    args = [binary, "plan", row["model"], "--json", "--target", row["target"] + ("?" + options if options else ""), "--tensor-parallel-size", row["tp"],
+            "--input-len", row["input"], "--output-len", row["output"], "--num-prompts", row["prompts"], "--max-num-seqs", row["seqs"],
+            "--max-num-batched-tokens", row["batched"], "--max-model-len", str(int(row["input"]) + int(row["output"]) + 8), "--step-time-target", "0", *flags]
+    if row["concurrency"] != "0": args += ["--max-concurrency", row["concurrency"]]
+    p = subprocess.run(args, capture_output=True, text=True)
+    if p.returncode: sys.exit(f"{row['name']}: {p.stderr.strip()}")
+    runs = [r for r in json.loads(p.stdout)["simulation"]["runs"] if "request_throughput" in r]
+    if not runs: sys.exit(f"{row['name']}: does not fit {row['target']}")
+    # Experts whole on ranks or cut: who publishes shows the better one.
+    return max(runs, key=lambda r: r["request_throughput"])
+
+def figure(row, run): return run["request_throughput" if row["metric"] == "req" else "output_throughput"]
+
+def all_errors(binary, chosen, constants, pool):
+    runs = list(pool.map(lambda r: simulate(binary, r, constants), chosen))
+    return runs, [math.log(figure(r, x) / float(r["value"])) for r, x in zip(chosen, runs)]
+
+def loss(errors): return sum(min(abs(e), 1.5) for e in errors) / len(errors)
+
+def fit(binary, chosen, pool):
+    """Coordinate descent with shrinking steps: few constants, and each row's time is a sum of terms over them."""
+    at, best = dict(START), None
+    best = loss(all_errors(binary, chosen, at, pool)[1])
+    step = 0.35
+    while step > 0.04:
+        moved = False
+        for name in START:
+            for way in (1, -1):
+                x = dict(at)
+                x[name] = min(max(at[name] * (1 + step) ** way, RANGE[name][0]), RANGE[name][1])
+                if x[name] == at[name]: continue
+                l = loss(all_errors(binary, chosen, x, pool)[1])
+                if l < best - 1e-4:
+                    at, best, moved = x, l, True
+                    print(f"  {best:.4f}  " + " ".join(f"{k}={v:.3g}" for k, v in at.items()), file=sys.stderr)
+                    break
+        if not moved: step /= 2
+    return at
+
+def percent(e): return f"{(math.exp(e) - 1) * 100:+.0f}%"
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--bin", default=os.path.join(HERE, "..", "build", "systolic"))
+    p.add_argument("--fit", action="store_true")
+    p.add_argument("--only", default="")
+    p.add_argument("--set", default="")
+    p.add_argument("--markdown", action="store_true")
+    p.add_argument("--jobs", type=int, default=1)
+    a = p.parse_args()
+    table = [r for r in rows() if a.only in r["name"]]
+    with concurrent.futures.ThreadPoolExecutor(a.jobs) as pool:
+        constants = {k: float(v) for k, v in (x.split("=") for x in a.set.split(",") if x)}
+        if a.fit: constants = fit(a.bin, [r for r in table if r["half"] == "fit"], pool)
+        if constants: print("constants: " + " ".join(f"{k}={v:.3g}" for k, v in constants.items()))
+        runs, errors = all_errors(a.bin, table, constants, pool)
+    cell = " | " if a.markdown else "  "
+    if a.markdown: print("| row | half | published | simulated | error | TTFT, TPOT p50 ms |\n|---|---|---|---|---|---|")
+    for r, x, e in zip(table, runs, errors):
+        bound = r["half"] == "bound"
+        said = ("met" if e >= 0 else "MISSED") + f" ({percent(e)})" if bound else percent(e)
+        published = ("at least " if r["kind"] == "floor" else "") + r["value"] + (" req/s" if r["metric"] == "req" else " tok/s")
+        line = [f"{r['name']:18}", f"{r['half']:5}", f"{published:22}", f"{figure(r, x):9.2f}", f"{said:14}", f"{x['ttft_ms']['p50']:.0f}, {x['tpot_ms']['p50']:.1f}"]
+        print(("| " if a.markdown else "") + cell.join(line) + (" |" if a.markdown else ""))
+    for what, keep in (("fit", lambda r: r["half"] == "fit"), ("judge", lambda r: r["half"] == "judge"),
+                       ("judge, measured only", lambda r: r["half"] == "judge" and r["kind"] == "measured")):
+        es = [abs(math.exp(e) - 1) for r, e in zip(table, errors) if keep(r)]
+        if es: print(f"{what}: {len(es)} rows, median error {statistics.median(es) * 100:.0f}%, largest {max(es) * 100:.0f}%")
+    bounds = [e for r, e in zip(table, errors) if r["half"] == "bound"]
+    if bounds: print(f"bounds: {sum(e >= 0 for e in bounds)} of {len(bounds)} met")
+
+if __name__ == "__main__": main()
