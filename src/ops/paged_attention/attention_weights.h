@@ -123,5 +123,8 @@ static void attn_merge(float *m, float *l, float *acc, float pm, float pl, const
 static void attn_finish(const float *acc, float l, float *out, int64_t d)
 {
     float inv = 1.0f / l;
-    for (int64_t i = 0; i < d; i++) out[i] = acc[i] * inv;
+    V by = v_set1(inv);
+    int64_t i = 0;
+    for (; i + VW <= d; i += VW) v_store(out + i, v_mul(v_load(acc + i), by));
+    for (; i < d; i++) out[i] = acc[i] * inv;
 }
