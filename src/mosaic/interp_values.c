@@ -384,7 +384,7 @@ mk_next mk_run_value(mk_machine *m, mk_device *d, const mk_op *op)
     const mk *k = m->k;
     const int *in = k->ids + op->in;
     int out = k->ids[op->out];
-    const int64_t *attr = k->attrs + op->attr;
+    const int64_t *attr = op->n_attr ? k->attrs + op->attr : NULL;
     const mk_def *o = &k->def[out], *x = op->n_in ? &k->def[in[0]] : NULL;
     int64_t n = mk_count(o->rank, o->dim);
     const void *a = op->n_in ? d->slot[in[0]] : NULL, *b = op->n_in > 1 ? d->slot[in[1]] : NULL;

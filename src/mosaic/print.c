@@ -492,7 +492,7 @@ static void put_op(printer *p, const mk_list *l, int at)
     const mk *k = p->k;
     const mk_op *op = &l->v[at];
     const int *in = k->ids + op->in, *out = k->ids + op->out;
-    const int64_t *attr = k->attrs + op->attr;
+    const int64_t *attr = op->n_attr ? k->attrs + op->attr : NULL;
     switch (op->code) {
     case MKO_IOTA: begin_result(p, out[0], "tpu.iota"); buf_printf(p->out, "{dimensions = array<i32: %lld>}", (long long)attr[0]); put(p, " : $T\n", out[0], 0); break;
     case MKO_RECIP: begin_result(p, out[0], "tpu.reciprocal"); put_name(p, in[0]); put(p, attr[0] ? " {approx = true} : $T -> $T\n" : " : $T -> $T\n", in[0], out[0]); break;
