@@ -19,6 +19,7 @@ static const flag_def own[] = {
     { "out", "-o", G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "Folder for the programs and manifest.json, for serve --program-cache; serve's default cache otherwise." },
     { "json", NULL, G, FLAG_BOOL, FLAG_YES, "off", NULL, NULL, "One JSON object on standard output instead of text." },
     { "buckets", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "Only these programs and their samplers: decode:SEQUENCES and step:TOKENS, comma-separated." },
+    { "explain", NULL, G, FLAG_BOOL, FLAG_YES, "off", NULL, NULL, "Tells how attention runs there: blocks, pages, buffers, what they cost and what else there was. Compiles nothing." },
     { "samplers", NULL, G, FLAG_BOOL, FLAG_YES, "on", NULL, NULL, "Compile the sampling programs too." },
     { "dump", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "Folder for the programs' texts (StableHLO)." },
     { "plugin", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "File of another PJRT plugin than libtpu; it may know other targets." },
@@ -230,6 +231,27 @@ static status print(const compile_report *r, bool json)
     return st;
 }
 
+/* Needs no compiler: the chip table knows the target. */
+static status explain(const flags *f, compile_plan *p, double start, bool *bad)
+{
+    const bool json = flags_bool(f, "json", false);
+    const chip *c;
+    const compile_jobs none = {0};
+    compile_report r = { .p = p, .jobs = &none, .model = flags_str(f, "model"), .target = flags_str(f, "target"), .compiler = "", .cache_dir = "" };
+    pjrt_target_info info;
+    buf out = {0};
+    TRY(compile_target_known(r.target, &info, &c));
+    TRY(compile_plan_target(r.target, &info, p));
+    compile_say_plan(&r, json ? stderr : stdout);
+    r.seconds = clock_now() - start;
+    status st = json ? compile_write_json(&r, &out) : compile_explain(p, &out);
+    if (st == ST_OK) fwrite(out.data, 1, out.len, stdout);
+    fflush(stdout);
+    buf_free(&out);
+    *bad = p->misfit[0] != 0;
+    return st;
+}
+
 /* *bad: it does not fit, or something failed to compile. */
 static status compile_for(const flags *f, compile_plan *p, const tools *t, double start, bool *bad)
 {
@@ -265,8 +287,9 @@ static status compile(const flags *f, bool *bad)
     status st = compile_plan_model(f, flags_str(f, "model"), &p);
     if (st == ST_OK) {
         st = compile_plan_cut(&p, compile_plan_mesh(f));
-        if (st == ST_OK) st = tools_open(f, target, &place, &t);
-        if (st == ST_OK) {
+        const bool only_tell = flags_bool(f, "explain", false);
+        if (st == ST_OK) st = only_tell ? explain(f, &p, start, bad) : tools_open(f, target, &place, &t);
+        if (st == ST_OK && !only_tell) {
             st = compile_for(f, &p, &t, start, bad);
             tools_close(&t);
         }

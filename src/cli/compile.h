@@ -37,6 +37,8 @@ mesh compile_plan_mesh(const flags *f);
 status compile_plan_cut(compile_plan *p, mesh on) FALLIBLE;
 /* Puts it, cut, on the target's devices and counts KV blocks as serve does. That it does not fit is no failure: misfit. */
 status compile_plan_target(const char *target, const pjrt_target_info *info, compile_plan *p) FALLIBLE;
+/* What the chip table knows of a target, without a compiler. */
+status compile_target_known(const char *target, pjrt_target_info *out, const chip **chip_out) FALLIBLE;
 void compile_plan_free(compile_plan *p);
 
 /* KV bytes of one token on one device (while all layers see it), how many tokens fit on all devices together (in all layers: fewer
@@ -78,6 +80,8 @@ typedef struct compile_report {
 void compile_say_start(const compile_jobs *j, int i);   /* which program is being compiled, on a terminal */
 void compile_say_end(const compile_plan *p, const compile_jobs *j, int i);
 void compile_say_plan(const compile_report *r, FILE *f);
+/* How attention runs there, what it costs and what else there was. */
+status compile_explain(const compile_plan *p, buf *out) FALLIBLE;
 status compile_write_json(const compile_report *r, buf *out) FALLIBLE;
 status compile_write_table(const compile_report *r, buf *out) FALLIBLE;
 

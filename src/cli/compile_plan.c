@@ -4,9 +4,11 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "cli/attention.h"
 #include "cli/compile.h"
 #include "cli/serve_model.h"
 #include "engine/options.h"
+#include "tpu/slice.h"
 
 static const double GIB = 1024.0 * 1024 * 1024;
 
@@ -102,6 +104,19 @@ static status count_blocks(compile_plan *p)
     return st;
 }
 
+status compile_target_known(const char *target, pjrt_target_info *out, const chip **chip_out)
+{
+    const char *options = strchr(target, '?');
+    tpu_slice s;
+    TRY(tpu_slice_parse(target, strcspn(target, "?"), &s));
+    if (options && strstr(options, "megacore") && chip_by_kind(s.chip->kind, 2)) s.chip = chip_by_kind(s.chip->kind, 2);
+    *out = (pjrt_target_info){ .n_devices = tpu_slice_devices(&s), .device = { .memory_bytes = s.chip->hbm_usable_bytes, .n_cores = s.chip->cores } };
+    snprintf(out->platform, sizeof out->platform, "tpu");
+    snprintf(out->device.kind, sizeof out->device.kind, "%s", s.chip->kind);
+    *chip_out = s.chip;
+    return ST_OK;
+}
+
 status compile_plan_target(const char *target, const pjrt_target_info *info, compile_plan *p)
 {
     p->misfit[0] = 0;
@@ -110,7 +125,9 @@ status compile_plan_target(const char *target, const pjrt_target_info *info, com
     p->memory_bytes = info->device.memory_bytes;
     p->chip = chip_by_kind(info->device.kind, info->device.n_cores);
     TRY(check_devices(target, info, &p->on));
-    const device_limits limits = p->c.limits;
+    device_limits limits = p->c.limits;
+    TRY(attention_apply(p->model.f, p->g, p->chip, &limits));
+    p->model.eo.block_size = limits.block_size;
     TRY(program_context_new(p->g, &limits, graph_activation_type(p->g), &p->c));
     TRY(count_blocks(p));
     if (!p->misfit[0]) p->c.lower.n_pages = p->n_blocks;

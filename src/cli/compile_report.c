@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "base/json.h"
+#include "cli/attention.h"
 #include "cli/compile.h"
 
 static const double MIB = 1024.0 * 1024, GIB = 1024.0 * 1024 * 1024;
@@ -176,6 +177,28 @@ static void json_memory(jw *w, const compile_plan *p)
     else jw_null(w);
 }
 
+/* null where there is no TPU. */
+static void json_attention(jw *w, const compile_plan *p)
+{
+    attention_view v;
+    jw_key(w, "attention");
+    if (attention_look(p->g, &p->c.limits, &v) == ST_OK) attention_write_json(&v, w);
+    else jw_null(w);
+}
+
+status compile_explain(const compile_plan *p, buf *out)
+{
+    attention_view v;
+    status st = attention_look(p->g, &p->c.limits, &v);
+    if (st == ST_NOT_FOUND) {
+        buf_str(out, "attention: StableHLO; there is no TPU whose kernels could be configured\n");
+        return buf_status(out);
+    }
+    TRY(st);
+    attention_write_text(&v, out);
+    return buf_status(out);
+}
+
 status compile_write_json(const compile_report *r, buf *out)
 {
     jw w = jw_to(out);
@@ -183,6 +206,7 @@ status compile_write_json(const compile_report *r, buf *out)
     json_model(&w, r);
     json_target(&w, r);
     json_memory(&w, r->p);
+    json_attention(&w, r->p);
     jw_put_i64(&w, "assumed_context", compile_assumed_context(r->p));
     jw_put_str(&w, "cache_dir", r->cache_dir);
     jw_put_f64(&w, "seconds", r->seconds);

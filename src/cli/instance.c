@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "cli/attention.h"
 #include "cli/serve_model.h"
 #include "load/hub.h"
 #include "model/presets.h"
@@ -243,11 +244,14 @@ static status load_model(instance *s)
                             .weight_cache = flags_str(f, "weight-cache") ? flags_str(f, "weight-cache") : "" };
     TRY(device_open(strcmp(spec, "auto") == 0 ? "cpu" : spec, &dopt, &s->dev));
     device_describe(s->dev, &di);
-    log_engine(s, &di);
     bool dummy = strcmp(flags_str(f, "load-format"), "dummy") == 0 || !device_needs_weights(spec);
     double t0 = clock_now(), said = t0;
     const graph *g;
     TRY(choose_graph(s, &di, &g));
+    TRY(attention_apply(f, g, di.chip, &limits));
+    s->eo.block_size = limits.block_size;
+    log_engine(s, &di);
+    attention_log(g, &limits);
     TRY(model_weights_open(s->m, s->dir, dummy, s->eo.seed, &s->weights));
     TRY(check_kv_scales(s));
     TRY(device_load(s->dev, g, s->weights, &limits, log_loading, &said, &s->loaded));

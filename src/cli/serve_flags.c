@@ -10,6 +10,9 @@
 /* How checkpoints may be quantised already: model/quantization.c. */
 #define QUANT_STORED_NAMES "awq|auto_awq|awq_marlin|gptq|auto_gptq|gptq_marlin|compressed-tensors|modelopt|mxfp4|gpt_oss_mxfp4"
 
+/* vLLM's names of back ends. */
+#define ATTENTION_VLLM "PALLAS|FLASH_ATTN|FLASH_ATTN_MLA|TPU_V6E_ADAPTIVE_PALLAS_VLLM_V1|FLASHINFER|FLASHINFER_MLA|TRITON_ATTN|TRITON_MLA|FLASHMLA|CUTLASS_MLA|FLEX_ATTENTION|TORCH_SDPA|CPU_ATTN|TREE_ATTN|ROCM_ATTN|ROCM_AITER_FA|CUSTOM"
+
 /* name, alias, group, kind, support, default, choices, supported choices, help */
 static const flag_def defs[] = {
 #undef G
@@ -113,7 +116,7 @@ static const flag_def defs[] = {
     { "dp-sync-interval", NULL, G, FLAG_INT, FLAG_IGNORED, "16", NULL, NULL, "Steps between replicas' synchronisations." },
 #undef G
 #define G "CacheConfig"
-    { "block-size", NULL, G, FLAG_INT, FLAG_YES, "16", NULL, NULL, "Tokens per KV block." },
+    { "block-size", NULL, G, FLAG_INT, FLAG_YES, "16", NULL, NULL, "Tokens per KV block; on a TPU the attention policy chooses if it is not given." },
     { "gpu-memory-utilization", "device-memory-utilization", G, FLAG_NUM, FLAG_YES, "0.92", NULL, NULL, "Fraction of device memory to use; on a CPU VLLM_CPU_KVCACHE_SPACE decides." },
     { "kv-cache-memory-bytes", NULL, G, FLAG_INT, FLAG_YES, NULL, NULL, NULL, "Size of the KV cache." },
     { "kv-cache-dtype", NULL, G, FLAG_STR, FLAG_YES, "auto", "auto|float16|bfloat16|float32|fp8|fp8_e4m3|fp8_e5m2|int8_per_token_head|fp8_per_token_head|fp8_ds_mla|nvfp4_ds_mla", "auto|float16|bfloat16|float32|fp8|fp8_e4m3|fp8_e5m2|int8_per_token_head",
@@ -209,7 +212,8 @@ static const flag_def defs[] = {
     { "ec-transfer-config", NULL, G, FLAG_JSON, FLAG_NOT_YET, NULL, NULL, NULL, "Encoder cache transfer." },
     { "compilation-config", "-cc", G, FLAG_JSON, FLAG_YES, NULL, NULL, NULL, "Of it pass_config.enable_sequence_parallelism is read; the rest is vLLM's compiler's." },
     { "optimization-level", "-O", G, FLAG_STR, FLAG_IGNORED, "2", "0|1|2|3", NULL, "Optimisation level." },
-    { "attention-config", "-ac", G, FLAG_JSON, FLAG_IGNORED, NULL, NULL, NULL, "Attention backend." },
+    { "attention-config", "-ac", G, FLAG_JSON, FLAG_YES, NULL, NULL, NULL, "Of it backend is read, as --attention-backend; the rest is other back ends'." },
+    { "attention-backend", NULL, G, FLAG_STR, FLAG_YES, "auto", "auto|mosaic|stablehlo|" ATTENTION_VLLM, "auto|mosaic|stablehlo|PALLAS|FLASH_ATTN|FLASH_ATTN_MLA|TPU_V6E_ADAPTIVE_PALLAS_VLLM_V1", "How attention runs on TPUs: kernels (mosaic; PALLAS and FLASH_ATTN are the same here) or StableHLO; auto: kernels where the chip has them (docs/attention.md)." },
     { "kernel-config", NULL, G, FLAG_JSON, FLAG_IGNORED, NULL, NULL, NULL, "Kernels." },
     { "profiler-config", NULL, G, FLAG_JSON, FLAG_NOT_YET, NULL, NULL, NULL, "Profiler." },
     { "watchdog-config", NULL, G, FLAG_JSON, FLAG_IGNORED, NULL, NULL, NULL, "Watchdog." },
@@ -284,6 +288,7 @@ static const flag_def defs[] = {
 #undef G
 #define G "Systolic"
     { "device", NULL, G, FLAG_STR, FLAG_YES, "auto", NULL, NULL, "Where the model runs: auto (cpu), cpu, tpu, cuda, pjrt:PATH[?NAME=VALUE,...], or chips that are simulated: sim:v6e-8, sim:v6e:2x4, sim:v6e-8?speed=0 (as fast as possible)." },
+    { "attention-policy", NULL, G, FLAG_STR, FLAG_YES, "auto", "auto|table", NULL, "How attention is fitted to the TPU: auto = by a cost model, table = as vLLM's adaptive back end does (docs/attention.md). KV pages follow it unless --block-size is given." },
     { "quantized-activations", NULL, G, FLAG_BOOL, FLAG_YES, "on", NULL, NULL, "Rounds activations where a quantised checkpoint wants it (W8A8); off = its weights alone are quantised." },
     { "weight-cache", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "Folder of packed weights, so that a model's second start maps them (cpu); off = none; default ~/.cache/systolic/weights." },
     { "program-cache", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "Folder of compiled programs, read and written (tpu, cuda, pjrt); default ~/.cache/systolic/programs." },

@@ -59,6 +59,7 @@ static void try_all(search *f, const chip *k)
 {
     for (size_t i = 0; i < sizeof head_multiples / sizeof *head_multiples; i++) {
         attention_config c = { .policy = ATTENTION_AUTO, .chip = k, .head_size = f->s->head_size, .head_multiple = head_multiples[i] };
+        if (f->s->latent && c.head_multiple < LANES) continue;
         c.padded_head_size = padded(c.head_size, c.head_multiple);
         if (f->s->page_size) {
             c.page_size = f->s->page_size;

@@ -1,6 +1,7 @@
 #include "tpu/attention_config.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "tpu/attention_cost.h"
@@ -10,6 +11,12 @@ enum { MOST_HEAD = 4096, MOST_HEADS = 4096, MOST_CONTEXT = 2048 };
 
 static const char *const policies[] = { "table", "auto" };
 const char *attention_policy_name(attention_policy p) { return policies[p]; }
+
+const char *attention_backend_name(attention_backend b)
+{
+    static const char *const names[] = { "auto", "mosaic", "stablehlo" };
+    return names[b];
+}
 
 status attention_policy_parse(const char *s, attention_policy *out)
 {
@@ -35,7 +42,7 @@ static status check_shape(const attention_shape *s)
 void attention_price(const attention_shape *s, attention_config *c)
 {
     attention_cost cost;
-    c->kv_bytes_per_token = 2 * s->kv_heads * (int64_t)dtype_bytes(s->kv, (size_t)c->padded_head_size);
+    c->kv_bytes_per_token = (s->latent ? 1 : 2) * s->kv_heads * (int64_t)dtype_bytes(s->kv, (size_t)c->padded_head_size);
     c->vmem_needed_bytes = attention_vmem_of(c, s);
     attention_cost_of(c, s, &cost);
     c->bytes = cost.bytes;
@@ -60,17 +67,44 @@ static status settle_vmem(attention_config *c)
     return ST_OK;
 }
 
+static int context_of(const attention_shape *s)
+{
+    int half = s->max_model_len / 2;
+    return s->context ? s->context : half < 1 ? 1 : half > MOST_CONTEXT ? MOST_CONTEXT : half;
+}
+
 status attention_configure(const chip *k, attention_policy p, const attention_shape *shape, attention_config *out)
 {
     attention_shape s = *shape;
     attention_config c;
     TRY(check_shape(&s));
-    if (s.context == 0) s.context = s.max_model_len / 2 < 1 ? 1 : s.max_model_len / 2 > MOST_CONTEXT ? MOST_CONTEXT : s.max_model_len / 2;
+    s.context = context_of(&s);
     attention_by_table(k, &s, &c);
     if (p == ATTENTION_AUTO) attention_by_cost(k, &s, &c);
     TRY(settle_vmem(&c));
     *out = c;
     return ST_OK;
+}
+
+static int by_time(const void *a, const void *b)
+{
+    double x = ((const attention_config *)a)->seconds, y = ((const attention_config *)b)->seconds;
+    return (x > y) - (x < y);
+}
+
+int attention_alternatives(const chip *k, const attention_shape *shape, attention_config out[ATTENTION_ALTERNATIVES])
+{
+    attention_config table;
+    int n = 0;
+    for (int page = 16; page <= 512; page *= 2) {
+        attention_shape s = *shape;
+        if (s.page_size && s.page_size != page) continue;
+        s.page_size = page;
+        if (attention_configure(k, ATTENTION_AUTO, &s, &out[n]) == ST_OK) n++;
+    }
+    qsort(out, (size_t)n, sizeof *out, by_time);
+    if (attention_configure(k, ATTENTION_TABLE, shape, &table) == ST_OK) out[n++] = table;
+    return n;
 }
 
 /* By the cost model the narrowest heads always win. */

@@ -9,6 +9,8 @@
 #ifndef SYSTOLIC_TPU_ATTENTION_CONFIG_H
 #define SYSTOLIC_TPU_ATTENTION_CONFIG_H
 
+#include <stdbool.h>
+
 #include "base/buf.h"
 #include "base/err.h"
 #include "tpu/chip.h"
@@ -19,6 +21,7 @@ status attention_policy_parse(const char *s, attention_policy *out) FALLIBLE;
 
 /* Kernels of the matrix unit (Mosaic) or StableHLO; auto: Mosaic where the chip and the shape are supported. */
 typedef enum attention_backend { ATTENTION_BACKEND_AUTO, ATTENTION_BACKEND_MOSAIC, ATTENTION_BACKEND_STABLEHLO } attention_backend;
+const char *attention_backend_name(attention_backend b);                        /* "auto", "mosaic", "stablehlo" */
 
 /* What programs are made for, beside shapes. All zeros: no TPU. */
 typedef struct attention_choice {
@@ -40,6 +43,7 @@ typedef struct attention_shape {
     int tokens;                     /* of the step: equal to seqs in a decode step, more in a mixed one */
     int page_size;                  /* KV tokens per page; 0: the policy chooses */
     int window;                     /* 0: none */
+    bool latent;                    /* one vector is key and value (MLA): padded to 128 lanes by either policy */
     dtype act, kv;
 } attention_shape;
 
@@ -63,6 +67,10 @@ typedef struct attention_config {
 
 /* ST_INVALID for shapes that make no sense, ST_UNSUPPORTED for what no choice of blocks can run on this chip. */
 status attention_configure(const chip *c, attention_policy p, const attention_shape *s, attention_config *out) FALLIBLE;
+
+/* The best choice for each page size, best first, then the table's if it is another: what `auto` chose among. Returns how many. */
+enum { ATTENTION_ALTERNATIVES = 8 };
+int attention_alternatives(const chip *c, const attention_shape *s, attention_config out[ATTENTION_ALTERNATIVES]);
 
 /* KV tokens of one buffer. (The table's block_kv is another number on v6e: 1024 beside 4 pages.) */
 static inline int attention_kv_block_tokens(const attention_config *c) { return c->pages_per_kv_block * c->page_size; }

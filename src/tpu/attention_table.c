@@ -3,6 +3,8 @@
 
 #include "tpu/attention_cost.h"
 
+enum { LANES = 128 };
+
 static int round_up(int n, int to) { return (n + to - 1) / to * to; }
 static int at_most(int n, int most) { return n < most ? n : most; }
 static int at_least(int n, int least) { return n > least ? n : least; }
@@ -78,7 +80,7 @@ void attention_by_table(const chip *k, const attention_shape *s, attention_confi
     const row *r = row_of(k, &c.warning);
     int len = at_least(s->max_model_len, 1);
     c.head_multiple = r->head_multiple;
-    c.padded_head_size = round_up(s->head_size, r->head_multiple);
+    c.padded_head_size = round_up(s->head_size, s->latent ? LANES : r->head_multiple);
     c.block_q = at_most(r->block_q, len);
     c.block_kv = at_most(r->block_kv, len);
     c.pipeline_stages = r->stages;

@@ -1,11 +1,13 @@
 /* Opening PJRT devices: "tpu", "cuda", "pjrt:PATH[?NAME=VALUE,...]". */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "base/mem.h"
 #include "device/pjrt/pjrt_model.h"
 #include "device/pjrt/spec.h"
+#include "tpu/detect.h"
 
 /* The compiler's processes are forked before the plugin brings its threads into this one. */
 static status open_client(pjrt_device *d, const pjrt_place *place, const device_options *o)
@@ -20,11 +22,24 @@ static status open_client(pjrt_device *d, const pjrt_place *place, const device_
     return st;
 }
 
+/* Which TPU it is; other platforms are none. */
+static void find_chip(pjrt_device *d)
+{
+    const tpu_hints hints = { d->target.device.kind, d->target.device.n_cores, getenv("TPU_ACCELERATOR_TYPE"), getenv("TPU_VERSION") };
+    tpu_found found;
+    if (strcmp(d->platform, "tpu") != 0) return;
+    tpu_detect(&hints, &found);
+    if (tpu_found_loud(&found)) log_warn("%s", found.message);
+    else log_info("%s", found.message);
+    d->chip = found.chip;
+}
+
 static status identify(pjrt_device *d)
 {
     TRY(pjrt_client_target(d->client, &d->target));
     snprintf(d->platform, sizeof d->platform, "%s", d->target.platform);
     snprintf(d->name, sizeof d->name, "%d x %s", pjrt_client_n_devices(d->client), d->target.device.kind);
+    find_chip(d);
     pjrt_client_use_cache(d->client, d->cache);
     return pjrt_compiler_set_client(d->compiler, d->client);
 }
@@ -104,5 +119,5 @@ void pjrt_device_describe(const device *dev, device_info *out)
 {
     const pjrt_device *d = (const pjrt_device *)(const void *)dev;
     *out = (device_info){ .platform = d->platform, .name = d->name, .isa = "StableHLO", .n_threads = 0, .memory_bytes = d->target.device.memory_bytes,
-                          .free_bytes = d->target.device.memory_bytes - d->target.device.used_bytes, .loops = true };
+                          .free_bytes = d->target.device.memory_bytes - d->target.device.used_bytes, .chip = d->chip, .loops = true };
 }

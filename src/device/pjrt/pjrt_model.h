@@ -22,6 +22,7 @@ typedef struct pjrt_device {
     pjrt_cache *cache;
     pjrt_target_info target;
     char platform[64], name[160];
+    const chip *chip;               /* of a TPU; else NULL */
     bool lazy;                      /* programs are compiled when they are first needed */
 } pjrt_device;
 

@@ -1,6 +1,5 @@
 #include "device/pjrt/spec.h"
 
-#include <ctype.h>
 #include <glob.h>
 #include <limits.h>
 #include <stdio.h>
@@ -9,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "tpu/slice.h"
 
 void pjrt_place_free(pjrt_place *p)
 {
@@ -182,68 +182,15 @@ status pjrt_find(const char *spec, pjrt_place *out)
 }
 
 /* ---- targets ---- */
-typedef struct generation {
-    const char *name, *libtpu;
-    int rank;                               /* dimensions of its torus */
-    const char *sizes[8];                   /* "8=2x2x1": accelerator types NAME-8 */
-} generation;
-
-/* Cloud TPU's accelerator types: v5e and v6e count chips; v3, v4 and v5p count cores, two per chip. */
-static const generation generations[] = {
-    { "v3", "v3", 3, { "8=2x2x1", "32=4x4x1", "128=8x8x1" } },
-    { "v4", "v4", 3, { "8=2x2x1", "16=2x2x2", "32=2x2x4", "64=2x4x4", "128=4x4x4" } },
-    { "v5e", "v5e", 2, { "1=1x1", "4=2x2", "8=2x4", "16=4x4", "32=4x8", "64=8x8", "128=8x16", "256=16x16" } },
-    { "v5litepod", "v5e", 2, { "1=1x1", "4=2x2", "8=2x4", "16=4x4", "32=4x8", "64=8x8", "128=8x16", "256=16x16" } },
-    { "v5p", "v5p", 3, { "8=2x2x1", "16=2x2x2", "32=2x2x4", "64=2x4x4", "128=4x4x4" } },
-    { "v6e", "v6e", 2, { "1=1x1", "4=2x2", "8=2x4", "16=4x4", "32=4x8", "64=8x8", "128=8x16", "256=16x16" } },
-    { "v7x", "tpu7x", 3, { NULL } },
-    { "tpu7x", "tpu7x", 3, { NULL } },
-};
-
-static status bad_target(const char *target, const char *why)
-{
-    return err_set(ST_INVALID, "target \"%.100s\": %s; targets are v3, v4, v5e, v5p, v6e or v7x with a shape of chips, as in v6e:2x2, v5p:2x2x1 or v6e-8", target, why);
-}
-
-/* True for "2x2x1" with `rank` factors from 1 to 1024. */
-static bool is_shape(const char *s, size_t n, int rank)
-{
-    int factors = 0;
-    for (size_t i = 0; i < n;) {
-        long v = 0;
-        size_t digits = 0;
-        while (i < n && isdigit((unsigned char)s[i]) && digits < 5) v = v * 10 + (s[i++] - '0'), digits++;
-        if (!digits || v < 1 || v > 1024 || s[i - digits] == '0') return false;
-        factors++;
-        if (i < n && (s[i++] != 'x' || i == n)) return false;
-    }
-    return factors == rank;
-}
 
 status pjrt_target_parse(const char *target, pjrt_place *out)
 {
-    size_t end = strcspn(target, "?"), n = strcspn(target, ":-?");
-    const generation *g = NULL;
-    for (size_t i = 0; i < sizeof generations / sizeof *generations; i++)
-        if (strlen(generations[i].name) == n && !strncmp(generations[i].name, target, n)) g = &generations[i];
-    if (!g) return bad_target(target, "unknown generation");
-    if (n == end) return bad_target(target, "no shape is given");
-    const char *shape = target + n + 1;
-    size_t len = end - n - 1;
-    if (target[n] == '-') {
-        const char *found = NULL;
-        for (int i = 0; i < 8 && g->sizes[i] && !found; i++) {
-            size_t digits = strcspn(g->sizes[i], "=");
-            if (digits == len && !strncmp(g->sizes[i], shape, len)) found = g->sizes[i] + digits + 1;
-        }
-        if (!found) return bad_target(target, "no shape is known for this size");
-        shape = found;
-        len = strlen(found);
-    } else if (!is_shape(shape, len, g->rank)) {
-        return bad_target(target, g->rank == 2 ? "two factors are expected, as in 2x4" : "three factors are expected, as in 2x2x1");
-    }
+    size_t end = strcspn(target, "?");
+    tpu_slice s;
+    TRY(tpu_slice_parse(target, end, &s));
     buf name = {0};
-    buf_printf(&name, "%s:%.*s", g->libtpu, (int)len, shape);
+    buf_printf(&name, "%s:%dx%d", s.libtpu, s.shape[0], s.shape[1]);
+    if (s.rank == 3) buf_printf(&name, "x%d", s.shape[2]);
     pjrt_place r = { .options = mem_strdup(target[end] ? target + end + 1 : "") };
     status st = buf_status(&name);
     if (st == ST_OK) r.path = buf_take(&name);

@@ -18,7 +18,7 @@ void pjrt_place_free(pjrt_place *p);
 status pjrt_package(const char *path, buf *out) FALLIBLE;
 
 /* A compile target, as users write it, to libtpu's topology name: "v6e:2x2", "v7x:2x2x1" (tpu7x:2x2x1), "v5litepod:2x4"
- * (v5e:2x4), "v5p:2x2x1", "v6e-8" (v6e:2x4; v5e and v6e count chips, v3, v4 and v5p cores). A '?' and options may follow;
+ * (v5e:2x4), "v5p:2x2x1", "v6e-8" (v6e:2x4; tpu/slice.h). A '?' and options may follow;
  * "v4:2x2x1?chip_config_name=megacore". Anything else is ST_INVALID and lists what exists. */
 status pjrt_target_parse(const char *target, pjrt_place *out) FALLIBLE;
 

@@ -339,7 +339,7 @@ static void sim_describe(const device *dev, device_info *out)
 {
     const sim_device *d = (const sim_device *)(const void *)dev;
     const int64_t memory = d->target.machine.chip->hbm_usable_bytes;
-    *out = (device_info){ .platform = "sim", .name = d->name, .isa = "none", .memory_bytes = memory, .free_bytes = memory, .loops = true, .own_time = true };
+    *out = (device_info){ .platform = "sim", .name = d->name, .isa = "none", .memory_bytes = memory, .free_bytes = memory, .loops = true, .own_time = true, .chip = d->target.machine.chip };
 }
 
 const device_class device_sim = {

@@ -95,7 +95,7 @@ TEST(targets_become_libtpus_names)
     CHECK_ERR(pjrt_target_parse("v6e:0x2", &p), ST_INVALID, "two factors");
     CHECK_ERR(pjrt_target_parse("v6e:99999x2", &p), ST_INVALID, "two factors");
     CHECK_ERR(pjrt_target_parse("v6e-3", &p), ST_INVALID, "no shape is known");
-    CHECK_ERR(pjrt_target_parse("v7x-8", &p), ST_INVALID, "no shape is known");
+    CHECK_ERR(pjrt_target_parse("v7x-9", &p), ST_INVALID, "no shape is known");
     CHECK_ERR(pjrt_target_parse("", &p), ST_INVALID, "v6e:2x2");
 }
 
