@@ -297,6 +297,8 @@ TEST(what_does_not_fit_is_refused)
     device_model *m = NULL;
     REQUIRE_OK(make(0, 1, &g));
     CHECK_ERR(device_open("sim:v6e:2x2x2", NULL, &d), ST_INVALID, "two factors");
+    unsetenv("TPU_ACCELERATOR_TYPE");
+    unsetenv("TPU_VERSION");
     CHECK_OK(device_open("sim?speed=0", NULL, &d));
     if (d) {
         device_info info;
@@ -313,6 +315,30 @@ TEST(what_does_not_fit_is_refused)
         device_close(d);
     }
     graph_free(g);
+}
+
+static void check_usual(const char *type, const char *version, const char *want)
+{
+    device *d;
+    device_info di;
+    if (type) setenv("TPU_ACCELERATOR_TYPE", type, 1);
+    else unsetenv("TPU_ACCELERATOR_TYPE");
+    if (version) setenv("TPU_VERSION", version, 1);
+    else unsetenv("TPU_VERSION");
+    REQUIRE_OK(device_open("sim", NULL, &d));
+    device_describe(d, &di);
+    CHECK_STR(di.name, want);
+    CHECK(di.chip != NULL);
+    device_close(d);
+}
+
+TEST(chips_that_nobody_names_are_the_environments_or_v6e)
+{
+    check_usual("v5litepod-4", "4", "4 x TPU v5 lite, simulated");
+    check_usual("tpu7x-8", NULL, "8 x TPU7x, simulated");
+    check_usual(NULL, "4", "8 x TPU v4, simulated");
+    check_usual(NULL, "99", "8 x TPU v5 lite, simulated");
+    check_usual(NULL, NULL, "8 x TPU v6 lite, simulated");
 }
 
 TEST_MAIN
