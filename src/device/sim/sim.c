@@ -276,7 +276,7 @@ static status check_fit(const sim_model *m, const graph *g)
     if (m->weight_bytes > t->machine.chip->hbm_usable_bytes)
         return err_set(ST_LIMIT, "%.2f GiB of weights on each of %d device%s do not fit: a device of %s has %.2f GiB. A larger --tensor-parallel-size helps (%s has %d devices)",
                        (double)m->weight_bytes / gib, need, need == 1 ? "" : "s", t->name, (double)t->machine.chip->hbm_usable_bytes / gib, t->name, have);
-    if (need < have) log_warn("%s has %d devices, of which --tensor-parallel-size %d uses %d", t->name, have, need, need);
+    if (need < have && t->speed > 0) log_warn("%s has %d devices, of which --tensor-parallel-size %d uses %d", t->name, have, need, need);
     return ST_OK;
 }
 
