@@ -140,7 +140,7 @@ static status roofline(compile_plan *p, const char *title_of, const plan_sims *s
     device_model *dm;
     buf spec = {0};
     TRY(sim_target_parse(r->target, &t));
-    TRY(compile_plan_cut(p, (mesh){ .dp = 1, .tp = r->on.tp, .sp = r->on.sp, .ep = r->on.ep }));
+    TRY(simulate_cut(p, t.machine.chip, r->on));
     buf_printf(&spec, "sim:%s", r->target);
     status st = buf_status(&spec);
     if (st == ST_OK) st = device_open(spec.data, NULL, &dev);

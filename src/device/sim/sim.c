@@ -12,7 +12,6 @@
 #include <math.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -21,7 +20,6 @@
 #include "base/mem.h"
 #include "device/device_impl.h"
 #include "device/sim/sim.h"
-#include "tpu/detect.h"
 
 /* Steps cover each other's launch, as on the devices that are simulated. */
 typedef struct flight { const batch *b; double end; } flight;
@@ -316,29 +314,23 @@ static status sim_load(device *dev, const graph *g, const weight_source *w, cons
 static void sim_close(device *d) { mem_free(d); }
 
 /* Where none is named: the chips of the environment, else v6e, said loudly. */
-static void usual_target(char *out, size_t cap, const char *options)
+static status find_target(const char *arg, sim_target *out)
 {
-    const tpu_hints hints = { .accelerator_type = getenv("TPU_ACCELERATOR_TYPE"), .version = getenv("TPU_VERSION") };
-    tpu_found f;
-    tpu_detect(&hints, &f);
-    if (f.slice.chip) snprintf(out, cap, "%.40s%.100s", hints.accelerator_type, options);
-    else snprintf(out, cap, "%s-8%.100s", f.chip->name, options);
-    if (tpu_found_loud(&f)) log_warn("SIMULATION of %s; sim:v6e-8, sim:v5e:2x4, ... name others. %s", out, f.message);
-    else log_info("Simulating %s: %s", out, f.message);
+    tpu_found found;
+    if (*arg && *arg != '?') return sim_target_parse(arg, out);
+    TRY(sim_target_detect(arg, out, &found));
+    if (tpu_found_loud(&found)) log_warn("SIMULATION of %s; sim:v6e-8, sim:v5e:2x4, ... name others. %s", out->name, found.message);
+    else log_info("Simulating %s: %s", out->name, found.message);
+    return ST_OK;
 }
 
 static status sim_open(const char *arg, const device_options *o, device **out)
 {
     (void)o;
-    char usual[192];
-    if (!*arg || *arg == '?') {
-        usual_target(usual, sizeof usual, arg);
-        arg = usual;
-    }
     sim_device *d = mem_calloc(1, sizeof *d);
     if (!d) return err_nomem();
     d->base.cls = &device_sim;
-    status st = sim_target_parse(arg, &d->target);
+    status st = find_target(arg, &d->target);
     if (st != ST_OK) {
         mem_free(d);
         return st;

@@ -327,11 +327,11 @@ TEST(pictures_have_axes_units_and_legends)
 /* What all prompts begin with is computed once. */
 TEST(shared_prefixes_are_found)
 {
-    jv *o = report(RUN("Qwen3-0.6B", "--json", "--target", "v6e:1x1", "--num-prompts", "40", "--input-len", "112", "--prefix-len", "400", "--output-len", "8", "--max-concurrency", "1", "--max-model-len", "2048"));
+    jv *o = report(RUN("Qwen3-0.6B", "--json", "--target", "v6e:1x1", "--num-prompts", "40", "--input-len", "488", "--prefix-len", "512", "--output-len", "8", "--max-concurrency", "1", "--max-model-len", "2048"));
     REQUIRE(o != NULL);
     const jv *r = jv_at(jv_get(jv_get(o, "simulation"), "runs"), 0);
-    CHECK_NEAR(jv_get_f64(r, "prefix_hit_rate", 0), 39.0 / 40 * 400 / 512, 1e-9);
-    CHECK_INT((int64_t)jv_get_f64(r, "input_tokens", 0), 40 * 512);
+    CHECK_NEAR(jv_get_f64(r, "prefix_hit_rate", 0), 39.0 / 40 * 512 / 1000, 1e-9);
+    CHECK_INT((int64_t)jv_get_f64(r, "input_tokens", 0), 40 * 1000);
     jv_free(o);
 }
 
