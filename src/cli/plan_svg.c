@@ -256,7 +256,7 @@ static void draw_panel(const plan_sims *s, const curve *all, int n, double top, 
             char text[24];
             const double y = ttft ? v->ttft50[k] : v->itl50[k];
             svg_dot(&c, v->out[k], y, i, SVG_CIRCLE);
-            snprintf(text, sizeof text, "%.4g", v->load[k]);
+            snprintf(text, sizeof text, v->load[k] >= 100 ? "%.0f" : "%.2g", v->load[k]);
             svg_label(&c, v->out[k], y, 3, 15, text);
         }
         svg_legend(&c, i, SVG_CIRCLE, true, false, v->name);

@@ -168,10 +168,13 @@ void svg_label(svg_chart *c, double x, double y, double dx, double dy, const cha
     if (!inside(c, x, y)) return;
     const double width = 6.2 * (double)strlen(text), at_y = py(c, y) + dy;
     const bool left = px(c, x) + dx + width > c->x + c->w;
-    const double at_x = left ? px(c, x) - dx : px(c, x) + dx;
-    if (fabs(at_x - c->label_x) < width && fabs(at_y - c->label_y) < 10) return;
-    c->label_x = at_x;
-    c->label_y = at_y;
+    const double at_x = left ? px(c, x) - dx : px(c, x) + dx, from = left ? at_x - width : at_x, to = from + width;
+    for (int i = 0; i < c->n_labels; i++)
+        if (from < c->labels[i].to && to > c->labels[i].from && fabs(at_y - c->labels[i].y) < 10) return;
+    if (c->n_labels == SVG_LABELS_MAX) return;
+    c->labels[c->n_labels].from = from;
+    c->labels[c->n_labels].to = to;
+    c->labels[c->n_labels++].y = at_y;
     snprintf(style, sizeof style, "text-anchor=\"%s\" font-size=\"10.5\" fill=\"#444444\"", left ? "end" : "start");
     text_at(c->out, at_x, at_y, style, text);
 }

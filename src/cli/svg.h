@@ -11,7 +11,7 @@
 /* log: decades, lo above 0. */
 typedef struct svg_axis { const char *label; double lo, hi; bool log; } svg_axis;
 typedef enum svg_mark { SVG_CIRCLE, SVG_SQUARE, SVG_DIAMOND } svg_mark;
-enum { SVG_COLORS = 7, SVG_GREY = -1, SVG_LEGEND_MAX = 12 };
+enum { SVG_COLORS = 7, SVG_GREY = -1, SVG_LABELS_MAX = 128 };
 
 /* One chart inside of a picture. */
 typedef struct svg_chart {
@@ -19,7 +19,8 @@ typedef struct svg_chart {
     double x, y, w, h;          /* of the frame, in pixels */
     svg_axis ax, ay;
     int n_legend;
-    double label_x, label_y;    /* of the last label: another one upon it is left out */
+    struct { double from, to, y; } labels[SVG_LABELS_MAX];  /* one upon another is left out */
+    int n_labels;
 } svg_chart;
 
 /* The picture, w x h pixels. */

@@ -201,6 +201,7 @@ TEST(a_drive_can_stop_in_the_middle)
         CHECK_OK(drive_run(d, &(drive_source){ next_one, fill_one, &s }, s.t0 + 0.02));
         CHECK(drive_now(d) <= s.t0 + 0.02 && s.at > 5 && s.at < N);
         drive_free(d);
+        CHECK_EVERY_ALLOCATION(drive_new(&ed, model_describe(w.in.m), &w.in.eo, &d), drive_free(d));
         ed.now = NULL;
         CHECK_ERR(drive_new(&ed, model_describe(w.in.m), &w.in.eo, &d), ST_INVALID, "no time of its own");
     }
