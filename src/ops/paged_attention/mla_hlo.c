@@ -1,24 +1,13 @@
 /* Calls of the kernels that write a cache and attend to a latent one, in StableHLO programs. A cache with one row per token is
  * handed over without that dimension, [pages, page, lanes]: that is how compilers lay it out, so it is no copy. */
 #include "ops/op.h"
+#include "ops/paged_attention/kernel_call.h"
 #include "ops/paged_attention/kv_update.h"
 #include "ops/paged_attention/mla.h"
 
 enum { Q, K };
 /* Blocks of keys are long to hide a turn's latency, and rows of products are many where there are queries enough: measured by static profiles. */
-enum { LANES = 128, HEADS = 16, DECODE_KEYS = 1024, PREFILL_KEYS = 512, PREFILL_ROWS = 512, BUFFERS = 3 };
-
-/* The call of a kernel, which is freed. */
-static hlo_val call(hlo *h, mk *k, const hlo_val *operands, int n)
-{
-    hlo_val out = { 0 };
-    if (mk_finish(k) != ST_OK) hlo_fail(h, "%s", err_msg());
-    else out = hlo_custom_call(h, k, operands, n, NULL);
-    mk_free(k);
-    return out;
-}
-
-static hlo_val vector_of(hlo *h, hlo_val scalar) { return hlo_reshape(h, scalar, 1, (int64_t[]){ 1 }); }
+enum { LANES = 128, DECODE_KEYS = 1024, PREFILL_KEYS = 512, PREFILL_ROWS = 512, BUFFERS = 3 };
 
 /* ---- writing ---- */
 
@@ -46,8 +35,8 @@ bool kv_update_hlo(hlo_call *c, const hlo_kv *kv)
     hlo_comment(h, "the step's keys and values into the cache, in place");
     const int64_t whole[] = { u.pages, u.page, u.rows, u.lanes };
     const mk_dims dims = kv_update_cache_dims(&u);
-    const hlo_val operands[] = { c->step->write_page, c->step->write_slot, vector_of(h, c->first_page), update_rows(h, &u, kv_cache_rows(c, kv)), hlo_reshape(h, c->cache, dims.n, dims.v) };
-    c->cache = hlo_reshape(h, call(h, kv_update_kernel(&u), operands, 5), 4, whole);
+    const hlo_val operands[] = { c->step->write_page, c->step->write_slot, kernel_scalar(h, c->first_page), update_rows(h, &u, kv_cache_rows(c, kv)), hlo_reshape(h, c->cache, dims.n, dims.v) };
+    c->cache = hlo_reshape(h, kernel_call(h, kv_update_kernel(&u), operands, 5), 4, whole);
     return true;
 }
 
@@ -65,20 +54,16 @@ static int64_t block_keys(const hlo_step *s, int64_t most)
     return keys;
 }
 
-/* Heads are padded to whole tiles: products of few take no less time. */
 static mla mla_of(const hlo_call *c, const hlo_kv *kv, bool single)
 {
     const hlo_step *s = c->step;
-    mla m = { .kv = kv->type, .heads = (c->in[Q].dim[1] + HEADS - 1) / HEADS * HEADS, .lanes = kv->lanes, .latent = c->n->a.paged_attention.latent, .tokens = s->T, .pages = c->cache.dim[0], .page = s->page,
+    mla m = { .kv = kv->type, .heads = c->in[Q].dim[1], .lanes = kv->lanes, .latent = c->n->a.paged_attention.latent, .tokens = s->T, .pages = c->cache.dim[0], .page = s->page,
               .seqs = s->S, .max_pages = s->max_pages, .queries = 1, .buffers = BUFFERS, .scale = (float)c->n->a.paged_attention.scale };
     while (!single && m.queries * 2 <= s->q_tile && m.queries * 2 * m.heads <= PREFILL_ROWS) m.queries *= 2;
     m.items = single ? s->S : s->n_tiles * ((s->q_tile + m.queries - 1) / m.queries);
     m.keys = block_keys(s, m.queries * m.heads > PREFILL_ROWS / 2 ? PREFILL_KEYS : DECODE_KEYS);
     return m;
 }
-
-/* Mosaic is for the generations from v4 on. */
-static bool wants_kernels(const attention_choice *a) { return a->chip && a->chip->version >= 4 && a->backend != ATTENTION_BACKEND_STABLEHLO; }
 
 /* Why there is no kernel for this layer, or NULL. */
 static const char *refusal(const hlo_call *c, const hlo_kv *kv)
@@ -134,39 +119,32 @@ static hlo_val attend(hlo_call *c, const mla *m, const items *x, hlo_val q)
 {
     hlo *h = c->h;
     const int64_t table = m->seqs * m->max_pages;
-    const hlo_val operands[] = { vector_of(h, c->first_page), vector_of(h, x->count), x->seq, x->token, x->pos, x->len, hlo_reshape(h, c->step->page_table, 1, &table),
+    const hlo_val operands[] = { kernel_scalar(h, c->first_page), kernel_scalar(h, x->count), x->seq, x->token, x->pos, x->len, hlo_reshape(h, c->step->page_table, 1, &table),
                                  hlo_full(h, hlo_float(h, DT_F32, 1), 1, (int64_t[]){ 1 }), q, hlo_reshape(h, c->cache, 3, (int64_t[]){ m->pages, m->page, m->lanes }) };
-    return hlo_slice(h, call(h, mla_kernel(m), operands, 10), 1, 0, c->in[Q].dim[1]);
-}
-
-/* y where valid (i32 [T]) is above `than`, else no. */
-static hlo_val where(hlo *h, hlo_val valid, double than, hlo_val y, hlo_val no)
-{
-    return hlo_select(h, hlo_broadcast(h, hlo_cmp_scalar(h, "GT", valid, than), (int[]){ 0 }, 3, y.dim), y, no);
+    return kernel_call(h, mla_kernel(m), operands, 10);
 }
 
 bool mla_hlo(hlo_call *c, const hlo_kv *kv, hlo_val *out)
 {
     hlo *h = c->h;
     const hlo_step *s = c->step;
-    if (!wants_kernels(&s->attention)) return false;
+    if (!kernel_wanted(&s->attention)) return false;
     const char *why = refusal(c, kv);
     if (why) {
         hlo_comment(h, "no kernel of latent attention for %s", why);
         return false;
     }
     if (!kv_update_hlo(c, kv)) return false;
-    const mla m = mla_of(c, kv, true), more = mla_of(c, kv, false);
     hlo_val q = hlo_pad(h, c->in[Q], 2, 0, kv->lanes - kv->dim, hlo_float(h, s->act, 0));
-    q = hlo_pad(h, q, 1, 0, m.heads - q.dim[1], hlo_float(h, s->act, 0));
+    const mla m = mla_of(c, kv, true), more = mla_of(c, kv, false);
     hlo_comment(h, "latent attention by a kernel: blocks of %lld keys", (long long)m.keys);
     items x = single_items(c);
     hlo_val single = attend(c, &m, &x, q), zero = hlo_full_like(h, hlo_float(h, s->act, 0), single);
     if (s->decode) {
-        *out = where(h, s->kv_lens, 0, single, zero);
+        *out = kernel_where(h, s->kv_lens, 0, single, zero);
         return true;
     }
     x = tile_items(c, &more);
-    *out = where(h, s->write_page, 0, where(h, s->token_seq, -1, single, attend(c, &more, &x, q)), zero);
+    *out = kernel_where(h, s->write_page, 0, kernel_where(h, s->token_seq, -1, single, attend(c, &more, &x, q)), zero);
     return true;
 }

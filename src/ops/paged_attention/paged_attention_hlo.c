@@ -13,6 +13,7 @@
 #include "ops/paged_attention/attention.h"
 #include "ops/paged_attention/kv_update.h"
 #include "ops/paged_attention/mla.h"
+#include "ops/paged_attention/ragged.h"
 
 enum { Q, K, VAL, SINKS };
 enum { LANES = 128, HALF = LANES / 2, BLOCK_BYTES = 32 << 20, SINGLE_TOKENS = 128, TILE_TOKENS = 512 };
@@ -36,7 +37,7 @@ hlo_kv hlo_kv_padded(dtype type, int64_t kv_heads, int64_t head_dim, int multipl
     } else {
         kv.rows = pieces <= 8 ? 8 : round_up(pieces, 16);
         kv.lanes = width;
-        kv.v_row = kv.narrow ? 0 : kv_heads;
+        kv.v_row = kv.narrow ? 0 : kv.rows / 2;     /* both at a whole word, in which a kernel finds two or four heads */
         kv.v_lane = kv.narrow ? HALF : 0;
     }
     return kv;
@@ -79,6 +80,7 @@ hlo_val kv_cache_rows(hlo_call *c, const hlo_kv *kv)
     in[1] = hlo_convert(h, c->in[VAL], kv->type);
     int64_t width = kv->narrow ? HALF : kv->width;
     for (int i = 0; i < 2; i++) in[i] = hlo_pad(h, in[i], 2, 0, width - kv->dim, zero);
+    for (int i = 0; kv->v_row && i < 2; i++) in[i] = hlo_pad(h, in[i], 1, 0, kv->v_row - kv->heads, zero);
     hlo_val all = hlo_concat(h, in, 2, kv->narrow ? 2 : 1);
     if (kv->head_lanes) return hlo_reshape(h, all, 3, (int64_t[]){ c->step->T, 1, kv->lanes });
     return hlo_pad(h, all, 1, 0, kv->rows - all.dim[1], zero);
@@ -342,7 +344,7 @@ hlo_val paged_attention_hlo(hlo_call *c)
     const hlo_step *s = c->step;
     hlo_kv kv = kv_of(c->n, c->cache.type, c->in[K].dim, s->attention.head_multiple);
     hlo_val by_kernel;
-    if (kv.latent && mla_hlo(c, &kv, &by_kernel)) return by_kernel;
+    if (kv.latent ? mla_hlo(c, &kv, &by_kernel) : ragged_hlo(c, &kv, &by_kernel)) return by_kernel;
     write_cache(c, &kv);
     if (s->decode) return attend_single(c, &kv, c->in[Q]);
     hlo_val tiles = attend_tiles(c, &kv), single = attend_single(c, &kv, hlo_take(h, c->in[Q], s->seq_token));

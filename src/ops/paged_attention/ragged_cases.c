@@ -1,0 +1,209 @@
+/* Cases of the kernels in ragged.h: what the interpreter compares with naive code, and compilers get at a model's size. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "ops/kernels.h"
+#include "ops/paged_attention/ragged.h"
+
+typedef struct ragged_case { dtype kv; int q_heads, kv_heads, dim, page, window, chunk; float softcap; bool sinks; int queries; } ragged_case;
+
+static const ragged_case decode_cases[] = {
+    { DT_BF16, 32, 8, 128, 64, 0, 0, 0, false, 1 },
+    { DT_F8E4M3, 32, 8, 128, 64, 0, 0, 0, false, 1 },
+    { DT_I8, 32, 8, 128, 64, 0, 0, 0, false, 1 },
+    { DT_F8E5M2, 32, 8, 128, 32, 0, 0, 0, false, 1 },
+    { DT_BF16, 32, 8, 128, 16, 0, 0, 0, false, 1 },
+    { DT_BF16, 4, 4, 128, 32, 0, 0, 0, false, 1 },
+    { DT_BF16, 16, 8, 128, 32, 0, 0, 0, false, 1 },
+    { DT_F8E4M3, 12, 4, 128, 32, 0, 0, 0, false, 1 },
+    { DT_BF16, 20, 4, 128, 32, 0, 0, 0, false, 1 },
+    { DT_BF16, 48, 8, 128, 32, 0, 0, 0, false, 1 },
+    { DT_BF16, 28, 4, 128, 32, 0, 0, 0, false, 1 },
+    { DT_F8E4M3, 64, 8, 128, 32, 0, 0, 0, false, 1 },
+    { DT_BF16, 12, 1, 128, 32, 0, 0, 0, false, 1 },
+    { DT_BF16, 32, 2, 128, 32, 0, 0, 0, false, 1 },
+    { DT_F8E4M3, 8, 1, 128, 64, 0, 0, 0, false, 1 },
+    { DT_I8, 5, 1, 128, 32, 0, 0, 0, false, 1 },
+    { DT_BF16, 64, 8, 64, 32, 128, 0, 0, true, 1 },
+    { DT_F8E4M3, 64, 8, 64, 32, 128, 0, 0, true, 1 },
+    { DT_BF16, 14, 2, 64, 32, 0, 0, 0, false, 1 },
+    { DT_BF16, 9, 3, 64, 32, 0, 0, 0, false, 1 },
+    { DT_BF16, 32, 32, 80, 16, 0, 0, 0, false, 1 },
+    { DT_BF16, 24, 6, 96, 32, 0, 0, 0, false, 1 },
+    { DT_BF16, 16, 8, 256, 32, 1024, 0, 50, false, 1 },
+    { DT_F8E4M3, 8, 4, 256, 32, 0, 0, 50, false, 1 },
+    { DT_BF16, 40, 8, 128, 32, 0, 8192, 0, false, 1 },
+};
+enum { N_DECODE = sizeof decode_cases / sizeof *decode_cases };
+
+static int64_t draw(uint64_t *state)
+{
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return (int64_t)(*state >> 33);
+}
+static float draw_float(uint64_t *state) { return (float)(draw(state) % 4001 - 2000) / 1000; }
+
+/* 5 sequences of up to 3 blocks, or 64 of 2048 tokens. */
+static ragged shape_of(const ragged_case *c, bool full, const chip *on)
+{
+    ragged r = { .kv = hlo_kv_of(c->kv, c->kv_heads, c->dim), .q_heads = c->q_heads, .page = c->page, .window = c->window, .chunk = c->chunk, .softcap = c->softcap, .sinks = c->sinks,
+                 .queries = c->queries, .buffers = 3, .widen = on && on->version == 4 };
+    r.seqs = full ? 64 : 5;
+    r.max_pages = full ? 2048 / c->page : 3 * 128 / c->page;
+    r.pages = 2 * (r.seqs * r.max_pages + 1);
+    r.block = ragged_block(&r.kv, r.page, r.max_pages, r.widen ? 512 << 10 : 2 << 20, full ? 0 : 128);
+    if (r.block > 1024) r.block = ragged_block(&r.kv, r.page, r.max_pages, 0, 1024);
+    if (!full && c->window) r.window = 100;
+    if (!full && c->chunk) r.chunk = 160;
+    return r;
+}
+
+static void describe(const ragged_case *c, char *dst, size_t cap)
+{
+    int n = snprintf(dst, cap, "%s KV, %d/%d heads of %d, page %d", dtype_name(c->kv), c->q_heads, c->kv_heads, c->dim, c->page);
+    if (c->window) n += snprintf(dst + n, cap - (size_t)n, ", window %d", c->window);
+    if (c->chunk) n += snprintf(dst + n, cap - (size_t)n, ", chunks of %d", c->chunk);
+    if (c->softcap > 0) n += snprintf(dst + n, cap - (size_t)n, ", soft cap");
+    if (c->sinks) snprintf(dst + n, cap - (size_t)n, ", sinks");
+}
+
+/* ---- inputs ---- */
+
+/* Element j of a token's K (0) or V (1) of a head, in its rows. */
+static int64_t place_of(const hlo_kv *kv, int64_t head, int v, int64_t j)
+{
+    int64_t row = kv->head_lanes ? 0 : head, lane = head * kv->head_lanes;
+    return (row + v * kv->v_row) * kv->lanes + lane + v * kv->v_lane + j;
+}
+
+static void put_number(dtype t, void *dst, int64_t at, float x)
+{
+    if (t == DT_BF16) ((uint16_t *)dst)[at] = f32_to_bf16(x);
+    else ((uint8_t *)dst)[at] = t == DT_F8E4M3 ? f32_to_f8e4m3(x) : t == DT_F8E5M2 ? f32_to_f8e5m2(x) : isnan(x) ? 127 : (uint8_t)(int8_t)(x * 60);
+}
+
+/* Rows of a token: padding is 0. nothing: what nobody wrote, no number. */
+static void fill_token(const ragged *r, uint64_t *state, void *cache, int64_t at, bool nothing)
+{
+    const hlo_kv *kv = &r->kv;
+    int64_t each = kv->rows * kv->lanes;
+    for (int64_t j = 0; j < each; j++) put_number(kv->type, cache, at * each + j, nothing ? NAN : 0);
+    for (int64_t h = 0; !nothing && h < kv->heads; h++)
+        for (int64_t j = 0; j < 2 * kv->dim; j++) put_number(kv->type, cache, at * each + place_of(kv, h, j >= kv->dim, j % kv->dim), draw_float(state));
+}
+
+/* A sequence's keys, on pages of its own. */
+static void fill_keys(const ragged *r, uint64_t *state, int32_t *table, void *cache, int64_t seq, int64_t keys)
+{
+    for (int64_t p = 0; p < r->max_pages; p++) {
+        int64_t page = 1 + (seq * r->max_pages + p) * 7 % (r->pages / 2 - 1);
+        table[seq * r->max_pages + p] = p * r->page < keys ? (int32_t)page : 0;
+        for (int64_t t = 0; t < r->page && p * r->page + t < keys; t++) fill_token(r, state, cache, (page + r->pages / 2) * r->page + t, false);
+    }
+}
+
+static int64_t row_of_head(const ragged *r, int64_t head)
+{
+    ragged_ops o = ragged_ops_of(r);
+    int64_t kv_head = head / o.group;
+    return kv_head / o.heads * o.rows + kv_head % o.heads * o.group + head % o.group;
+}
+
+enum { FIRST_PAGE, LENS, TABLE, FACTORS, QUERY };
+
+/* The third sequence has no keys; the second has as many as there can be. */
+static void fill_decode(int i, const mk *k, uint64_t seed, void *const *arg)
+{
+    const ragged r = shape_of(&decode_cases[i], false, NULL);
+    const ragged_ops o = ragged_ops_of(&r);
+    uint64_t state = seed * 0x9E3779B97F4A7C15u + (uint64_t)i;
+    void *cache = arg[mk_n_operands(k) - 1];
+    *(int32_t *)arg[FIRST_PAGE] = (int32_t)(r.pages / 2);
+    ((float *)arg[FACTORS])[0] = (r.kv.type == DT_I8 ? 1.0f / 60 : 1) / sqrtf((float)r.kv.dim);
+    ((float *)arg[FACTORS])[1] = r.kv.type == DT_I8 ? 1.0f / 60 : 0.5f;
+    for (int64_t t = 0; t < r.pages * r.page; t++) fill_token(&r, &state, cache, t, true);
+    for (int64_t s = 0; s < r.seqs; s++) {
+        int64_t most = r.max_pages * r.page, keys = s == 0 ? 1 : s == 1 ? most : s == 2 ? 0 : 1 + draw(&state) % most;
+        ((int32_t *)arg[LENS])[s] = (int32_t)keys;
+        fill_keys(&r, &state, arg[TABLE], cache, s, keys);
+    }
+    memset(arg[QUERY], 0, (size_t)(r.seqs * o.ops * o.rows * o.width) * sizeof(uint16_t));
+    for (int64_t s = 0; s < r.seqs * r.q_heads; s++)
+        for (int64_t j = 0; j < r.kv.dim; j++)
+            ((uint16_t *)arg[QUERY])[(s / r.q_heads * o.ops * o.rows + row_of_head(&r, s % r.q_heads)) * o.width + j] = f32_to_bf16(draw_float(&state));
+    for (int64_t j = 0; r.sinks && j < o.ops * o.rows; j++) ((float *)arg[QUERY + 1])[j] = (float)(j % 5) - 2;
+}
+
+/* ---- what is to come out ---- */
+
+typedef struct reference { const ragged *r; const float *cache; const int32_t *table; int64_t first_page; float score, value; } reference;
+
+static const float *token_of(const reference *x, int64_t seq, int64_t t)
+{
+    int64_t page = x->table[seq * x->r->max_pages + t / x->r->page] + x->first_page;
+    return x->cache + (page * x->r->page + t % x->r->page) * x->r->kv.rows * x->r->kv.lanes;
+}
+
+/* One query that sees the keys before hi, of which window and chunk may hide some. */
+static void ref_query(const reference *x, int64_t seq, int64_t hi, int64_t kv_head, const uint16_t *q, const float *sink, float *out)
+{
+    const ragged *r = x->r;
+    int64_t lo = r->window && hi > r->window ? hi - r->window : 0;
+    double max = sink ? *sink : -INFINITY, sum = 0, acc[256] = { 0 };
+    if (r->chunk && (hi - 1) / r->chunk * r->chunk > lo) lo = (hi - 1) / r->chunk * r->chunk;
+    for (int pass = 0; pass < 2; pass++) {
+        for (int64_t t = lo; t < hi; t++) {
+            const float *token = token_of(x, seq, t);
+            double s = 0;
+            for (int64_t j = 0; j < r->kv.dim; j++) s += (double)bf16_to_f32(q[j]) * token[place_of(&r->kv, kv_head, 0, j)];
+            s *= x->score;
+            if (r->softcap > 0) s = tanh(s / r->softcap) * r->softcap;
+            if (pass == 0) { max = s > max ? s : max; continue; }
+            sum += exp(s - max);
+            for (int64_t j = 0; j < r->kv.dim; j++) acc[j] += exp(s - max) * token[place_of(&r->kv, kv_head, 1, j)];
+        }
+    }
+    if (sink) sum += exp(*sink - max);
+    for (int64_t j = 0; j < r->kv.dim; j++) out[j] = (float)(acc[j] / sum * x->value);
+}
+
+static status ref_decode(int i, const mk *k, void *const *arg, float *const *results)
+{
+    const ragged r = shape_of(&decode_cases[i], false, NULL);
+    const ragged_ops o = ragged_ops_of(&r);
+    size_t n = (size_t)(r.pages * r.page * r.kv.rows * r.kv.lanes);
+    float *cache = mem_array(n, sizeof *cache);
+    if (!cache) return err_nomem();
+    dtype_to_f32(r.kv.type, arg[mk_n_operands(k) - 1], cache, n);
+    reference x = { &r, cache, arg[TABLE], *(const int32_t *)arg[FIRST_PAGE], ((const float *)arg[FACTORS])[0], ((const float *)arg[FACTORS])[1] };
+    for (int64_t j = 0; j < r.seqs * o.ops * o.rows * o.width; j++) results[0][j] = NAN;
+    for (int64_t s = 0; s < r.seqs * r.q_heads; s++) {
+        int64_t seq = s / r.q_heads, head = s % r.q_heads, row = row_of_head(&r, head), at = (seq * o.ops * o.rows + row) * o.width, keys = ((const int32_t *)arg[LENS])[seq];
+        const float *sink = r.sinks ? (const float *)arg[QUERY + 1] + row : NULL;
+        if (keys) ref_query(&x, seq, keys, head / o.group, (const uint16_t *)arg[QUERY] + at, sink, results[0] + at + (r.kv.narrow ? r.kv.v_lane : 0));
+    }
+    mem_free(cache);
+    return ST_OK;
+}
+
+static void describe_decode(int i, char *dst, size_t cap) { describe(&decode_cases[i], dst, cap); }
+static double tolerance(int i) { (void)i; return 0.02; }
+static const char *refuses(int i, const chip *c) { (void)i; return c->version < 4 ? "no Mosaic before v4" : NULL; }
+
+/* A kernel keeps nothing of its shape. */
+static mk *build_decode(int i, const chip *c)
+{
+    const ragged r = shape_of(&decode_cases[i], false, c);
+    return ragged_decode(&r);
+}
+
+static mk *full_decode(int i, const chip *c)
+{
+    const ragged r = shape_of(&decode_cases[i], true, c);
+    return ragged_decode(&r);
+}
+
+const kernel_impl kernel_ragged_decode = { .name = "ragged_decode", .n_cases = N_DECODE, .describe = describe_decode, .refuses = refuses, .build = build_decode, .build_full = full_decode,
+                                           .fill = fill_decode, .ref = ref_decode, .tolerance = tolerance };

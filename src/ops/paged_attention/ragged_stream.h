@@ -1,0 +1,50 @@
+/* What both kernels of ragged.h share: a list of work (sequences, or tiles of queries), one loop over the blocks of all of it, and
+ * blocks of pages that are copied ahead. */
+#ifndef SYSTOLIC_OPS_PAGED_ATTENTION_RAGGED_STREAM_H
+#define SYSTOLIC_OPS_PAGED_ATTENTION_RAGGED_STREAM_H
+
+#include "ops/paged_attention/ragged.h"
+
+#define RAGGED_NO_SCORE (-1e30f)    /* below every score; finite, so that differences are */
+
+typedef struct ragged_stream {
+    mk *k;
+    const ragged *r;
+    int64_t block_pages;
+    mk_ref first, table, cache;     /* operands */
+    mk_ref list;                    /* i32 [items, RAGGED_FIELDS] */
+    mk_ref blocks, sem;             /* [pieces of 128 lanes * buffers * block_pages, page, ...]; [buffers] */
+    mk_val n_items, n_blocks;       /* listed; of all of them */
+} ragged_stream;
+
+/* Of an item in the list: which it is, its sequence, and the keys that its queries see, from `lo` to before `hi`. */
+enum { RAGGED_ID, RAGGED_SEQ, RAGGED_LO, RAGGED_HI, RAGGED_FIELDS };
+/* A block of an item: its place in the list, the block's number in the sequence, and how many blocks come before it in all. */
+typedef struct ragged_place { mk_val item, block, turn; } ragged_place;
+
+static inline mk_val ragged_num(int64_t v) { return mk_i32((int32_t)v); }
+mk_val ragged_field(const ragged_stream *s, mk_val item, int field);
+/* The first key that a query sees which sees those before `hi`. */
+mk_val ragged_first_key(const ragged_stream *s, mk_val hi);
+
+/* Scratch. `items`: most that the list can have. */
+void ragged_stream_init(ragged_stream *s, mk *k, const ragged *r, int64_t items);
+/* Fills the list with those of n items for which hi of `item` is positive: it gives sequence, lo and hi. */
+typedef void ragged_item(const ragged_stream *s, const void *arg, mk_val i, mk_val out[RAGGED_FIELDS]);
+void ragged_list(ragged_stream *s, mk_val n, ragged_item *item, const void *arg);
+
+ragged_place ragged_first(const ragged_stream *s);
+ragged_place ragged_after(const ragged_stream *s, ragged_place p);
+mk_val ragged_is_first(const ragged_stream *s, ragged_place p);     /* of its item */
+mk_val ragged_is_last(const ragged_stream *s, ragged_place p);
+/* Asks for the blocks before the first turn; the place that comes next. */
+ragged_place ragged_prime(const ragged_stream *s);
+/* At the beginning of a turn: asks for block `ahead` (which is ragged_prime's, or what comes after it), waits for block p. */
+void ragged_turn(const ragged_stream *s, ragged_place p, ragged_place ahead);
+
+/* KV heads of op i (ragged_ops) of a block: [block * heads, width] of the cache's type. Values of keys from the block's n-th on are
+ * 0: what nobody wrote may be a NaN, which a weight of 0 does not stop. */
+mk_val ragged_keys(const ragged_stream *s, ragged_place p, int64_t i);
+mk_val ragged_values(const ragged_stream *s, ragged_place p, int64_t i, mk_val n);
+
+#endif
