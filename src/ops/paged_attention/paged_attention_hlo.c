@@ -16,7 +16,7 @@
 #include "ops/paged_attention/ragged.h"
 
 enum { Q, K, VAL, SINKS };
-enum { LANES = 128, HALF = LANES / 2, BLOCK_BYTES = 32 << 20, SINGLE_TOKENS = 128, TILE_TOKENS = 512 };
+enum { LANES = 128, HALF = LANES / 2, BLOCK_BYTES = 32 << 20, PART_BYTES = 1 << 20, SINGLE_TOKENS = 128, TILE_TOKENS = 512 };
 
 /* Below every score; finite, so that differences are. */
 #define NO_SCORE (-1e30)
@@ -103,26 +103,39 @@ typedef struct reader {
     hlo_kv kv;
     dtype type;                     /* of products */
     int64_t B, group, n, pages, tokens;
+    int64_t page, split;            /* tokens of what is read as a page: the split-th part of one */
     hlo_val q;                      /* [B, kv_heads, n, kv.width] */
     hlo_val table;                  /* [B, blocks * pages] */
     hlo_val lo, hi;                 /* i32 [B, n] keys that a row sees: lo <= position < hi; hi 0 = none */
     hlo_val key_lo, key_hi;         /* i32 [B] keys that some row sees */
 } reader;
 
+/* Large pages are read in parts: a block shall not be longer for them, and compilers copy the whole cache when what is gathered
+ * at once is 4 MiB. */
+static int64_t part_of_page(int64_t page, int64_t most_tokens, int64_t token_bytes)
+{
+    while ((page > most_tokens || page * token_bytes > PART_BYTES) && page % 2 == 0) page /= 2;
+    return page;
+}
+
 /* As many pages as keep a block of B sequences within the step's bytes, and within `most_tokens`. */
 static void reader_init(reader *r, hlo_call *c, const hlo_kv *kv, int64_t B, int64_t queries, int64_t most_tokens)
 {
     const hlo_step *s = c->step;
     *r = (reader){ .c = c, .kv = *kv, .B = B, .group = c->in[Q].dim[1] / kv->heads, .type = product_type(s->act, kv->type) };
-    int64_t page_bytes = B * s->page * (int64_t)dtype_bytes(kv->type, (size_t)(kv->rows * kv->lanes)), most = most_tokens / s->page;
+    const int64_t token_bytes = (int64_t)dtype_bytes(kv->type, (size_t)(kv->rows * kv->lanes));
+    r->page = part_of_page(s->page, most_tokens, token_bytes);
+    r->split = s->page / r->page;
+    const int64_t max_pages = s->max_pages * r->split;
+    int64_t page_bytes = B * r->page * token_bytes, most = most_tokens / r->page;
     int64_t bytes = s->kv_block ? s->kv_block : BLOCK_BYTES;
     if (most > bytes / page_bytes) most = bytes / page_bytes;
-    if (most > s->max_pages) most = s->max_pages;
+    if (most > max_pages) most = max_pages;
     r->n = queries * r->group;
     r->pages = 1;
     while (r->pages * 2 <= most) r->pages *= 2;
-    if (most == s->max_pages) r->pages = most;
-    r->tokens = r->pages * s->page;
+    if (most == max_pages) r->pages = most;
+    r->tokens = r->pages * r->page;
 }
 
 /* q [B, kv_heads, n, d] with zeros up to whole lanes: where K and V share lanes, the zeros hide V. */
@@ -132,12 +145,17 @@ static void set_queries(reader *r, hlo_val q)
     r->q = hlo_pad(h, hlo_convert(h, q, r->type), 3, 0, r->kv.width - r->kv.dim, hlo_float(h, r->type, 0));
 }
 
-/* The page table with whole blocks in each row. */
+/* The page table, in parts of pages, with whole blocks in each row. */
 static hlo_val padded_table(const reader *r)
 {
-    const hlo_step *s = r->c->step;
-    int64_t more = round_up(s->max_pages, r->pages) - s->max_pages;
-    return more ? hlo_pad(r->c->h, s->page_table, 1, 0, more, hlo_int(r->c->h, DT_I32, 0)) : s->page_table;
+    hlo *h = r->c->h;
+    hlo_val table = r->c->step->page_table;
+    int64_t n = table.dim[1] * r->split, more = round_up(n, r->pages) - n, dim[] = { table.dim[0], table.dim[1], r->split };
+    if (r->split > 1) {
+        table = hlo_broadcast(h, hlo_bin_scalar(h, "multiply", table, (double)r->split), (int[]){ 0, 1 }, 3, dim);
+        table = hlo_reshape(h, hlo_bin(h, "add", table, hlo_iota(h, DT_I32, 2, 3, dim)), 2, (int64_t[]){ dim[0], n });
+    }
+    return more ? hlo_pad(h, table, 1, 0, more, hlo_int(h, DT_I32, 0)) : table;
 }
 
 /* From hi [..], one more than a query's position: the first key that it sees. */
@@ -200,8 +218,13 @@ static void load_block(const reader *r, hlo_val i, hlo_val *k, hlo_val *v)
     hlo *h = r->c->h;
     hlo_val at[2] = { { 0 }, hlo_bin_scalar(h, "multiply", i, (double)r->pages) };
     hlo_val ids = hlo_dynamic_slice(h, r->table, at, (int64_t[]){ r->B, r->pages });
-    ids = hlo_bin(h, "add", ids, hlo_full_like(h, r->c->first_page, ids));
-    hlo_val all = hlo_reshape(h, hlo_take(h, r->c->cache, ids), 4, (int64_t[]){ r->B, r->tokens, r->kv.rows, r->kv.lanes });
+    hlo_val cache = r->c->cache, first = r->c->first_page;
+    if (r->split > 1) {
+        first = hlo_bin_scalar(h, "multiply", first, (double)r->split);
+        cache = hlo_reshape(h, cache, 4, (int64_t[]){ cache.dim[0] * r->split, r->page, r->kv.rows, r->kv.lanes });
+    }
+    ids = hlo_bin(h, "add", ids, hlo_full_like(h, first, ids));
+    hlo_val all = hlo_reshape(h, hlo_take(h, cache, ids), 4, (int64_t[]){ r->B, r->tokens, r->kv.rows, r->kv.lanes });
     *k = hlo_convert(h, heads_of_block(r, all, 0, 0), r->type);
     *v = r->kv.narrow ? *k : r->kv.latent ? hlo_slice(h, *k, 3, 0, v_width(r)) : hlo_convert(h, heads_of_block(r, all, r->kv.v_row, r->kv.v_lane), r->type);
     hlo_val mask = hlo_broadcast(h, seen(r, i, r->key_lo, r->key_hi), (int[]){ 0, 2 }, 4, v->dim);

@@ -512,6 +512,22 @@ TEST(windows_and_page_sizes)
     if (all_forms()) check_both(4, 2, 64, 8, 0, DT_F32, DT_F32);
 }
 
+/* Pages that are read in parts: of 128 tokens (one query per sequence) and of 512 (tiles). */
+TEST(large_pages)
+{
+    NEED_CPU;
+    static const int long_kv[] = { 1, 200, 300, 700 }, long_mixed[] = { 13, 333, 600, 1, 270 };
+    setup u = decode_of("decode, pages of 256", 4, 2, 64, 256, 0, DT_F32, DT_F32);
+    u.max_pages = 3;
+    check(u, one_q, long_kv, 4);
+    u.window = 150;
+    u.name = "decode, pages of 256, window";
+    check(u, one_q, long_kv, 4);
+    u = mixed_of("mixed, pages of 1024", 4, 2, 128, 1024, 0, DT_F32, DT_F32);
+    u.max_pages = 2;
+    check(u, mixed_q, long_mixed, 5);
+}
+
 TEST(types_of_activations_and_cache)
 {
     NEED_CPU;
