@@ -3,6 +3,7 @@
  *     kernels list
  *     kernels print NAME CASE [full] [CHIP]      the Mosaic module
  *     kernels program NAME CASE [full] [CHIP]    the StableHLO program around it
+ *     kernels run NAME CASE DIR [CHIP]           in the interpreter; kernel.mlir, call.json, operands and results go to DIR
  *     kernels compile TARGET NAME CASE [full]    with libtpu for TARGET (v6e:2x2); NAME "all": every case of every kernel
  *
  * compile prints a JSON object per case. The static profile of libtpu (LIBTPU_INIT_ARGS=--xla_jf_dump_static_llo_profile_to=DIR) has a
@@ -13,8 +14,10 @@
 
 #include "base/clock.h"
 #include "base/json.h"
+#include "base/mem.h"
 #include "device/pjrt/compiler.h"
 #include "device/pjrt/spec.h"
+#include "mosaic/interp.h"
 #include "ops/hlo.h"
 #include "ops/kernels.h"
 #include "tests/unit/mosaic/kernels.h"
@@ -23,9 +26,24 @@
 static void describe_example(int i, char *dst, size_t cap) { snprintf(dst, cap, "%s", i ? "" : "the example of docs/kernels.md"); }
 static mk *build_gather(int i, const chip *c) { (void)i, (void)c; return kernel_gather(); }
 static mk *build_fd(int i, const chip *c) { (void)i, (void)c; return kernel_flash_decode(); }
+/* Numbers around 0; of prefetched scalars, pages in the order 5, 12, 19, ... and a length that ends inside a page. */
+static void fill_example(int i, const mk *k, uint64_t seed, void *const *operands)
+{
+    (void)i;
+    for (int j = 0; j < mk_n_operands(k); j++) {
+        mk_operand o = mk_operand_at(k, j);
+        size_t n = mk_array_bytes(DT_I8, o.rank, o.dim);
+        for (size_t e = 0; e < n; e++) {
+            seed = seed * 6364136223846793005u + 1442695040888963407u;
+            float v = o.type != DT_I32 ? (float)(int32_t)(seed >> 32) / 2147483648.0f : n == 1 ? 1000 : (float)((5 + 7 * e) % 64);
+            mk_from_floats(o.type, &v, (char *)operands[j] + e * mk_array_bytes(o.type, 0, NULL), 1);
+        }
+    }
+}
+
 static const kernel_impl examples[] = {
-    { .name = "gather", .n_cases = 1, .describe = describe_example, .build = build_gather },
-    { .name = "fd", .n_cases = 1, .describe = describe_example, .build = build_fd },
+    { .name = "gather", .n_cases = 1, .describe = describe_example, .build = build_gather, .fill = fill_example },
+    { .name = "fd", .n_cases = 1, .describe = describe_example, .build = build_fd, .fill = fill_example },
 };
 
 static const kernel_impl *find(const char *name)
@@ -171,6 +189,99 @@ static int run_print(const char *what, const kernel_impl *impl, int i, bool full
     return st != ST_OK;
 }
 
+/* ---- runs, for other interpreters to compare with ---- */
+
+static status save(const char *dir, const char *name, int i, const void *data, size_t n)
+{
+    char path[4096];
+    if (i < 0) snprintf(path, sizeof path, "%s/%s", dir, name);
+    else snprintf(path, sizeof path, "%s/%s%d", dir, name, i);
+    FILE *f = fopen(path, "w");
+    if (!f) return err_errno("cannot write %s", path);
+    bool whole = fwrite(data, 1, n, f) == n;
+    return fclose(f) == 0 && whole ? ST_OK : err_errno("cannot write %s", path);
+}
+
+static void put_operands(jw *w, const char *key, const mk *k, int n, mk_operand (*at)(const mk *, int))
+{
+    jw_key(w, key);
+    jw_arr(w);
+    for (int i = 0; i < n; i++) {
+        mk_operand o = at(k, i);
+        jw_obj(w);
+        jw_put_str(w, "name", o.name);
+        jw_put_str(w, "type", pjrt_type_name(o.type));
+        jw_key(w, "dims");
+        jw_arr(w);
+        for (int d = 0; d < o.rank; d++) jw_i64(w, o.dim[d]);
+        jw_end_arr(w);
+        jw_put_i64(w, "alias", o.alias);
+        jw_end_obj(w);
+    }
+    jw_end_arr(w);
+}
+
+static status save_call(const char *dir, const mk *k, int devices, double tolerance)
+{
+    buf text = {0}, call = {0};
+    status st = mk_print(k, &text);
+    jw w = jw_to(&call);
+    jw_obj(&w);
+    jw_put_str(&w, "kernel", mk_name(k));
+    jw_put_i64(&w, "devices", devices);
+    jw_put_f64(&w, "tolerance", tolerance);
+    put_operands(&w, "operands", k, mk_n_operands(k), mk_operand_at);
+    put_operands(&w, "results", k, mk_n_results(k), mk_result_at);
+    jw_end_obj(&w);
+    if (st == ST_OK) st = buf_status(&call);
+    if (st == ST_OK) st = save(dir, "kernel.mlir", -1, text.data, text.len);
+    if (st == ST_OK) st = save(dir, "call.json", -1, call.data, call.len);
+    buf_free(&text);
+    buf_free(&call);
+    return st;
+}
+
+static status run_case(const kernel_impl *impl, int i, const mk *k, const char *dir)
+{
+    enum { ALL = MK_ARGS * MK_DEVICES };
+    static void *operands[ALL], *results[ALL];
+    int devices = impl->devices ? impl->devices(i) : 1, n = mk_n_operands(k), n_out = mk_n_results(k);
+    for (int j = 0; j < n * devices; j++) {
+        mk_operand o = mk_operand_at(k, j % n);
+        operands[j] = mem_calloc(mk_array_bytes(o.type, o.rank, o.dim) + 1, 1);
+    }
+    for (int j = 0; j < n_out * devices; j++) {
+        mk_operand o = mk_result_at(k, j % n_out);
+        results[j] = mem_calloc(mk_array_bytes(o.type, o.rank, o.dim) + 1, 1);
+    }
+    impl->fill(i, k, 1, operands);
+    status st = save_call(dir, k, devices, impl->tolerance ? impl->tolerance(i) : 0.01);
+    for (int j = 0; st == ST_OK && j < n * devices; j++) {
+        mk_operand o = mk_operand_at(k, j % n);
+        st = save(dir, "operand", j, operands[j], mk_array_bytes(o.type, o.rank, o.dim));
+    }
+    if (st == ST_OK) st = mk_run(k, operands, results, &(mk_run_options){ .n_devices = devices }, NULL);
+    for (int j = 0; st == ST_OK && j < n_out * devices; j++) {
+        mk_operand o = mk_result_at(k, j % n_out);
+        st = save(dir, "result", j, results[j], mk_array_bytes(o.type, o.rank, o.dim));
+    }
+    for (int j = 0; j < n * devices; j++) mem_free(operands[j]);
+    for (int j = 0; j < n_out * devices; j++) mem_free(results[j]);
+    return st;
+}
+
+static int run_run(const char *name, int i, const char *dir, const char *chip_name)
+{
+    const kernel_impl *impl = find(name);
+    const chip *c = chip_by_name(chip_name);
+    mk *k = NULL;
+    status st = !impl || i < 0 || i >= impl->n_cases || !c ? err_set(ST_INVALID, "there is no such kernel, case or chip") : build(impl, i, false, c, &k);
+    if (st == ST_OK) st = run_case(impl, i, k, dir);
+    if (st != ST_OK) fprintf(stderr, "%s\n", err_msg());
+    mk_free(k);
+    return st != ST_OK;
+}
+
 static int list(void)
 {
     char text[256];
@@ -185,9 +296,10 @@ static int list(void)
 int main(int argc, char **argv)
 {
     if (argc == 2 && strcmp(argv[1], "list") == 0) return list();
+    if (argc >= 5 && strcmp(argv[1], "run") == 0) return run_run(argv[2], atoi(argv[3]), argv[4], argc > 5 ? argv[5] : "v6e");
     bool compiles = argc >= 4 && strcmp(argv[1], "compile") == 0, full = false;
     if (!compiles && (argc < 4 || (strcmp(argv[1], "print") != 0 && strcmp(argv[1], "program") != 0))) {
-        fprintf(stderr, "kernels list | print NAME CASE [full] [CHIP] | program NAME CASE [full] [CHIP] | compile TARGET NAME|all CASE|all [full]\n");
+        fprintf(stderr, "kernels list | run NAME CASE DIR [CHIP] | print NAME CASE [full] [CHIP] | program NAME CASE [full] [CHIP] | compile TARGET NAME|all CASE|all [full]\n");
         return 2;
     }
     const char *chip_name = "v6e", *which = compiles && argc < 5 ? "all" : argv[compiles ? 4 : 3];

@@ -15,6 +15,7 @@ static const flag_def own[] = {
     { "input-len", "random-input-len", G, FLAG_INT, FLAG_YES, "1024", NULL, NULL, "Simulates requests with prompts of so many tokens. This flag or any of the following asks for a simulation." },
     { "output-len", "random-output-len", G, FLAG_INT, FLAG_YES, "128", NULL, NULL, "Tokens to generate for each." },
     { "num-prompts", NULL, G, FLAG_INT, FLAG_YES, NULL, NULL, NULL, "How many requests (256; of a trace: all)." },
+    { "prefix-len", "random-prefix-len", G, FLAG_INT, FLAG_YES, "0", NULL, NULL, "Tokens that all prompts begin with, before the others." },
     { "random-range-ratio", NULL, G, FLAG_NUM, FLAG_YES, "0.0", NULL, NULL, "Lengths vary by this share." },
     { "request-rate", NULL, G, FLAG_NUM, FLAG_YES, "inf", NULL, NULL, "Requests per second, Poisson; inf: all at once." },
     { "max-concurrency", NULL, G, FLAG_INT, FLAG_YES, NULL, NULL, NULL, "Most requests at a time." },
@@ -22,6 +23,7 @@ static const flag_def own[] = {
     { "trace-duration", NULL, G, FLAG_NUM, FLAG_YES, NULL, NULL, NULL, "Arrivals of so many seconds; a shorter trace begins again." },
     { "slo-ttft", NULL, G, FLAG_NUM, FLAG_YES, NULL, NULL, NULL, "The recommended layout keeps the 99th percentile of the time to the first token below this (ms)." },
     { "slo-itl", NULL, G, FLAG_NUM, FLAG_YES, NULL, NULL, NULL, "The same for the time between tokens (ms)." },
+    { "svg", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "Folder for pictures: roofline.svg, latency.svg." },
     { "json", NULL, G, FLAG_BOOL, FLAG_YES, "off", NULL, NULL, "One JSON object on standard output instead of text." },
     { "list", NULL, G, FLAG_BOOL, FLAG_YES, "off", NULL, NULL, "Lists the models that are known by name." },
 };
@@ -79,13 +81,14 @@ static status print(const plan_report *r, bool json)
     return st;
 }
 
-static status run_sims(const flags *f, compile_plan *p, plan_sims **out)
+static status run_sims(const flags *f, compile_plan *p, const char *title_of, plan_sims **out)
 {
     plan_sims *s = mem_calloc(1, sizeof *s);
     if (!s) return err_nomem();
     *out = s;
     TRY(plan_sim_open(f, s));
-    return plan_sim_run(f, p, s);
+    TRY(plan_sim_run(f, p, s));
+    return flags_str(f, "svg") ? plan_write_svg(p, title_of, s, flags_str(f, "svg")) : ST_OK;
 }
 
 static status plan(const flags *f, plan_report *r)
@@ -103,7 +106,7 @@ static status plan(const flags *f, plan_report *r)
     if (st == ST_OK) st = count_formats(&p, r);
     if (st == ST_OK) st = fit(f, &p, r);
     plan_sims *sims = NULL;
-    if (st == ST_OK && plan_sim_wanted(f)) st = run_sims(f, &p, &sims);
+    if (st == ST_OK && plan_sim_wanted(f)) st = run_sims(f, &p, r->name, &sims);
     r->sims = sims;
     if (st == ST_OK) st = print(r, flags_bool(f, "json", false));
     if (sims) plan_sim_free(sims);

@@ -72,6 +72,9 @@ void plan_sim_free(plan_sims *s);
 /* Every layout of every target: the flags' or, of each generation, from the smallest that holds the model up until one meets the goal. */
 status plan_sim_run(const flags *f, compile_plan *p, plan_sims *s) FALLIBLE;
 
+/* Makes roofline.svg (of the recommended layout, else of the first) and latency.svg (a sweep over loads, a line for each target). */
+status plan_write_svg(compile_plan *p, const char *title_of, const plan_sims *s, const char *dir) FALLIBLE;
+
 typedef struct plan_report {
     const char *name;
     const compile_plan *p;

@@ -9,7 +9,7 @@
 
 enum { SIM_PROMPTS = 256, GROWTH = 3 /* larger topologies of a generation that are looked at where a goal is missed */ };
 
-static const char *const asking[] = { "input-len", "output-len", "num-prompts", "request-rate", "max-concurrency", "random-range-ratio", "trace", "slo-ttft", "slo-itl", "svg" };
+static const char *const asking[] = { "input-len", "output-len", "num-prompts", "request-rate", "max-concurrency", "random-range-ratio", "prefix-len", "trace", "slo-ttft", "slo-itl", "svg" };
 
 bool plan_sim_wanted(const flags *f)
 {
@@ -20,7 +20,7 @@ bool plan_sim_wanted(const flags *f)
 
 static status check_flags(const flags *f)
 {
-    static const bench_bound bounds[] = { { "input-len", 1, BENCH_MAX_LEN }, { "output-len", 1, BENCH_MAX_LEN }, { "num-prompts", 1, BENCH_MAX_PROMPTS }, { "max-concurrency", 1, 1 << 20 } };
+    static const bench_bound bounds[] = { { "input-len", 1, BENCH_MAX_LEN }, { "output-len", 1, BENCH_MAX_LEN }, { "num-prompts", 1, BENCH_MAX_PROMPTS }, { "max-concurrency", 1, 1 << 20 }, { "prefix-len", 0, BENCH_MAX_LEN } };
     static const struct { const char *name; double least, most; } reals[] = { { "random-range-ratio", 0, 1 }, { "slo-ttft", 1e-3, 1e9 }, { "slo-itl", 1e-3, 1e9 }, { "trace-duration", 1e-3, 1e8 } };
     TRY(bench_check_flags(f, bounds, sizeof bounds / sizeof *bounds));
     for (size_t i = 0; i < sizeof reals / sizeof *reals; i++) {
@@ -31,6 +31,7 @@ static status check_flags(const flags *f)
     if (!flags_given(f, "trace")) return flags_given(f, "trace-duration") ? err_set(ST_INVALID, "argument --trace-duration: it goes with --trace") : ST_OK;
     for (int i = 0; i < 2; i++)
         if (flags_given(f, asking[i])) return err_set(ST_INVALID, "argument --%s: a trace has its own lengths", asking[i]);
+    if (flags_given(f, "prefix-len")) return err_set(ST_INVALID, "argument --prefix-len: a trace has its own prompts");
     return flags_given(f, "request-rate") ? err_set(ST_INVALID, "argument --request-rate: a trace has its own arrivals") : ST_OK;
 }
 
@@ -44,7 +45,7 @@ static status open_workload(const flags *f, plan_sims *s)
     } else {
         s->input_len = (int)flags_i64(f, "input-len", 1024);
         s->output_len = (int)flags_i64(f, "output-len", 128);
-        const workload_mix m = { .n = (int)flags_i64(f, "num-prompts", SIM_PROMPTS), .input_len = s->input_len, .output_len = s->output_len,
+        const workload_mix m = { .n = (int)flags_i64(f, "num-prompts", SIM_PROMPTS), .input_len = s->input_len, .output_len = s->output_len, .prefix_len = (int)flags_i64(f, "prefix-len", 0),
                                  .range_ratio = flags_f64(f, "random-range-ratio", 0), .rate = flags_f64(f, "request-rate", INFINITY), .seed = (uint64_t)flags_i64(f, "seed", 0) };
         TRY(workload_make(&m, &s->w));
     }

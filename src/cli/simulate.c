@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "cli/attention.h"
 #include "cli/bench_stats.h"
 #include "engine/drive.h"
 
@@ -194,6 +195,15 @@ static status run_replica(compile_plan *p, device *dev, feed *f, double *hits, d
     return st;
 }
 
+/* As serve does it on such a chip: attention decides the size of KV pages. */
+status simulate_cut(compile_plan *p, const chip *c, mesh on)
+{
+    TRY(compile_plan_cut(p, (mesh){ .dp = 1, .tp = on.tp, .sp = on.sp, .ep = on.ep }));
+    TRY(attention_apply(p->model.f, p->g, c, &p->c.limits));
+    p->model.eo.block_size = p->c.limits.block_size;
+    return ST_OK;
+}
+
 static status run_all(compile_plan *p, const char *spec, mesh on, feed *f, sim_result *out)
 {
     device *dev;
@@ -201,7 +211,7 @@ static status run_all(compile_plan *p, const char *spec, mesh on, feed *f, sim_r
     buf name = {0};
     double hits = 0, queries = 0;
     TRY(sim_target_parse(spec, &t));
-    TRY(compile_plan_cut(p, (mesh){ .dp = 1, .tp = on.tp, .sp = on.sp, .ep = on.ep }));
+    TRY(simulate_cut(p, t.machine.chip, on));
     buf_printf(&name, "sim:%s%sspeed=0", spec, strchr(spec, '?') ? "," : "?");
     status st = buf_status(&name);
     if (st == ST_OK) st = device_open(name.data, NULL, &dev);

@@ -58,11 +58,11 @@ static int draw_len(bench_rng *r, int len, double ratio)
 
 status workload_make(const workload_mix *m, workload *out)
 {
-    workload w = { .rate = m->rate, .seed = m->seed };
+    workload w = { .rate = m->rate, .prefix_len = m->prefix_len, .seed = m->seed };
     bench_rng lens = { m->seed }, gaps = { m->seed ^ 0x5DEECE66Du };
     double t = 0;
     for (int i = 0; i < m->n; i++) {
-        const int input = draw_len(&lens, m->input_len, m->range_ratio), output = draw_len(&lens, m->output_len, m->range_ratio);
+        const int input = m->prefix_len + draw_len(&lens, m->input_len, m->range_ratio), output = draw_len(&lens, m->output_len, m->range_ratio);
         status st = add_item(&w, (work_item){ .at = t, .input = input, .output = output });
         if (st != ST_OK) {
             workload_free(&w);
@@ -240,4 +240,6 @@ void workload_prompt(const workload *w, size_t i, int vocab, int32_t *out)
         const int to = from + WORKLOAD_BLOCK < x->input ? from + WORKLOAD_BLOCK : x->input;
         for (int t = from; t < to; t++) out[t] = (int32_t)(bench_uniform(&r) * vocab);
     }
+    bench_rng shared = { w->seed };
+    for (int t = 0; t < w->prefix_len && t < x->input; t++) out[t] = (int32_t)(bench_uniform(&shared) * vocab);
 }

@@ -24,12 +24,13 @@ typedef struct workload {
     uint32_t *ids; size_t n_ids, cap_ids;
     int max_concurrency;        /* most requests at a time; 0 = as they arrive */
     double rate;                /* made up: requests per second, INFINITY = all at once; 0 = a trace's */
+    int prefix_len;             /* tokens that all prompts begin with; part of their input */
     uint64_t seed;
 } workload;
 void workload_free(workload *w);
 
-typedef struct workload_mix { int n, input_len, output_len; double range_ratio, rate; uint64_t seed; } workload_mix;
-/* Lengths uniform in [len (1 - range_ratio), len (1 + range_ratio)], arrivals Poisson at `rate`. */
+typedef struct workload_mix { int n, input_len, output_len, prefix_len; double range_ratio, rate; uint64_t seed; } workload_mix;
+/* Lengths uniform in [len (1 - range_ratio), len (1 + range_ratio)], before them prefix_len shared tokens; arrivals Poisson at `rate`. */
 status workload_make(const workload_mix *m, workload *out) FALLIBLE;
 
 /* What the text of a trace says. Errors name the line. */

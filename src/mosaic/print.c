@@ -219,17 +219,18 @@ static void put_slice(printer *p, int in, int out, const int64_t *from)
 {
     static const int64_t ones[MK_RANK] = { 1, 1, 1, 1, 1, 1 };
     const mk_def *d = &p->k->def[out];
-    begin_result(p, out, "vector.extract_strided_slice");
+    begin_result(p, out, "\"vector.extract_strided_slice\"");      /* its short form differs between versions of MLIR */
+    buf_str(p->out, "(");
     put_name(p, in);
-    buf_str(p->out, " {offsets = ");
+    buf_str(p->out, ") {offsets = ");
     put_list(p, from, d->rank);
     buf_str(p->out, ", sizes = ");
     put_list(p, d->dim, d->rank);
     buf_str(p->out, ", strides = ");
     put_list(p, ones, d->rank);
-    buf_str(p->out, "} : ");
+    buf_str(p->out, "} : (");
     put_type(p, in);
-    buf_str(p->out, " to ");
+    buf_str(p->out, ") -> ");
     put_type(p, out);
     end(p);
 }

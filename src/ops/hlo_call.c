@@ -69,12 +69,12 @@ static hlo_val value_of(mk_operand o)
     return v;
 }
 
-/* The operand as the kernel declares it. */
+/* The operand as the kernel declares it. Kernels know bytes as i8 only. */
 static hlo_val fitted(hlo *h, const mk *kernel, int i, hlo_val v)
 {
     mk_operand want = mk_operand_at(kernel, i);
     if (want.rank == 1 && want.dim[0] == 1 && v.rank == 0 && hlo_is(v)) v = hlo_reshape(h, v, 1, (int64_t[]){ 1 });
-    bool same = v.type == want.type && v.rank == want.rank;
+    bool same = (v.type == want.type || (v.type == DT_U8 && want.type == DT_I8)) && v.rank == want.rank;
     for (int d = 0; same && d < want.rank; d++) same = v.dim[d] == want.dim[d];
     if (!same) hlo_fail(h, "kernel %s: operand %d, %s, differs in type or shape", mk_name(kernel), i, want.name);
     return v;

@@ -15,6 +15,12 @@ int64_t hlo_weight_group(const node *w)
     return group;
 }
 
+int64_t hlo_weight_half(int64_t cols)
+{
+    int64_t half = (cols + 1) / 2;
+    return half > 64 ? (half + 127) / 128 * 128 : half;
+}
+
 /* 4-bit formats keep theirs in 16 bits, so here they have the type that the model computes in; a power of two needs its range. */
 static dtype scale_type(const node *w, quant_info q)
 {
@@ -34,18 +40,20 @@ bool hlo_weight_shape(const node *w, weight_piece p, shape *out)
     bool matrix = p == PIECE_VALUES || p == PIECE_SCALES || p == PIECE_ZEROS;
     out->rank = lead + (matrix ? 2 : 1);
     if (matrix) out->dim[lead] = rows;
+    if (p == PIECE_SCALES || p == PIECE_ZEROS) {
+        out->dim[lead] = groups;
+        out->dim[lead + 1] = rows;
+    }
     switch (p) {
     case PIECE_VALUES:
         out->type = is_packed(q.type) ? DT_U8 : q.type;
-        out->dim[lead + 1] = is_packed(q.type) ? (cols + 1) / 2 : cols;
+        out->dim[lead + 1] = is_packed(q.type) ? hlo_weight_half(cols) : cols;
         return true;
     case PIECE_SCALES:
         out->type = scale_type(w, q);
-        out->dim[lead + 1] = groups;
         return true;
     case PIECE_ZEROS:
         out->type = DT_I8;
-        out->dim[lead + 1] = groups;
         return q.zeros;
     case PIECE_ORDER:
         out->type = DT_I32;
@@ -72,16 +80,16 @@ status hlo_weight_check(const node *w)
 
 /* ---- taken apart ---- */
 
-/* [R, G] of groups of columns to columns [from, end), f32: by a product with ones where a column is of a group, which is exact. (Repeating along a
+/* [G, R] of groups of columns to [R, end - from] of columns [from, end), f32: by a product with ones where a column is of a group, which is exact. (Repeating along a
  * new dimension that is then folded into the columns made TPU compilers lay out all layers' scales anew: 43 GB of temporaries for
  * Kimi K2 on 32 devices against 0.1.) */
 static hlo_val spread(hlo *h, hlo_val s, int64_t group, int64_t from, int64_t end)
 {
-    const int64_t k = end - from, rows = s.dim[0], groups = s.dim[1], dim[] = { groups, k };
+    const int64_t k = end - from, groups = s.dim[0], rows = s.dim[1], dim[] = { groups, k };
     if (groups == 1) return hlo_broadcast(h, hlo_reshape(h, hlo_convert(h, s, DT_F32), 1, &rows), (int[]){ 0 }, 2, (int64_t[]){ rows, k });
     dtype t = s.type == DT_BF16 || s.type == DT_I8 ? DT_BF16 : DT_F32;      /* which holds zeros exactly */
     hlo_val of = hlo_bin_scalar(h, "divide", hlo_bin_scalar(h, "add", hlo_iota(h, DT_I32, 1, 2, dim), (double)from), (double)group), is = hlo_cmp(h, "EQ", of, hlo_iota(h, DT_I32, 0, 2, dim));
-    return hlo_dot(h, hlo_convert(h, s, t), hlo_convert(h, is, t), (hlo_dims){ 0 }, (hlo_dims){ 0 }, HLO_DIMS(1), HLO_DIMS(0), DT_F32);
+    return hlo_dot(h, hlo_convert(h, s, t), hlo_convert(h, is, t), (hlo_dims){ 0 }, (hlo_dims){ 0 }, HLO_DIMS(0), HLO_DIMS(0), DT_F32);
 }
 
 /* Twice the value of an e2m1 code: 0 1 2 3 4 6 8 12, the fourth bit is the sign. */
@@ -99,13 +107,13 @@ typedef struct columns { hlo_val code; int64_t from, end; } columns;
 
 static int columns_of(hlo *h, hlo_val v, quant_info q, int64_t k, columns out[2])
 {
-    int64_t half = (k + 1) / 2;
+    int64_t half = hlo_weight_half(k);
     out[0] = (columns){ v, 0, k };
     if (!is_packed(q.type)) return 1;
     out[0] = (columns){ hlo_bin_scalar(h, "and", v, 15), 0, half };
     out[1] = (columns){ hlo_bin_scalar(h, "shift_right_logical", v, 4), half, k };
-    if (k % 2) out[1].code = hlo_slice(h, out[1].code, 1, 0, k - half);
-    return k > 1 ? 2 : 1;
+    if (k < 2 * half) out[1].code = hlo_slice(h, out[1].code, 1, 0, k - half);
+    return k > half ? 2 : 1;
 }
 
 /* What they stand for before scales: f32, exact. */
@@ -215,12 +223,12 @@ hlo_val hlo_product(hlo *h, hlo_val x, const hlo_weight *w)
     dtype type = x.type;
     if (hlo_is(w->piece[PIECE_ORDER])) x = in_order(h, x, w->piece[PIECE_ORDER]);
     rounded r = round_activations(h, x, w, q);
-    bool by_row = scales.dim[1] == 1, by_token = hlo_is(r.scale) && r.scale.dim[1] == 1;
+    bool by_row = scales.dim[0] == 1, by_token = hlo_is(r.scale) && r.scale.dim[1] == 1;
     hlo_val y;
     if (q.int8_activations && q.type == DT_I8 && by_row) {
         y = hlo_convert(h, dot(h, hlo_convert(h, r.x, DT_I8), w->piece[PIECE_VALUES], DT_I32), DT_F32);
     } else {
-        if (hlo_is(r.scale) && !by_token) r.x = hlo_bin(h, "multiply", r.x, spread(h, r.scale, rounded_group(w, q), 0, k));
+        if (hlo_is(r.scale) && !by_token) r.x = hlo_bin(h, "multiply", r.x, spread(h, hlo_transpose(h, r.scale, (int[]){ 1, 0 }), rounded_group(w, q), 0, k));
         columns part[2];
         int n = columns_of(h, w->piece[PIECE_VALUES], q, k, part);
         r.x = hlo_convert(h, r.x, type);

@@ -2,15 +2,17 @@
 
 #include <math.h>
 
-/* ---- the model's constants ---- */
+/* ---- the model's constants ----
+ * From libtpu's static profiles (0.0.52) of a flash-decode kernel of one KV head with all trip counts baked in, on v5e, v5p, v6e
+ * and v7x: blocks of 256, 1024 and 2048 keys, pages of 16 and 128, heads of 128 and 256, 4 to 1024 rows, bf16 and fp8. */
 enum {
     LANES = 128, SUBLANES = 8,
     VECTOR_UNITS = 4,               /* operations per lane and cycle (SB, of v5p; two on v4) */
-    SCORE_OPS = 12,                 /* scale, mask, maximum, difference, exp, sum, conversion of a score */
-    WIDEN_OPS = 2,                  /* of a stored number that is narrower than products take */
-    PUSH_BYTES = 8 * LANES * 4,     /* a register is pushed into a matrix unit in one cycle */
-    DMA_ISSUE_CYCLES = 60,          /* page id, addresses, descriptor: the scalar unit's, beside the vectors' work */
-    KV_BLOCK_CYCLES = 250,          /* loop, waits, rescaling of what was summed up so far */
+    SCORE_OPS = 13,                 /* of a score: 3.1 to 3.2 cycles per 1024 scores and unit on v6e and v7x */
+    WIDEN_OPS = 2,                  /* of a stored number that is narrower than products take: 92 cycles per 262144 on v6e */
+    PUSH_NUMBERS = 512,             /* of K or V into a matrix unit in a cycle: one head at a time reaches 340 to 680 */
+    DMA_ISSUE_CYCLES = 15,          /* of a page's copy, with bounds checked (2 to 5 without); what the engines themselves take no profile knows */
+    KV_BLOCK_CYCLES = 600,          /* of a block, however short: 555 to 715, the way from scores to values */
     QUERY_BLOCK_CYCLES = 600,       /* a step of the grid: about 0.35 us (Pallas' documentation) */
 };
 static const double dma_latency_s = 1e-6;           /* from start to the last byte of a small copy */
@@ -57,14 +59,13 @@ static walk walk_of(const attention_config *c, const attention_shape *s)
                    .rows = queries * s->q_heads / s->kv_heads, .tokens = least(attention_kv_block_tokens(c), up(seen, c->page_size)) };
 }
 
-/* A tile of the stationary operand takes as long to push as its rows take to stream past, the longer counts. */
+/* K and V are pushed into the units, rows of queries stream past tiles of them: the longer of the two. */
 static double mxu_cycles(const attention_config *c, const attention_shape *s, const walk *w)
 {
     const chip *k = c->chip;
-    double side = k->mxu_size, stored = is_widened(k, s) ? 2 : (double)dtype_bits(s->kv) / 8;
-    double push = side * side * stored / PUSH_BYTES, stream = up(w->rows, SUBLANES) / k->mxu_passes;
-    double tiles = 2 * ceil(w->tokens / side) * ceil(c->padded_head_size / side);
-    return w->kv_blocks * s->kv_heads * tiles * most(push, stream) / (k->mxus * k->cores);
+    double side = k->mxu_size, push = 2 * w->tokens * up(c->padded_head_size, LANES / 2) / PUSH_NUMBERS;
+    double tiles = 2 * ceil(w->tokens / side) * ceil(c->padded_head_size / side), stream = tiles * up(w->rows, SUBLANES) / k->mxu_passes;
+    return w->kv_blocks * s->kv_heads * most(push, stream) / (k->mxus * k->cores);
 }
 
 static double vector_cycles(const attention_config *c, const attention_shape *s, const walk *w)

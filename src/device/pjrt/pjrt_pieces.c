@@ -84,19 +84,21 @@ static void put_values(const node *n, const weight_data *d, int64_t row, const c
 {
     int64_t at = row * c->width + c->from;
     if (!d->scales) convert(d->type, (const char *)d->values + dtype_bytes(d->type, (size_t)at), n->s.type, dst, (size_t)c->n);
-    else if (dtype_bits(d->type) == 4) put_halves(d->values, at, c->n, (c->local + 1) / 2, (uint8_t *)dst);
+    else if (dtype_bits(d->type) == 4) put_halves(d->values, at, c->n, hlo_weight_half(c->local), (uint8_t *)dst);
     else memcpy(dst, (const char *)d->values + at, (size_t)c->n);
 }
 
+/* A row's scales or zeros, one below the other. */
 static void put_groups(const node *n, const weight_data *d, int64_t row, const columns *c, const shape *s, bool zeros, char *dst)
 {
-    int64_t group = hlo_weight_group(n), groups = s->dim[s->rank - 1];
+    int64_t group = hlo_weight_group(n), groups = s->dim[s->rank - 2];
+    size_t apart = (size_t)s->dim[s->rank - 1];
     for (int64_t g = 0; g < groups; g++) {
         int64_t col = c->from + g * group;
         if (g * group >= c->n) continue;    /* padding */
         float f = zeros ? weight_zero_at(d, row, col) : weight_scale_at(d, row, col);
-        if (zeros) dst[g] = (char)f;
-        else dtype_from_f32(s->type, &f, dst + dtype_bytes(s->type, (size_t)g), 1);
+        if (zeros) dst[(size_t)g * apart] = (char)f;
+        else dtype_from_f32(s->type, &f, dst + dtype_bytes(s->type, (size_t)g * apart), 1);
     }
 }
 
@@ -106,8 +108,9 @@ void pjrt_fill_piece(const node *n, weight_piece p, const weight_data *parts, in
     char *dst = to;
     if (!hlo_weight_shape(n, p, &s)) return;
     int lead = weight_rows_dim(n);
-    size_t row_bytes = s.rank - lead == 2 ? dtype_bytes(s.type, (size_t)s.dim[lead + 1]) : dtype_bytes(s.type, 1);
-    memset(dst, 0, row_bytes * (size_t)s.dim[lead]);
+    bool values = p == PIECE_VALUES;
+    size_t row_bytes = values && s.rank - lead == 2 ? dtype_bytes(s.type, (size_t)s.dim[lead + 1]) : dtype_bytes(s.type, 1);    /* from one row to the next */
+    memset(dst, 0, dtype_bytes(s.type, (size_t)(s.dim[lead] * (s.rank - lead == 2 ? s.dim[lead + 1] : 1))));
     if (p == PIECE_ORDER) memcpy(dst, parts[0].order, (size_t)s.dim[lead] * sizeof(int32_t));
     if (p == PIECE_INPUT_SCALE) memcpy(dst, &parts[0].input_scale, sizeof(float));
     if (p == PIECE_ORDER || p == PIECE_INPUT_SCALE) return;
@@ -121,7 +124,7 @@ void pjrt_fill_piece(const node *n, weight_piece p, const weight_data *parts, in
         for (int64_t r = 0; r < count; r++) {
             int64_t row = from + r * weight_part_step(part);
             char *at = dst + (size_t)r * row_bytes;
-            if (p == PIECE_VALUES) put_values(n, d, row, &c, at);
+            if (values) put_values(n, d, row, &c, at);
             else put_groups(n, d, row, &c, &s, p == PIECE_ZEROS, at);
         }
         dst += row_bytes * (size_t)local;

@@ -274,7 +274,7 @@ static status check_fit(const sim_model *m, const graph *g)
     if (m->weight_bytes > t->machine.chip->hbm_usable_bytes)
         return err_set(ST_LIMIT, "%.2f GiB of weights on each of %d device%s do not fit: a device of %s has %.2f GiB. A larger --tensor-parallel-size helps (%s has %d devices)",
                        (double)m->weight_bytes / gib, need, need == 1 ? "" : "s", t->name, (double)t->machine.chip->hbm_usable_bytes / gib, t->name, have);
-    if (need < have) log_warn("%s has %d devices, of which --tensor-parallel-size %d uses %d", t->name, have, need, need);
+    if (need < have && t->speed > 0) log_warn("%s has %d devices, of which --tensor-parallel-size %d uses %d", t->name, have, need, need);
     return ST_OK;
 }
 
@@ -313,19 +313,24 @@ static status sim_load(device *dev, const graph *g, const weight_source *w, cons
 
 static void sim_close(device *d) { mem_free(d); }
 
+/* Where none is named: the chips of the environment, else v6e, said loudly. */
+static status find_target(const char *arg, sim_target *out)
+{
+    tpu_found found;
+    if (*arg && *arg != '?') return sim_target_parse(arg, out);
+    TRY(sim_target_detect(arg, out, &found));
+    if (tpu_found_loud(&found)) log_warn("SIMULATION of %s; sim:v6e-8, sim:v5e:2x4, ... name others. %s", out->name, found.message);
+    else log_info("Simulating %s: %s", out->name, found.message);
+    return ST_OK;
+}
+
 static status sim_open(const char *arg, const device_options *o, device **out)
 {
     (void)o;
-    char usual[128];
-    if (!*arg || *arg == '?') {
-        log_warn("SIMULATION of v6e-8: no chip is named (sim:v6e-8, sim:v5e:2x4, ...), so v6e is taken");
-        snprintf(usual, sizeof usual, "v6e-8%.100s", arg);
-        arg = usual;
-    }
     sim_device *d = mem_calloc(1, sizeof *d);
     if (!d) return err_nomem();
     d->base.cls = &device_sim;
-    status st = sim_target_parse(arg, &d->target);
+    status st = find_target(arg, &d->target);
     if (st != ST_OK) {
         mem_free(d);
         return st;

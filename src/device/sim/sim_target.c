@@ -5,29 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/buf.h"
 #include "device/pjrt/options.h"
-#include "device/pjrt/spec.h"
-
-static size_t generation_len(const char *target) { return strcspn(target, ":-?"); }
-
-static const chip *chip_of(const char *text, const char *options)
-{
-    char generation[16];
-    snprintf(generation, sizeof generation, "%.*s", (int)generation_len(text), text);
-    if (strcmp(generation, "v4") == 0 && strstr(options, "megacore")) return chip_by_kind("TPU v4", 2);
-    return chip_by_name(strcmp(generation, "v5litepod") == 0 ? "v5e" : generation);
-}
-
-/* libtpu's name of the topology ends in its shape: "v5e:2x4". */
-static void shape_of(const char *topology, int out[3])
-{
-    const char *s = strchr(topology, ':');
-    out[0] = out[1] = out[2] = 1;
-    for (int i = 0; i < 3 && s && *s; i++) {
-        out[i] = (int)strtol(s + 1, NULL, 10);
-        s = strchr(s + 1, 'x');
-    }
-}
 
 typedef struct field { const char *name; double least, most; double *at; double scale; } field;
 
@@ -60,24 +39,41 @@ static status read_options(const char *options, sim_target *t)
     return st;
 }
 
-static status fill(const char *text, const pjrt_place *place, sim_target *t)
+static status parse(const char *text, sim_target *t)
 {
-    if (strcspn(text, "?") >= sizeof t->name) return err_set(ST_INVALID, "target \"%.80s\" has too long a name", text);
-    snprintf(t->name, sizeof t->name, "%.*s", (int)strcspn(text, "?"), text);
-    t->machine.chip = chip_of(text, place->options);
-    if (!t->machine.chip) return err_set(ST_INTERNAL, "target %s is not in the chip table", text);
-    shape_of(place->path, t->machine.shape);
-    return read_options(place->options, t);
+    const size_t n = strcspn(text, "?");
+    const char *options = text[n] ? text + n + 1 : "";
+    tpu_slice slice;
+    TRY(tpu_slice_parse(text, n, &slice));
+    if (n >= sizeof t->name) return err_set(ST_INVALID, "target \"%.80s\" has too long a name", text);
+    if (strstr(options, "megacore") && chip_by_kind(slice.chip->kind, 2)) slice.chip = chip_by_kind(slice.chip->kind, 2);
+    snprintf(t->name, sizeof t->name, "%.*s", (int)n, text);
+    t->machine.chip = slice.chip;
+    for (int i = 0; i < 3; i++) t->machine.shape[i] = slice.shape[i];
+    status st = read_options(options, t);
+    return st == ST_OK || st == ST_NOMEM ? st : err_wrap(st, "target \"%.100s\"", text);
 }
 
 status sim_target_parse(const char *text, sim_target *out)
 {
     sim_target t = { .machine = { .n_slices = 1, .k = sim_constants_default }, .speed = 1 };
-    pjrt_place place;
-    TRY(pjrt_target_parse(text, &place));
-    status st = fill(text, &place, &t);
-    pjrt_place_free(&place);
-    if (st != ST_OK) return err_wrap(st, "target \"%.100s\"", text);
+    TRY(parse(text, &t));
     *out = t;
     return ST_OK;
+}
+
+status sim_target_detect(const char *options, sim_target *out, tpu_found *found)
+{
+    char name[64];
+    buf text = {0};
+    const tpu_hints hints = { .accelerator_type = getenv("TPU_ACCELERATOR_TYPE"), .version = getenv("TPU_VERSION") };
+    tpu_detect(&hints, found);
+    const tpu_slice *s = &found->slice;
+    if (s->chip) snprintf(name, sizeof name, s->rank == 3 ? "%s:%dx%dx%d" : "%s:%dx%d", s->chip->name, s->shape[0], s->shape[1], s->shape[2]);
+    else snprintf(name, sizeof name, found->chip->ici_rank == 3 ? "%.32s:2x2x1" : "%.32s:2x4", found->chip->name);
+    buf_printf(&text, "%s%s", name, options);
+    status st = buf_status(&text);
+    if (st == ST_OK) st = sim_target_parse(text.data, out);
+    buf_free(&text);
+    return st;
 }

@@ -11,6 +11,7 @@
 #define SYSTOLIC_DEVICE_SIM_SIM_TARGET_H
 
 #include "device/sim/step_cost.h"
+#include "tpu/detect.h"
 
 typedef struct sim_target {
     char name[64];              /* without options: "v6e:2x4" */
@@ -20,5 +21,8 @@ typedef struct sim_target {
 
 /* ST_INVALID says what is wrong with it. */
 status sim_target_parse(const char *text, sim_target *out) FALLIBLE;
+/* The chip of the environment (tpu/detect.h), v6e where nothing names one, in the slice that is named or in one of 8 chips (4 where slices
+ * have three dimensions). options: "" or what would follow a name, "?speed=0". *found says which and why, for the log. */
+status sim_target_detect(const char *options, sim_target *out, tpu_found *found) FALLIBLE;
 
 #endif

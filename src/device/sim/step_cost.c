@@ -10,6 +10,8 @@
 /* Fitted by bench/calibrate_sim.py: docs/simulator.md has the figures and what they were fitted to. */
 const sim_constants sim_constants_default = { .mxu = 0.6, .hbm = 0.75, .ici = 0.8, .op_s = 1e-6, .step_s = 1e-3 };
 
+static const double DCN_HOP_S = 20e-6;  /* from host to host: a guess of the order */
+
 /* Operations that cost the same at every load. */
 typedef struct step_class {
     const node *n;              /* one of them */
@@ -275,7 +277,7 @@ static double link_time(const step_costs *s, const step_class *c, double bytes, 
     /* Two devices of one chip follow each other in the ring: what crosses a link is what one of them sends. */
     if (chips > 1) t += bytes / rate + phases * ceil(chips / 2.0) * m->chip->ici_hop_s;
     /* Between slices: each chip sends its share of the sum to its like in the next slice. */
-    if (slices > 1) t += bytes / ranks * per_chip / m->chip->dcn_bytes_per_s + phases * (slices - 1) * 20e-6;
+    if (slices > 1) t += bytes / ranks * per_chip / m->chip->dcn_bytes_per_s + phases * (slices - 1) * DCN_HOP_S;
     return t;
 }
 

@@ -7,7 +7,7 @@
 
 enum { Q, K };
 /* Blocks of keys are long to hide a turn's latency, and rows of products are many where there are queries enough: measured by static profiles. */
-enum { LANES = 128, DECODE_KEYS = 1024, PREFILL_KEYS = 512, PREFILL_ROWS = 512, BUFFERS = 3 };
+enum { LANES = 128, HEADS = 16, DECODE_KEYS = 1024, PREFILL_KEYS = 512, PREFILL_ROWS = 512, BUFFERS = 3 };
 
 /* ---- writing ---- */
 
@@ -54,10 +54,11 @@ static int64_t block_keys(const hlo_step *s, int64_t most)
     return keys;
 }
 
+/* Heads are padded to whole tiles: products of few take no less time. */
 static mla mla_of(const hlo_call *c, const hlo_kv *kv, bool single)
 {
     const hlo_step *s = c->step;
-    mla m = { .kv = kv->type, .heads = c->in[Q].dim[1], .lanes = kv->lanes, .latent = c->n->a.paged_attention.latent, .tokens = s->T, .pages = c->cache.dim[0], .page = s->page,
+    mla m = { .kv = kv->type, .heads = (c->in[Q].dim[1] + HEADS - 1) / HEADS * HEADS, .lanes = kv->lanes, .latent = c->n->a.paged_attention.latent, .tokens = s->T, .pages = c->cache.dim[0], .page = s->page,
               .seqs = s->S, .max_pages = s->max_pages, .queries = 1, .buffers = BUFFERS, .scale = (float)c->n->a.paged_attention.scale };
     while (!single && m.queries * 2 <= s->q_tile && m.queries * 2 * m.heads <= PREFILL_ROWS) m.queries *= 2;
     m.items = single ? s->S : s->n_tiles * ((s->q_tile + m.queries - 1) / m.queries);
@@ -121,7 +122,7 @@ static hlo_val attend(hlo_call *c, const mla *m, const items *x, hlo_val q)
     const int64_t table = m->seqs * m->max_pages;
     const hlo_val operands[] = { kernel_scalar(h, c->first_page), kernel_scalar(h, x->count), x->seq, x->token, x->pos, x->len, hlo_reshape(h, c->step->page_table, 1, &table),
                                  hlo_full(h, hlo_float(h, DT_F32, 1), 1, (int64_t[]){ 1 }), q, hlo_reshape(h, c->cache, 3, (int64_t[]){ m->pages, m->page, m->lanes }) };
-    return kernel_call(h, mla_kernel(m), operands, 10);
+    return hlo_slice(h, kernel_call(h, mla_kernel(m), operands, 10), 1, 0, c->in[Q].dim[1]);
 }
 
 bool mla_hlo(hlo_call *c, const hlo_kv *kv, hlo_val *out)
@@ -135,8 +136,9 @@ bool mla_hlo(hlo_call *c, const hlo_kv *kv, hlo_val *out)
         return false;
     }
     if (!kv_update_hlo(c, kv)) return false;
-    hlo_val q = hlo_pad(h, c->in[Q], 2, 0, kv->lanes - kv->dim, hlo_float(h, s->act, 0));
     const mla m = mla_of(c, kv, true), more = mla_of(c, kv, false);
+    hlo_val q = hlo_pad(h, c->in[Q], 2, 0, kv->lanes - kv->dim, hlo_float(h, s->act, 0));
+    q = hlo_pad(h, q, 1, 0, m.heads - q.dim[1], hlo_float(h, s->act, 0));
     hlo_comment(h, "latent attention by a kernel: blocks of %lld keys", (long long)m.keys);
     items x = single_items(c);
     hlo_val single = attend(c, &m, &x, q), zero = hlo_full_like(h, hlo_float(h, s->act, 0), single);

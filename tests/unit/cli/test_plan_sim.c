@@ -201,6 +201,7 @@ TEST(a_drive_can_stop_in_the_middle)
         CHECK_OK(drive_run(d, &(drive_source){ next_one, fill_one, &s }, s.t0 + 0.02));
         CHECK(drive_now(d) <= s.t0 + 0.02 && s.at > 5 && s.at < N);
         drive_free(d);
+        CHECK_EVERY_ALLOCATION(drive_new(&ed, model_describe(w.in.m), &w.in.eo, &d), drive_free(d));
         ed.now = NULL;
         CHECK_ERR(drive_new(&ed, model_describe(w.in.m), &w.in.eo, &d), ST_INVALID, "no time of its own");
     }
@@ -288,6 +289,51 @@ TEST(nonsense_is_refused)
     refused(RUN("Qwen3-0.6B", "--input-len", "0"), 1, "--input-len");
     refused(RUN("Qwen3-0.6B", "--request-rate", "0"), 1, "--request-rate");
     refused(RUN("Qwen3-0.6B", "--num-prompts", "5", "--target", "v6e:2x2?mxu=fast"), 1, "mxu must be a number");
+}
+
+static void check_picture(const char *dir, const char *name, const char *const *texts)
+{
+    char path[4200];
+    buf b = {0};
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    FILE *f = fopen(path, "rb");
+    CHECK(f != NULL);
+    if (f) slurp(f, &b);
+    const char *s = buf_cstr(&b);
+    CHECK(strncmp(s, "<svg ", 5) == 0 && b.len > 8 && strcmp(s + b.len - 7, "</svg>\n") == 0);
+    CHECK(!strstr(s, "nan") && !strstr(s, "inf"));
+    for (int i = 0; texts[i]; i++)
+        if (!strstr(s, texts[i])) FAIL("%s does not say \"%s\"", name, texts[i]);
+    buf_free(&b);
+    unlink(path);
+}
+
+TEST(pictures_have_axes_units_and_legends)
+{
+    char dir[] = "/tmp/systolic-svg-XXXXXX";
+    REQUIRE(mkdtemp(dir) != NULL);
+    ran r = RUN("Qwen3-0.6B", "--target", "v6e:1x1", "v5e:1x1", "--max-concurrency", "8", "--num-prompts", "16", "--output-len", "16", "--max-model-len", "2048", "--max-num-seqs", "8", "--slo-itl", "50", "--svg", dir);
+    CHECK_INT(r.rc, 0);
+    if (r.rc) printf("  %s\n", buf_cstr(&r.err));
+    check_picture(dir, "roofline.svg", (const char *const[]){ "Roofline: Qwen3-0.6B on v", "FLOP per byte of HBM traffic", "FLOP/s of one device", "TFLOP/s bf16", "attention", "whole step", NULL });
+    check_picture(dir, "latency.svg", (const char *const[]){ "output tokens per second, all chips", "time to first token (ms)", "time between tokens (ms)", "v6e:1x1, 1 x 1", "v5e:1x1, 1 x 1", "99th percentile", "goal", NULL });
+    ran_free(&r);
+    rmdir(dir);
+    r = RUN("Qwen3-0.6B", "--target", "v6e:1x1", "--num-prompts", "4", "--max-model-len", "2048", "--svg", "/nowhere/at/all");
+    CHECK_INT(r.rc, 1);
+    CHECK(strstr(buf_cstr(&r.err), "--svg: cannot make /nowhere/at/all"));
+    ran_free(&r);
+}
+
+/* What all prompts begin with is computed once. */
+TEST(shared_prefixes_are_found)
+{
+    jv *o = report(RUN("Qwen3-0.6B", "--json", "--target", "v6e:1x1", "--num-prompts", "40", "--input-len", "488", "--prefix-len", "512", "--output-len", "8", "--max-concurrency", "1", "--max-model-len", "2048"));
+    REQUIRE(o != NULL);
+    const jv *r = jv_at(jv_get(jv_get(o, "simulation"), "runs"), 0);
+    CHECK_NEAR(jv_get_f64(r, "prefix_hit_rate", 0), 39.0 / 40 * 512 / 1000, 1e-9);
+    CHECK_INT((int64_t)jv_get_f64(r, "input_tokens", 0), 40 * 1000);
+    jv_free(o);
 }
 
 /* An hour of the Azure conversation trace, within a minute of one core. */

@@ -267,7 +267,7 @@ TEST(graphs_with_schemes)
         if (w->piece != PIECE_SCALES) continue;
         scales++;
         CHECK(values->piece == PIECE_VALUES && values->s.type == DT_I8 && values->n == w->n && w->s.type == DT_BF16);
-        CHECK_INT(w->s.dim[1], (values->s.dim[1] + 31) / 32);
+        CHECK_INT(w->s.dim[0], (values->s.dim[1] + 31) / 32);
     }
     CHECK(scales >= 4);
     lower_plan_free(p);

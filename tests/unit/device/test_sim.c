@@ -64,6 +64,19 @@ TEST(targets_are_read)
     CHECK_INT(step_machine_devices(&t.machine), 32);
     CHECK_STR(t.name, "v7x:2x2x2");
     CHECK(t.speed == 0 && t.machine.k.mxu == 0.5 && t.machine.k.step_s == 0.002 && t.machine.k.hbm == sim_constants_default.hbm);
+    tpu_found found;
+    setenv("TPU_ACCELERATOR_TYPE", "v5litepod-4", 1);
+    REQUIRE_OK(sim_target_detect("?speed=0", &t, &found));
+    CHECK_STR(t.name, "v5e:2x2");
+    CHECK(t.speed == 0);
+    unsetenv("TPU_ACCELERATOR_TYPE");
+    setenv("TPU_VERSION", "4", 1);
+    REQUIRE_OK(sim_target_detect("", &t, &found));
+    CHECK_STR(t.name, "v4:2x2x1");
+    unsetenv("TPU_VERSION");
+    REQUIRE_OK(sim_target_detect("", &t, &found));
+    CHECK_STR(t.name, "v6e:2x4");
+    CHECK(found.source == TPU_SIMULATED);
     CHECK_ERR(sim_target_parse("v9:2x2", &t), ST_INVALID, "unknown generation");
     CHECK_ERR(sim_target_parse("v6e-8?mxu=fast", &t), ST_INVALID, "mxu must be a number");
     CHECK_ERR(sim_target_parse("v6e-8?slices=0", &t), ST_INVALID, "slices must be a number from 1");
@@ -297,6 +310,8 @@ TEST(what_does_not_fit_is_refused)
     device_model *m = NULL;
     REQUIRE_OK(make(0, 1, &g));
     CHECK_ERR(device_open("sim:v6e:2x2x2", NULL, &d), ST_INVALID, "two factors");
+    unsetenv("TPU_ACCELERATOR_TYPE");
+    unsetenv("TPU_VERSION");
     CHECK_OK(device_open("sim?speed=0", NULL, &d));
     if (d) {
         device_info info;
@@ -313,6 +328,30 @@ TEST(what_does_not_fit_is_refused)
         device_close(d);
     }
     graph_free(g);
+}
+
+static void check_usual(const char *type, const char *version, const char *want)
+{
+    device *d;
+    device_info di;
+    if (type) setenv("TPU_ACCELERATOR_TYPE", type, 1);
+    else unsetenv("TPU_ACCELERATOR_TYPE");
+    if (version) setenv("TPU_VERSION", version, 1);
+    else unsetenv("TPU_VERSION");
+    REQUIRE_OK(device_open("sim", NULL, &d));
+    device_describe(d, &di);
+    CHECK_STR(di.name, want);
+    CHECK(di.chip != NULL);
+    device_close(d);
+}
+
+TEST(chips_that_nobody_names_are_the_environments_or_v6e)
+{
+    check_usual("v5litepod-4", "4", "4 x TPU v5 lite, simulated");
+    check_usual("tpu7x-8", NULL, "8 x TPU7x, simulated");
+    check_usual(NULL, "4", "8 x TPU v4, simulated");
+    check_usual(NULL, "99", "8 x TPU v5 lite, simulated");
+    check_usual(NULL, NULL, "8 x TPU v6 lite, simulated");
 }
 
 TEST_MAIN

@@ -409,7 +409,7 @@ TEST(strided_rows_through_another_type)
 
 /* ---- memory ---- */
 
-TEST(no_leak_without_memory)
+TEST(out_of_memory_leaks_nothing)
 {
     int32_t table[8] = { 0 };
     void *kv = mem_calloc(64 * 16 * 128, 2), *o = mem_calloc(128 * 128, 2);

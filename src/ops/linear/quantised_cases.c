@@ -1,0 +1,241 @@
+#include "ops/linear/quantised_cases.h"
+
+#include <stdio.h>
+
+#include "base/mem.h"
+#include "ops/hlo_weight.h"
+#include "ops/kernels.h"
+
+quantised_matmul quantised_case(const char *scheme, int64_t rows, int64_t tiles, int64_t n, int64_t k, int64_t experts)
+{
+    quantised_matmul q = { .rows = rows, .tiles = tiles, .n = n, .k = k, .layers = 2, .experts = experts, .act = DT_BF16, .scale = DT_F32, .out = DT_F32 };
+    if (!quant_read(scheme, &q.scheme)) q.scheme = QUANT_NONE;
+    quant_info info = quant_describe(q.scheme);
+    q.group = info.group;
+    if (info.type == DT_I4 || info.type == DT_F4E2M1) q.scale = DT_BF16;
+    return q;
+}
+
+/* ---- operands ---- */
+
+typedef struct made { uint64_t state; } made;
+
+static uint32_t next(made *m)       /* splitmix64 */
+{
+    uint64_t z = m->state += 0x9E3779B97F4A7C15u;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return (uint32_t)(z >> 32);
+}
+
+static float between(made *m, float a, float b) { return a + (b - a) * (float)(next(m) >> 8) * 0x1p-24f; }
+
+static void fill_floats(made *m, dtype t, float a, float b, char *dst, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        float f = between(m, a, b);
+        dtype_from_f32(t, &f, dst + dtype_bytes(t, (size_t)i), 1);
+    }
+}
+
+static void fill_values(made *m, dtype t, void *dst, int64_t n)
+{
+    uint8_t *b = dst;
+    if (t == DT_BF16) fill_floats(m, t, -1, 1, dst, n);
+    else
+        for (int64_t i = 0; i < n; i++) {
+            b[i] = (uint8_t)(next(m) >> 13);
+            if (t == DT_F8E4M3 && (b[i] & 0x7F) == 0x7F) b[i] ^= 1;     /* no NaN */
+        }
+}
+
+/* Their order is the kernel's. */
+enum { PLACE, REST };
+typedef struct operand_at { int input_scale, x, values, scales, zeros; } operand_at;
+
+static operand_at places_of(quant_info q, bool quantised)
+{
+    operand_at p = { .x = REST };
+    if (q.act == QUANT_ACT_INT8_STATIC || q.act == QUANT_ACT_FP8_STATIC) p.input_scale = p.x++;
+    p.values = p.x + 1;
+    p.scales = quantised ? p.values + 1 : 0;
+    p.zeros = q.zeros ? p.scales + 1 : 0;
+    return p;
+}
+
+void quantised_fill(const quantised_matmul *q, uint64_t seed, void *const *operands)
+{
+    quant_info info = quant_describe(q->scheme);
+    operand_at at = places_of(info, q->scheme);
+    made m = { seed };
+    int32_t *place = operands[PLACE];
+    int64_t matrices = q->layers * q->experts, groups = quantised_matmul_groups(q);
+    place[0] = 1;
+    place[1] = (int32_t)(q->tiles > 1 ? q->tiles - 1 : 1);
+    for (int64_t t = 0; t < q->tiles; t++) place[2 + t] = t < place[1] ? (int32_t)(t * q->experts / q->tiles) : 0;
+    if (at.input_scale) *(float *)operands[at.input_scale] = 0.01f;
+    fill_floats(&m, q->act, -2, 2, operands[at.x], q->tiles * q->rows * q->k);
+    fill_values(&m, q->scheme ? info.type : q->act, operands[at.values], matrices * q->n * quantised_matmul_columns(q));
+    if (at.scales) fill_floats(&m, q->scale, 0.002f, 0.02f, operands[at.scales], matrices * groups * q->n);
+    if (at.zeros)
+        for (int64_t i = 0; i < matrices * groups * q->n; i++) ((int8_t *)operands[at.zeros])[i] = (int8_t)(next(&m) % 16);
+}
+
+/* ---- results ---- */
+
+/* Row r of one weight's matrix, without scales. */
+static void row_values(const quantised_matmul *q, quant_info info, const void *values, int64_t row, float *out)
+{
+    int64_t columns = quantised_matmul_columns(q);
+    const uint8_t *b = (const uint8_t *)values + row * columns;
+    if (!q->scheme) dtype_to_f32(q->act, (const char *)values + dtype_bytes(q->act, (size_t)(row * columns)), out, (size_t)q->k);
+    for (int64_t i = 0; q->scheme && i < q->k; i++) {
+        uint8_t code = i < columns ? b[i] & 15 : b[i - columns] >> 4;
+        out[i] = info.type == DT_I4 ? (float)code : info.type == DT_F4E2M1 ? f4e2m1_to_f32(code) : info.type == DT_F8E4M3 ? f8e4m3_to_f32(b[i]) : (float)(int8_t)b[i];
+    }
+}
+
+/* x in place as the scheme rounds it. */
+static void round_row(const quantised_matmul *q, quant_info info, float fixed, float *x)
+{
+    bool groups = info.act == QUANT_ACT_FP8_G128 || info.act == QUANT_ACT_INT8;
+    int64_t width = groups && q->group ? q->group : q->k;
+    for (int64_t from = 0; info.act && from < q->k; from += width) {
+        int64_t end = from + width < q->k ? from + width : q->k;
+        float top = 0, by = fixed;
+        for (int64_t i = from; i < end; i++) top = fmaxf(top, fabsf(x[i]));
+        if (!fixed) by = top / (info.int8_activations ? 127 : 448);
+        for (int64_t i = from; i < end; i++) {
+            float v = fminf(fmaxf(x[i] / by, info.int8_activations ? -127 : -448), info.int8_activations ? 127 : 448);
+            x[i] = by * (info.int8_activations ? rintf(v) : f8e4m3_to_f32(f32_to_f8e4m3(v)));
+        }
+    }
+}
+
+static void reference_row(const quantised_matmul *q, void *const *operands, int64_t expert, const float *x, float *w, float *y)
+{
+    quant_info info = quant_describe(q->scheme);
+    operand_at at = places_of(info, q->scheme);
+    const int32_t *place = operands[PLACE];
+    int64_t matrix = place[0] * q->experts + expert, groups = quantised_matmul_groups(q);
+    for (int64_t n = 0; n < q->n; n++) {
+        double sum = 0;
+        row_values(q, info, operands[at.values], matrix * q->n + n, w);
+        for (int64_t i = 0; i < q->k; i++) {
+            int64_t g = (matrix * groups + (groups > 1 ? i / q->group : 0)) * q->n + n;
+            float scale = 1, zero = info.type == DT_I4 ? 8 : 0;
+            if (at.scales) dtype_to_f32(q->scale, (const char *)operands[at.scales] + dtype_bytes(q->scale, (size_t)g), &scale, 1);
+            if (at.zeros) zero = (float)((const int8_t *)operands[at.zeros])[g];
+            sum += (double)x[i] * ((double)w[i] - zero) * scale;
+        }
+        y[n] = (float)sum;
+    }
+}
+
+status quantised_reference(const quantised_matmul *q, void *const *operands, float *y)
+{
+    quant_info info = quant_describe(q->scheme);
+    operand_at at = places_of(info, q->scheme);
+    const int32_t *place = operands[PLACE];
+    float *x = mem_array((size_t)q->k * 2, sizeof *x);
+    if (!x) return err_nomem();
+    for (int64_t r = 0; r < q->tiles * q->rows; r++) {
+        dtype_to_f32(q->act, (const char *)operands[at.x] + dtype_bytes(q->act, (size_t)(r * q->k)), x, (size_t)q->k);
+        round_row(q, info, at.input_scale ? *(const float *)operands[at.input_scale] : 0, x);
+        reference_row(q, operands, place[2 + r / q->rows], x, x + q->k, y + r * q->n);
+        for (int64_t n = 0; r / q->rows >= place[1] && n < q->n; n++) y[r * q->n + n] = NAN;
+    }
+    mem_free(x);
+    return ST_OK;
+}
+
+/* ---- kernels ---- */
+
+mk *quantised_build(const char *name, const quantised_matmul *q, const chip *c)
+{
+    matmul_config m;
+    if (quantised_matmul_configure(c, q, &m) == ST_OK) return quantised_matmul_kernel(name, q, &m);
+    mk *k = mk_new(name);
+    mk_fail(k, "%s", err_msg());
+    return k;
+}
+
+const char *quantised_refused(const quantised_matmul *q, const chip *c)
+{
+    static _Thread_local char why[256];
+    matmul_config m;
+    if (quantised_matmul_configure(c, q, &m) == ST_OK) return NULL;
+    snprintf(why, sizeof why, "%s", err_msg());
+    return why;
+}
+
+/* The sizes that models have: Llama-3.1-8B's down projection, Qwen3-32B's, DeepSeek-V3's. */
+static const struct { const char *scheme; int rows, n, k, full_rows, full_n, full_k; } cases[] = {
+    { "none", 16, 256, 256, 64, 4096, 14336 },
+    { "int8", 16, 256, 384, 64, 4096, 14336 },
+    { "i8.act=int8_static", 8, 256, 256, 64, 4096, 14336 },
+    { "int8_g32", 16, 256, 288, 64, 4096, 4096 },
+    { "int8_per_channel_weight_only", 16, 384, 256, 64, 4096, 14336 },
+    { "int8_g32_weight_only", 8, 256, 320, 64, 4096, 4096 },
+    { "fp8_per_channel", 24, 256, 256, 256, 5120, 25600 },
+    { "f8e4m3.act=fp8", 16, 256, 256, 64, 5120, 25600 },
+    { "f8e4m3.act=fp8_static", 16, 256, 256, 64, 5120, 25600 },
+    { "f8e4m3.g128", 16, 512, 384, 64, 7168, 16384 },
+    { "f8e4m3.g128.act=fp8_g128", 16, 256, 448, 64, 7168, 16384 },
+    { "f8e4m3.g128.act=fp8_g128", 64, 384, 256, 256, 7168, 16384 },
+    { "int4_g128", 16, 256, 512, 64, 4096, 14336 },
+    { "int4_g32", 16, 256, 320, 64, 4096, 4096 },
+    { "int4_g128_weight_only", 32, 256, 512, 64, 4096, 14336 },
+    { "int4_g32_weight_only", 16, 256, 416, 64, 4096, 4096 },
+    { "i4.g128.zeros", 16, 256, 512, 64, 4096, 14336 },
+    { "i4.g256.zeros", 16, 256, 768, 64, 4096, 14336 },
+    { "i4.g32.zeros", 8, 256, 384, 32, 4096, 4096 },
+    { "f4e2m1.g32", 16, 256, 448, 16, 5760, 2880 },
+    { "f4e2m1.g16", 16, 256, 256, 16, 4096, 4096 },
+};
+enum { N_CASES = sizeof cases / sizeof *cases };
+
+static quantised_matmul at_test_size(int i) { return quantised_case(cases[i].scheme, cases[i].rows, 1, cases[i].n, cases[i].k, 1); }
+static quantised_matmul at_full_size(int i) { return quantised_case(cases[i].scheme, cases[i].full_rows, 1, cases[i].full_n, cases[i].full_k, 1); }
+
+static void describe(int i, char *dst, size_t cap)
+{
+    snprintf(dst, cap, "%s, %d x %d x %d", cases[i].scheme, cases[i].full_rows, cases[i].full_n, cases[i].full_k);
+}
+
+static const char *refuses(int i, const chip *c)
+{
+    quantised_matmul q = at_test_size(i), full = at_full_size(i);
+    const char *why = quantised_refused(&q, c);
+    return why ? why : quantised_refused(&full, c);
+}
+
+static mk *build(int i, const chip *c)
+{
+    quantised_matmul q = at_test_size(i);
+    return quantised_build("quantised_matmul", &q, c);
+}
+
+static mk *build_full(int i, const chip *c)
+{
+    quantised_matmul q = at_full_size(i);
+    return quantised_build("quantised_matmul", &q, c);
+}
+
+static void fill(int i, const mk *k, uint64_t seed, void *const *operands)
+{
+    (void)k;
+    quantised_matmul q = at_test_size(i);
+    quantised_fill(&q, seed, operands);
+}
+
+static status reference(int i, const mk *k, void *const *operands, float *const *results)
+{
+    (void)k;
+    quantised_matmul q = at_test_size(i);
+    return quantised_reference(&q, operands, results[0]);
+}
+
+static double tolerance(int i) { return (void)i, 1e-4; }
+
+const kernel_impl kernel_quantised_matmul = { "quantised_matmul", N_CASES, describe, NULL, refuses, build, build_full, fill, reference, tolerance };
