@@ -58,8 +58,8 @@ static bool has_three_positions(const graph *g)
 
 status program_check_kv(const device_limits *l)
 {
-    if (dtype_bits(l->kv_dtype) < 16)
-        return err_set(ST_UNSUPPORTED, "PJRT devices keep KV in f32, bf16 or f16, not in %s: leave --kv-cache-dtype at auto, or use the cpu device", dtype_name(l->kv_dtype));
+    if (l->kv_dtype == DT_I8)
+        return err_set(ST_UNSUPPORTED, "PJRT devices keep KV in f32, bf16, f16, f8e4m3 or f8e5m2, not in %s: leave --kv-cache-dtype at auto, or use the cpu device", dtype_name(l->kv_dtype));
     return ST_OK;
 }
 

@@ -71,13 +71,23 @@ static dtype product_type(dtype act, dtype kv)
 
 /* ---- writing ---- */
 
+/* x in the cache's type. 8-bit floats saturate, as on the CPU (ops/kv.h); stablehlo.convert would make NaN or infinity of what is too large. */
+static hlo_val kv_number(hlo *h, hlo_val x, dtype type)
+{
+    double most = type == DT_F8E4M3 ? 448 : type == DT_F8E5M2 ? 57344 : 0;
+    if (most == 0) return hlo_convert(h, x, type);
+    x = hlo_convert(h, x, DT_F32);
+    x = hlo_bin(h, "minimum", x, hlo_full_like(h, hlo_float(h, DT_F32, most), x));
+    return hlo_convert(h, hlo_bin(h, "maximum", x, hlo_full_like(h, hlo_float(h, DT_F32, -most), x)), type);
+}
+
 /* k and v [T, kv_heads, d] as rows of the cache [T, rows, lanes]. */
 hlo_val kv_cache_rows(hlo_call *c, const hlo_kv *kv)
 {
     hlo *h = c->h;
-    hlo_val in[2] = { hlo_convert(h, c->in[K], kv->type) }, zero = hlo_float(h, kv->type, 0);
+    hlo_val in[2] = { kv_number(h, c->in[K], kv->type) }, zero = hlo_float(h, kv->type, 0);
     if (kv->latent) return hlo_reshape(h, hlo_pad(h, in[0], 2, 0, kv->lanes - kv->dim, zero), 3, (int64_t[]){ c->step->T, 1, kv->lanes });
-    in[1] = hlo_convert(h, c->in[VAL], kv->type);
+    in[1] = kv_number(h, c->in[VAL], kv->type);
     int64_t width = kv->narrow ? HALF : kv->width;
     for (int i = 0; i < 2; i++) in[i] = hlo_pad(h, in[i], 2, 0, width - kv->dim, zero);
     for (int i = 0; kv->v_row && i < 2; i++) in[i] = hlo_pad(h, in[i], 1, 0, kv->v_row - kv->heads, zero);

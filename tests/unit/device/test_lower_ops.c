@@ -30,10 +30,22 @@ static void make_step(case_step *s, int i)
 
 /* Values of a leaf on one device; case_fill's are the same on all. */
 typedef void fill_fn(case_step *s, int device, const node *n, float *dst);
+
+/* An input's columns from this one on are so many times greater, those before it so many times smaller; 0: as case_fill has them. */
+static int64_t large_from;
+static float input_factor;
+
+static void fill_scaled(void *step, const node *n, float *dst)
+{
+    case_fill(step, n, dst);
+    if (!large_from || n->op != OP_INPUT) return;
+    for (int64_t i = 0; i < case_count(step, n); i++) dst[i] *= i % n->s.dim[1] < large_from ? 1 / input_factor : input_factor;
+}
+
 static void fill_same(case_step *s, int device, const node *n, float *dst)
 {
     (void)device;
-    case_fill(s, n, dst);
+    fill_scaled(s, n, dst);
 }
 
 typedef struct machine {
@@ -52,7 +64,8 @@ static pjrt_buffer *put(machine *m, int device, dtype type, const int64_t *dim, 
 {
     pjrt_buffer *b = NULL;
     void *data = mem_calloc((size_t)n + 1, sizeof(float));
-    dtype_from_f32(type, v, data, (size_t)n);
+    if (dtype_bits(type) >= 16) dtype_from_f32(type, v, data, (size_t)n);
+    for (int64_t i = 0; i < n && dtype_bits(type) == 8; i++) ((uint8_t *)data)[i] = type == DT_F8E4M3 ? f32_to_f8e4m3(v[i]) : f32_to_f8e5m2(v[i]);
     CHECK_OK(pjrt_upload(m->c, device, type, dim, (size_t)rank, data, PJRT_HOLD_CALL, &b, NULL));
     mem_free(data);
     return b;
@@ -228,7 +241,7 @@ static status run_case(const graph *g, dtype act, dtype kv, double *worst)
         size_t count = (size_t)case_count(&s, graph_node(g, graph_output(g)));
         float *want = mem_calloc(count, sizeof *want), *got[DEVICES];
         for (int d = 0; d < DEVICES; d++) got[d] = mem_calloc(count, sizeof(float));
-        st = ref_run(g, case_fill, &s, &s.b, &cache, PAGE, want);
+        st = ref_run(g, fill_scaled, &s, &s.b, &cache, PAGE, want);
         if (st == ST_OK) st = machine_run(&m, &s, steps[i].decode, got);
         *worst = fmax(*worst, case_error(got[0], want, (int64_t)count));
         for (int d = 0; d < DEVICES; d++) mem_free(got[d]);
@@ -287,6 +300,41 @@ TEST(every_op_has_a_form)
 {
     for (op o = 1; o < OP_COUNT; o++)
         if (!op_is(o, OPF_LEAF) && !op_impl_of(o)->hlo) FAIL("%s has no StableHLO", op_name(o));
+}
+
+/* ---- caches of 8-bit floats ---- */
+
+static void check_8_bit_cache(int number, dtype kv, dtype act, float factor)
+{
+    graph *g;
+    double error = INFINITY;
+    REQUIRE_OK(graph_new(ops_rules(), &g));
+    tensor out = op_impl_of(OP_PAGED_ATTENTION)->build_case(g, number, DT_F32);
+    REQUIRE(out.id);
+    REQUIRE_OK(graph_finish(g, out));
+    const node *q = graph_node(g, graph_node(g, out)->in[0]);
+    large_from = factor != 1 ? q->s.dim[1] * q->s.dim[2] : 0;
+    input_factor = factor;
+    status st = run_case(g, act, kv, &error);
+    large_from = 0;
+    double tolerance = tolerance_of(g, act);
+    if (st != ST_OK || !(error <= tolerance))
+        FAIL("case %d, cache %s, activations %s, factor %g: error %g, at most %g%s%s", number, dtype_name(kv), dtype_name(act), (double)factor, error, tolerance, st == ST_OK ? "" : ": ",
+             st == ST_OK ? "" : err_msg());
+    graph_free(g);
+}
+
+/* Beyond the largest number of its type a key or value is that number: 448 and 57344. */
+TEST(caches_of_8_bit_floats)
+{
+    NEED_CPU;
+    static const int cases[] = { 1, 5, 14 };        /* heads side by side, heads as rows, a latent cache */
+    for (int i = 0; i < 3; i++) {
+        check_8_bit_cache(cases[i], DT_F8E4M3, DT_BF16, 1);
+        check_8_bit_cache(cases[i], DT_F8E5M2, DT_F32, 1);
+    }
+    check_8_bit_cache(1, DT_F8E4M3, DT_F32, 3000);
+    check_8_bit_cache(14, DT_F8E5M2, DT_F32, 300000);
 }
 
 /* ---- what the cases cannot say ---- */
