@@ -120,7 +120,7 @@ static const flag_def defs[] = {
     { "gpu-memory-utilization", "device-memory-utilization", G, FLAG_NUM, FLAG_YES, "0.92", NULL, NULL, "Fraction of device memory to use; on a CPU VLLM_CPU_KVCACHE_SPACE decides." },
     { "kv-cache-memory-bytes", NULL, G, FLAG_INT, FLAG_YES, NULL, NULL, NULL, "Size of the KV cache." },
     { "kv-cache-dtype", NULL, G, FLAG_STR, FLAG_YES, "auto", "auto|float16|bfloat16|float32|fp8|fp8_e4m3|fp8_e5m2|int8_per_token_head|fp8_per_token_head|fp8_ds_mla|nvfp4_ds_mla", "auto|float16|bfloat16|float32|fp8|fp8_e4m3|fp8_e5m2|int8_per_token_head",
-      "Type of the KV cache; those of one byte on the CPU only (docs/performance.md has their errors)." },
+      "Type of the KV cache; int8_per_token_head on the CPU only (docs/performance.md has their errors)." },
     { "kv-cache-dtype-skip-layers", NULL, G, FLAG_LIST, FLAG_NOT_YET, NULL, NULL, NULL, "Layers with another type of cache." },
     { "num-gpu-blocks-override", NULL, G, FLAG_INT, FLAG_YES, NULL, NULL, NULL, "Number of KV blocks, for testing." },
     { "enable-prefix-caching", NULL, G, FLAG_BOOL, FLAG_YES, "on", NULL, NULL, "Reuse of the KV of common prefixes." },

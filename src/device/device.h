@@ -45,7 +45,7 @@ typedef struct device_limits {
     int max_rows;           /* rows of logits per step (sampled rows, or all prompt rows for prompt_logprobs in chunks) */
     int max_model_len;
     int block_size;         /* tokens per KV block */
-    dtype kv_dtype;         /* DT_F32, DT_BF16, DT_F16; on the CPU also those of one byte (ops/kv.h) */
+    dtype kv_dtype;         /* DT_F32, DT_BF16, DT_F16, DT_F8E4M3, DT_F8E5M2; on the CPU also DT_I8 (ops/kv.h) */
     attention_choice attention; /* TPUs: blocks, kernels and KV padding by chip and policy; zeros elsewhere */
 } device_limits;
 
