@@ -139,12 +139,16 @@ static void write_row(const attention_config *c, const char *what, buf *out)
 void attention_write_text(const attention_view *v, buf *out)
 {
     const attention_config *c = &v->decode;
+    const char *names[ATTENTION_OPTIMISATIONS];
     attention_config others[ATTENTION_ALTERNATIVES];
     attention_shape free_page = v->decode_shape;
     buf_str(out, "attention by the policy ");
     attention_describe(c, out);
     buf_printf(out, "\n%d layers of this kind, %d kinds; decode is %d sequences, mixed one long prompt\n", v->n_layers, v->n_kinds, v->decode_shape.seqs);
     if (c->warning) buf_printf(out, "note: %s\n", c->warning);
+    buf_str(out, "applied:");
+    for (int i = 0, k = attention_optimisations(c, names); i < k; i++) buf_printf(out, "%s %s", i ? "," : "", names[i]);
+    buf_char(out, '\n');
     buf_printf(out, "  %-8s %-6s %6s %6s %7s %7s %7s %8s %8s %7s %9s %10s %10s\n", "step", "policy", "page", "head", "pages", "kv", "q", "queries", "buffers", "B/token", "VMEM MiB", "MB/layer", "us/layer");
     write_row(c, "decode", out);
     write_row(&v->mixed, "mixed", out);
@@ -182,6 +186,7 @@ void attention_write_json(const attention_view *v, jw *w)
     const char *names[ATTENTION_OPTIMISATIONS];
     attention_config others[ATTENTION_ALTERNATIVES];
     attention_shape free_page = v->decode_shape;
+    buf report = {0};
     free_page.page_size = 0;
     jw_obj(w);
     json_fields(&v->mixed, w);
@@ -191,6 +196,10 @@ void attention_write_json(const attention_view *v, jw *w)
     jw_arr(w);
     for (int i = 0, n = attention_optimisations(&v->mixed, names); i < n; i++) jw_str(w, names[i]);
     jw_end_arr(w);
+    attention_report(&v->mixed, &(attention_calls){ 0 }, &report);
+    jw_key(w, "report");
+    jw_raw(w, buf_cstr(&report));
+    buf_free(&report);
     jw_key(w, "decode");
     jw_obj(w);
     json_fields(&v->decode, w);

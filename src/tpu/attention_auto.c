@@ -4,7 +4,7 @@
 
 #include "tpu/attention_cost.h"
 
-enum { LANES = 128, PAGE_MOST = 512, BLOCK_LEAST = 128, BLOCK_MOST = 4096, QUERIES_MOST = 512 };
+enum { LANES = 128, BLOCK_LEAST = 128, BLOCK_MOST = 4096, QUERIES_MOST = 512 };
 static const int head_multiples[] = { 64, 128 }, stages[] = { 2, 3, 4, 8 };
 static const double near_best = 1.01;
 
@@ -16,7 +16,7 @@ static int padded(int head, int multiple)
 }
 
 /* A page of one row per token is whole registers. */
-static int page_least(const attention_shape *s) { return dtype_bits(s->kv) < 16 ? 32 : 16; }
+int attention_page_least(const attention_shape *s) { return dtype_bits(s->kv) < 16 ? 32 : 16; }
 
 /* The step's page table lies in the scalar memory; half of it is for it. */
 static bool table_fits(const chip *k, const attention_shape *s, int page)
@@ -69,8 +69,8 @@ static void try_all(search *f, const chip *k)
             try_blocks(f, c);
             continue;
         }
-        for (c.page_size = page_least(f->s); c.page_size <= PAGE_MOST; c.page_size *= 2)
-            if (c.page_size == PAGE_MOST || table_fits(k, f->s, c.page_size)) try_blocks(f, c);
+        for (c.page_size = attention_page_least(f->s); c.page_size <= ATTENTION_PAGE_MOST; c.page_size *= 2)
+            if (c.page_size == ATTENTION_PAGE_MOST || table_fits(k, f->s, c.page_size)) try_blocks(f, c);
     }
 }
 

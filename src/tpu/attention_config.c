@@ -96,7 +96,7 @@ int attention_alternatives(const chip *k, const attention_shape *shape, attentio
 {
     attention_config table;
     int n = 0;
-    for (int page = 16; page <= 512; page *= 2) {
+    for (int page = attention_page_least(shape); page <= ATTENTION_PAGE_MOST; page *= 2) {
         attention_shape s = *shape;
         if (s.page_size && s.page_size != page) continue;
         s.page_size = page;

@@ -11,5 +11,8 @@ void attention_by_table(const chip *k, const attention_shape *s, attention_confi
 void attention_by_cost(const chip *k, const attention_shape *s, attention_config *c);
 
 int attention_table_multiple(const chip *k);
+/* Pages that auto considers. */
+enum { ATTENTION_PAGE_MOST = 512 };
+int attention_page_least(const attention_shape *s);
 
 #endif

@@ -40,6 +40,8 @@ TEST(the_table_is_told_and_its_pages_are_served)
     CHECK_INT(jv_get_i64(o, "block_size", 0), 512);
     CHECK_INT(jv_get_i64(o, "kv_bytes_per_token", 0), 32 * 2 * 8 * 256 * 2);
     CHECK_INT(jv_len(jv_get(a, "optimizations_applied")), 5);
+    CHECK_STR(jv_get_str(jv_get(a, "report"), "head_size_optimization", ""), "128 -> 256");
+    CHECK(jv_is(jv_get(jv_get(a, "report"), "average_call_time_ms"), JV_NULL));
     jv_free(o);
 }
 
@@ -55,6 +57,10 @@ TEST(auto_pads_nothing_and_lists_what_else_there_was)
     for (int i = 0; i < N_FIELDS; i++) CHECK(jv_is(jv_get(a, fields[i]), JV_INT) && jv_is(jv_get(d, fields[i]), JV_INT));
     CHECK(jv_len(others) == 7);
     for (size_t i = 0; i < jv_len(others); i++) CHECK(jv_get_f64(jv_at(others, i), "predicted_seconds", 0) >= 0.985 * jv_get_f64(d, "predicted_seconds", 1));
+    jv_free(o);
+    o = told(RUN("--target", "v6e-1", "--json", "--kv-cache-dtype", "fp8"));
+    CHECK_INT(jv_get_i64(jv_get(o, "attention"), "kv_bytes_per_token", 0), 2 * 8 * 128);
+    CHECK(jv_get_i64(o, "block_size", 0) >= 32);
     jv_free(o);
     ran r = RUN("--target", "v5e-4", "-tp", "2");
     CHECK(strstr(buf_cstr(&r.out), "attention by the policy auto on v5e: head size 128") && strstr(buf_cstr(&r.out), "what decode was chosen from"));
