@@ -1,6 +1,6 @@
 #include "ops/hlo_weight.h"
 
-enum { LEAST_GROUP = 8 };
+enum { LEAST_GROUP = 8, LANES = 128 };
 
 /* ---- pieces ---- */
 
@@ -29,12 +29,23 @@ static dtype scale_type(const node *w, quant_info q)
     return q.type == DT_F4E2M1 && q.group == 32 ? DT_BF16 : w->s.type;
 }
 
+/* TPU memory is tiles of 128 columns. A matrix that ends within one is given another layout, with experts or rows in the place of columns,
+ * and copied back before its rows or experts can be taken, in every step: for gpt-oss-120b (2880 columns) the table of embeddings, and in
+ * bfloat16 all layers' experts, 27 GiB for each of eight devices. So their columns are padded where that costs an eighth at most. */
+static int64_t whole_lanes(int64_t cols)
+{
+    const int64_t whole = (cols + LANES - 1) / LANES * LANES;
+    return (whole - cols) * 8 <= cols ? whole : cols;
+}
+
 bool hlo_weight_shape(const node *w, weight_piece p, shape *out)
 {
     quant_scheme s = scheme_of(w);
     quant_info q = quant_describe(s);
     int64_t rows = weight_rows(w), cols = weight_cols(w), group = hlo_weight_group(w), groups = group ? (cols + group - 1) / group : 1;
     *out = w->s;
+    const bool table = w->a.weight.role == ROLE_VOCAB && w->s.rank == 2, experts = weight_has_experts(w) && w->s.rank == 3;
+    if (!s && (table || experts)) out->dim[w->s.rank - 1] = whole_lanes(cols);
     if (!s) return p == PIECE_VALUES;
     int lead = weight_rows_dim(w);      /* experts in front */
     bool matrix = p == PIECE_VALUES || p == PIECE_SCALES || p == PIECE_ZEROS;
@@ -193,6 +204,7 @@ static hlo_val dot(hlo *h, hlo_val x, hlo_val w, dtype out)
 
 static hlo_val plain_product(hlo *h, hlo_val x, hlo_val w)
 {
+    if (x.dim[1] < w.dim[1]) x = hlo_pad(h, x, 1, 0, w.dim[1] - x.dim[1], hlo_convert(h, hlo_float(h, DT_F32, 0), x.type));     /* hlo_weight_shape */
     if (x.type != w.type) {
         x = hlo_convert(h, x, DT_F32);
         w = hlo_convert(h, w, DT_F32);

@@ -7,7 +7,8 @@
  *   zeros        [G, N] s8, if the scheme has them
  *   order        [K] i32: which input a column takes (act-order)
  *   input_scale  [1] f32: of static activations
- * and each has the experts in front where the weight has. Programs take them apart where they multiply: compilers fuse that into the
+ * A plain table of embeddings and plain experts may have columns of zeros behind their own (hlo_weight_shape).
+ * Each has the experts in front where the weight has. Programs take them apart where they multiply: compilers fuse that into the
  * product's operand. docs/quantization.md has the arithmetic. */
 #ifndef SYSTOLIC_OPS_HLO_WEIGHT_H
 #define SYSTOLIC_OPS_HLO_WEIGHT_H
@@ -15,7 +16,7 @@
 #include "graph/quant.h"
 #include "ops/hlo.h"
 
-/* The shape of a weight node's piece on one device; false if it has none such. */
+/* The shape of a weight node's piece on one device, padding included; false if it has none such. */
 bool hlo_weight_shape(const node *w, weight_piece p, shape *out);
 /* Columns that share a scale in the pieces: the scheme's group, less where columns are cut inside of groups; 0: all. */
 int64_t hlo_weight_group(const node *w);

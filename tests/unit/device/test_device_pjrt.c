@@ -169,6 +169,16 @@ TEST(ragged_steps)
     against_cpu(&llama, one, 1e-4);
 }
 
+/* A table of embeddings of 120 columns is kept with 128, as a head too; of two ranks each has half of its rows. */
+TEST(padded_tables)
+{
+    NEED_CPU;
+    decoder wide = { .layers = 2, .hidden = 120, .heads = 4, .kv_heads = 2, .head_dim = 4, .mlp = 16, .vocab = VOCAB };
+    against_cpu(&wide, one, 1e-4);
+    wide.tied = true;
+    against_cpu(&wide, (mesh){ 1, 2, false, false }, 1e-4);
+}
+
 /* Windows and full layers: four groups that share blocks. The groups of a loop's repetitions are in no even order. */
 TEST(layers_of_two_kinds)
 {

@@ -391,31 +391,34 @@ TEST(rope_far_from_zero)
 
 /* ---- quantised weights ---- */
 
-enum { QN = 24, QK = 200 };     /* a row ends inside of a group */
+enum { QN = 24, MOST_QK = 1400 };
+/* A row ends inside of a group; the second one's packed values and groups of 16 are padded to whole lanes (hlo_weight_shape). */
+static const int widths[] = { 200, 1400 };
+static int QK;
 
 /* A stored tensor of a scheme, or what a named one makes of values. */
 static weight_data make_quantised(const node *n)
 {
-    static uint8_t values[QN * QK];
-    static float scales[QN * QK], zeros[QN * QK], plain[QN * QK];
-    static int32_t order[QK];
+    static uint8_t values[QN * MOST_QK];
+    static float scales[QN * MOST_QK], zeros[QN * MOST_QK], plain[QN * MOST_QK];
+    static int32_t order[MOST_QK];
     quant_scheme s = (quant_scheme)n->a.weight.scheme;
     quant_info q = quant_describe(s);
     weight_data d = { .type = q.type, .rank = 2, .shape = { QN, QK }, .values = values, .scales = scales, .scale_type = DT_F32, .global = 1, .group_out = 1,
                       .group_in = q.group ? q.group : QK, .input_scale = 1.0f / 300 };
     if (!quant_is_stored(s)) {
         weight_data raw = { .type = DT_F32, .rank = 2, .shape = { QN, QK }, .values = plain };
-        for (uint32_t i = 0; i < QN * QK; i++) plain[i] = case_value(3, i);
+        for (uint32_t i = 0; i < (uint32_t)(QN * QK); i++) plain[i] = case_value(3, i);
         CHECK_OK(pjrt_quantise(n, &raw, &d));
         return d;
     }
-    for (uint32_t i = 0; i < QN * QK; i++) {
+    for (uint32_t i = 0; i < (uint32_t)(QN * QK); i++) {
         uint8_t b = (uint8_t)((i + 7) * 2654435761u >> 21);
         values[i] = q.type == DT_F8E4M3 && (b & 0x7F) == 0x7F ? 0 : b;
         scales[i] = (float)(1 + i * 5 % 13) / 64;
         zeros[i] = (float)(i * 7 % 17);
     }
-    for (int i = 0; i < QK; i++) order[i] = i * 7 % QK;
+    for (int i = 0; i < QK; i++) order[i] = i * 11 % QK;
     if (q.zeros) d.zeros = zeros;
     if (q.ordered) d.order = order;
     return d;
@@ -424,11 +427,11 @@ static weight_data make_quantised(const node *n)
 /* A row of inputs as the scheme rounds it. */
 static void round_inputs(const weight_data *d, quant_info q, float *x)
 {
-    float prepared[QK];
+    float prepared[MOST_QK];
     int64_t group = q.act == QUANT_ACT_INT8 && q.group ? q.group : QK;
     if (!q.int8_activations) {
         qgemm_prepare(q.act, d->input_scale, NULL, x, QK, prepared);
-        memcpy(x, prepared, sizeof prepared);
+        memcpy(x, prepared, (size_t)QK * sizeof *prepared);
         return;
     }
     for (int64_t from = 0; from < QK; from += group) {
@@ -443,7 +446,7 @@ static void round_inputs(const weight_data *d, quant_info q, float *x)
 /* All 32 rows by weights as weight_row has them. */
 static void multiply_quantised(const graph *g, case_step *s, const weight_data *d, quant_info q, float *want)
 {
-    static float x[32 * QK], w[QK];
+    static float x[32 * MOST_QK], w[MOST_QK];
     case_fill(s, graph_at(g, 1), x);
     for (int t = 0; t < 32; t++) round_inputs(d, q, x + t * QK);
     for (int r = 0; r < QN; r++) {
@@ -474,7 +477,7 @@ static void check_quantised(const char *scheme)
     CHECK_OK(st);
     multiply_quantised(g, &s, &d, quant_describe((quant_scheme)graph_at(g, 2)->a.weight.scheme), want);
     double error = case_error(got, want, 32 * QN);
-    if (!(error <= 1e-5)) FAIL("%s: error %g", scheme, error);
+    if (!(error <= 1e-5)) FAIL("%s of %d columns: error %g", scheme, QK, error);
     machine_close(&m);
     graph_free(g);
     mem_free(d.owned);
@@ -485,7 +488,10 @@ TEST(quantised_linears)
     NEED_CPU;
     static const char *const schemes[] = { "i8", "i8.act=int8", "i8.act=int8_static", "i4", "i4.g32.zeros", "i4.g128.ordered", "f8e4m3", "f8e4m3.g128", "f8e4m3.act=fp8", "f8e4m3.act=fp8_static",
                                            "f8e4m3.g128.act=fp8_g128", "f4e2m1.g16", "f4e2m1.g32", "int8", "int4_g32", "int4_g128_weight_only", "int8_g32_weight_only", "fp8_per_channel" };
-    for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++) check_quantised(schemes[i]);
+    for (size_t k = 0; k < sizeof widths / sizeof *widths; k++) {
+        QK = widths[k];
+        for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++) check_quantised(schemes[i]);
+    }
 }
 
 /* ---- collectives: what each rank has is its own ---- */
