@@ -58,18 +58,18 @@ static size_t rounded_bytes(quant_scheme s, int64_t k, int64_t rows)
 enum { ALONE_BYTES = 16 << 10 };
 static bool rounds_alone(const cpu_call *c) { return rounded_bytes(weight_of(c)->scheme, c->in[X].cols, c->out.rows) <= ALONE_BYTES; }
 
+void qgemm_round_row(const qgemm_weight *w, isa set, const float *x, void *row, qgemm_scale *s)
+{
+    quant_info q = quant_describe(w->scheme);
+    const int64_t k = w->base.k;
+    if (!q.int8_activations) qgemm_prepare(q.act, qgemm_input_scale(w), qgemm_order(w), x, k, row);
+    else if (q.act == QUANT_ACT_INT8_STATIC) qgemm_round_static(x, k, qgemm_input_scale(w), qgemm_offset(w->scheme), row, s);
+    else qgemm_kernels_of(set)->round(x, k, qgemm_group(w->scheme, k), qgemm_offset(w->scheme), row, s);
+}
+
 static void round_rows(const cpu_call *c, const rounded *to, int64_t from, int64_t end)
 {
-    const qgemm_weight *w = weight_of(c);
-    quant_info q = quant_describe(w->scheme);
-    qgemm_round_fn *fn = qgemm_kernels_of(c->isa)->round;
-    for (int64_t r = from; r < end; r++) {
-        const float *x = c->in[X].f + r * c->in[X].ld;
-        char *row = to->rows + r * to->ld;
-        if (!q.int8_activations) qgemm_prepare(q.act, qgemm_input_scale(w), qgemm_order(w), x, w->base.k, (float *)(void *)row);
-        else if (q.act == QUANT_ACT_INT8_STATIC) qgemm_round_static(x, w->base.k, qgemm_input_scale(w), qgemm_offset(w->scheme), (int8_t *)row, to->s + r * to->lds);
-        else fn(x, w->base.k, qgemm_group(w->scheme, w->base.k), qgemm_offset(w->scheme), (int8_t *)row, to->s + r * to->lds);
-    }
+    for (int64_t r = from; r < end; r++) qgemm_round_row(weight_of(c), c->isa, c->in[X].f + r * c->in[X].ld, to->rows + r * to->ld, to->s + r * to->lds);
 }
 
 /* ---- the product ---- */

@@ -57,13 +57,8 @@ static size_t scales_at(const rows_form *f) { return ((size_t)qgemm_padded_k(f->
 void rows_put(const rows_form *f, isa set, const float *x, void *row)
 {
     switch (f->kind) {
-    case ROWS_INT8: {
-        qgemm_scale *s = (qgemm_scale *)(void *)((char *)row + scales_at(f));
-        if (quant_describe(f->scheme).act == QUANT_ACT_INT8_STATIC) qgemm_round_static(x, f->k, qgemm_input_scale(f->w), qgemm_offset(f->scheme), row, s);
-        else qgemm_kernels_of(set)->round(x, f->k, qgemm_group(f->scheme, f->k), qgemm_offset(f->scheme), row, s);
-        break;
-    }
-    case ROWS_PREPARED: qgemm_prepare(quant_describe(f->scheme).act, qgemm_input_scale(f->w), qgemm_order(f->w), x, f->k, row); break;
+    case ROWS_INT8: qgemm_round_row(f->w, set, x, row, (qgemm_scale *)(void *)((char *)row + scales_at(f))); break;
+    case ROWS_PREPARED: qgemm_round_row(f->w, set, x, row, NULL); break;
     case ROWS_BF16:
 #if defined(__x86_64__)
         gemm_round_avx512bf16(x, f->k, row);
