@@ -3,6 +3,7 @@
 #include "tests/unit/device/pjrt/help.h"
 
 #include "device/pjrt/programs.h"
+#include "ops/hlo_weight.h"
 #include "tests/unit/device/pjrt/decoder.h"
 
 /* XLA:CPU loses some bytes per compiled loop; what this repository allocates is not under that library. */
@@ -16,6 +17,9 @@ static const decoder qwen = { .layers = 2, .hidden = 24, .heads = 8, .kv_heads =
 static const decoder sliding = { .layers = 3, .hidden = 16, .heads = 8, .kv_heads = 8, .head_dim = 4, .mlp = 16, .vocab = VOCAB, .period = 2 };
 
 static const decoder mixture = { .layers = 3, .hidden = 24, .heads = 8, .kv_heads = 2, .head_dim = 4, .mlp = 12, .vocab = VOCAB, .bias = true, .experts = 8, .top_k = 3 };
+
+/* Columns that are padded to 128. */
+static const decoder wide = { .layers = 2, .hidden = 120, .heads = 4, .kv_heads = 2, .head_dim = 4, .mlp = 12, .vocab = VOCAB, .bias = true, .experts = 4, .top_k = 2, .tied = true };
 
 /* More ranks than divide the heads and the experts. */
 static const decoder crowded = { .layers = 2, .hidden = 24, .heads = 12, .kv_heads = 4, .head_dim = 4, .mlp = 8, .vocab = VOCAB, .bias = true, .experts = 12, .top_k = 3 };
@@ -49,7 +53,9 @@ typedef struct machine {
 /* Rank `rank`'s share of a weight, as partition.h says it: its rows and columns, zeros where padded. */
 static void fill_share(const machine *m, const node *n, int rank, float *dst)
 {
-    int64_t local_cols = weight_cols(n), first = weight_first_expert(n, rank, m->m.tp);
+    shape s;
+    CHECK(hlo_weight_shape(n, PIECE_VALUES, &s));
+    int64_t local_cols = weight_cols(n) > 1 ? s.dim[s.rank - 1] : 1, first = weight_first_expert(n, rank, m->m.tp);     /* padded ones too */
     memset(dst, 0, (size_t)(weight_experts(n) * weight_rows(n) * local_cols) * sizeof *dst);
     for (int64_t i = 0; i < n->a.weight.n_parts; i++) {
         const weight_part *p = &n->a.weight.parts[i];
@@ -297,6 +303,8 @@ TEST(experts_on_meshes)
         check_mesh(&mixture, (mesh){ 2, 2, false, ep }, false);
     }
     check_mesh(&mixture, (mesh){ 1, 8, false, true }, false);
+    if (!expect(&wide, 1)) return;
+    for (int ep = 0; ep < 2; ep++) check_mesh(&wide, (mesh){ 1, 2, false, ep }, true);
 }
 
 /* Four groups of two ranks: each has its heads twice, and half of each of its experts. */
