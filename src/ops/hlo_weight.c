@@ -1,6 +1,6 @@
 #include "ops/hlo_weight.h"
 
-enum { LEAST_GROUP = 8, LANES = 128 };
+enum { LEAST_GROUP = 8, LANES = 128, GROUPS = 16 };
 
 /* ---- pieces ---- */
 
@@ -29,13 +29,14 @@ static dtype scale_type(const node *w, quant_info q)
     return q.type == DT_F4E2M1 && q.group == 32 ? DT_BF16 : w->s.type;
 }
 
-/* TPU memory is tiles of 128 columns. A matrix that ends within one is given another layout, with experts or rows in the place of columns,
- * and copied back before its rows or experts can be taken, in every step: for gpt-oss-120b (2880 columns) the table of embeddings, and in
- * bfloat16 all layers' experts, 27 GiB for each of eight devices. So their columns are padded where that costs an eighth at most. */
-static int64_t whole_lanes(int64_t cols)
+/* TPU memory is tiles, of 128 columns and up to 16 rows of scales. A matrix that ends within one is given another layout, with experts or
+ * rows in the place of columns, and copied back before its rows or experts can be taken, in every step: for gpt-oss-120b (2880 columns, 90 groups
+ * of them) the table of embeddings, all layers' scales, and in bfloat16 all layers' experts, 27 GiB for each of eight devices. So these are padded
+ * where that costs an eighth at most. */
+static int64_t whole(int64_t n, int64_t tile)
 {
-    const int64_t whole = (cols + LANES - 1) / LANES * LANES;
-    return (whole - cols) * 8 <= cols ? whole : cols;
+    const int64_t padded = (n + tile - 1) / tile * tile;
+    return (padded - n) * 8 <= n ? padded : n;
 }
 
 bool hlo_weight_shape(const node *w, weight_piece p, shape *out)
@@ -45,14 +46,14 @@ bool hlo_weight_shape(const node *w, weight_piece p, shape *out)
     int64_t rows = weight_rows(w), cols = weight_cols(w), group = hlo_weight_group(w), groups = group ? (cols + group - 1) / group : 1;
     *out = w->s;
     const bool table = w->a.weight.role == ROLE_VOCAB && w->s.rank == 2, experts = weight_has_experts(w) && w->s.rank == 3;
-    if (!s && (table || experts)) out->dim[w->s.rank - 1] = whole_lanes(cols);
+    if (!s && (table || experts)) out->dim[w->s.rank - 1] = whole(cols, LANES);
     if (!s) return p == PIECE_VALUES;
     int lead = weight_rows_dim(w);      /* experts in front */
     bool matrix = p == PIECE_VALUES || p == PIECE_SCALES || p == PIECE_ZEROS;
     out->rank = lead + (matrix ? 2 : 1);
     if (matrix) out->dim[lead] = rows;
     if (p == PIECE_SCALES || p == PIECE_ZEROS) {
-        out->dim[lead] = groups;
+        out->dim[lead] = lead ? whole(groups, GROUPS) : groups;
         out->dim[lead + 1] = rows;
     }
     switch (p) {
