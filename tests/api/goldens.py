@@ -1,7 +1,37 @@
 """Checkpoints with reference logits, and what a server says against them: shared by the API tests (standard library only)."""
-import json, math, os, struct
+import json, math, os, struct, sys
 
-from server import ROOT, SHARED
+from server import ROOT, SHARED, Server, Skip
+
+ALL = bool(os.environ.get("SYSTOLIC_TEST_ALL"))
+# Most of a test's time is compiling, and LLVM's optimisation is not what is tested; with SYSTOLIC_TEST_ALL programs are as users have them.
+QUICK = {} if ALL else {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"}
+CACHE = os.path.join(ROOT, "build", "pjrt", "programs" + ("-quick" if QUICK else ""))     # the flag is not in a program's key
+
+def plugin():
+    if "--plugin" in sys.argv: path = os.path.abspath(sys.argv[sys.argv.index("--plugin") + 1])
+    else: path = os.environ.get("SYSTOLIC_PJRT_CPU", os.path.join(ROOT, "build", "pjrt", "libpjrt_cpu.so"))
+    if not os.path.exists(path): raise Skip("no XLA:CPU plugin (make pjrt-cpu)")
+    return path
+
+def serve(model, *args, devices=0, tp=1):
+    """A server that tells all logprobs; on so many XLA:CPU devices, or on the CPU device."""
+    env = {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}
+    if devices:
+        os.makedirs(CACHE, exist_ok=True)
+        env.update(QUICK)
+        args = ("--device", f"pjrt:{plugin()}?cpu_device_count={devices}", "--program-cache", CACHE, "--tensor-parallel-size", str(tp)) + args
+    return Server(model, "--served-model-name", "m", "--skip-tokenizer-init", "--dtype", "float32", "--max-model-len", "256", "--max-num-seqs", "8",
+                  "--max-num-batched-tokens", "48", "--max-logprobs", "-1", *args, env=env, wait=300)
+
+def report(name, way, passed, error, tolerance, note=None):
+    """A line for tools/support_models.py, which has the format, if SYSTOLIC_GOLDEN_RESULTS names a file."""
+    path = os.environ.get("SYSTOLIC_GOLDEN_RESULTS")
+    if not path: return
+    line = [name, way, "pass" if passed else "fail", f"{error:.3g}", f"{tolerance:.3g}"] + ([note] if note else [])
+    with open(path, "a") as f: f.write("\t".join(line) + "\n")
+
+def way_of(devices): return "cpu" if not devices else "xla:cpu" if devices == 1 else f"xla:cpu x{devices}"
 
 def tensors(path):
     """The tensors of a safetensors file as flat tuples, with their shapes."""

@@ -5,7 +5,8 @@
 """
 import json, math, os, re, subprocess, sys, tempfile, threading, time
 
-from goldens import alone, complete, golden, ids, same_greedy
+import goldens
+from goldens import ALL, alone, complete, golden, ids, plugin, report, same_greedy, way_of
 from server import ROOT, SHARED, Server, Skip, binary, run as main
 
 TESTS = []
@@ -13,25 +14,7 @@ def test(f):
     TESTS.append(f)
     return f
 
-def plugin():
-    if "--plugin" in sys.argv: path = os.path.abspath(sys.argv[sys.argv.index("--plugin") + 1])
-    else: path = os.environ.get("SYSTOLIC_PJRT_CPU", os.path.join(ROOT, "build", "pjrt", "libpjrt_cpu.so"))
-    if not os.path.exists(path): raise Skip("no XLA:CPU plugin (make pjrt-cpu)")
-    return path
-
-CACHE = os.path.join(ROOT, "build", "pjrt", "programs")
-
-ALL = bool(os.environ.get("SYSTOLIC_TEST_ALL"))
-# Most of a test's time is compiling, and LLVM's optimisation is not what is tested; with SYSTOLIC_TEST_ALL programs are as users have them.
-QUICK = {} if ALL else {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"}
-
-def serve(model, *args, devices=1, tp=1):
-    cache = CACHE + ("-quick" if QUICK else "")     # the flag is not in a program's key
-    os.makedirs(cache, exist_ok=True)
-    spec = f"pjrt:{plugin()}?cpu_device_count={devices}"
-    return Server(model, "--served-model-name", "m", "--skip-tokenizer-init", "--dtype", "float32", "--max-model-len", "256", "--max-num-seqs", "8",
-                  "--max-num-batched-tokens", "48", "--max-logprobs", "-1", "--device", spec, "--program-cache", cache, "--tensor-parallel-size", str(tp),
-                  *args, env=dict(QUICK, VLLM_ALLOW_LONG_MAX_MODEL_LEN="1"), wait=300)
+def serve(model, *args, devices=1, tp=1): return goldens.serve(model, *args, devices=devices, tp=tp)
 
 def together(jobs):
     """Runs all at once; results in order."""
@@ -44,12 +27,6 @@ def together(jobs):
     for t in threads: t.join()
     if bad: raise bad[0]
     return out
-
-def report(name, way, passed, error, tolerance):
-    """A line for tools/support_models.py, which has the format, if SYSTOLIC_GOLDEN_RESULTS names a file."""
-    path = os.environ.get("SYSTOLIC_GOLDEN_RESULTS")
-    if not path: return
-    with open(path, "a") as f: f.write(f"{name}\t{way}\t{'pass' if passed else 'fail'}\t{error:.3g}\t{tolerance:.3g}\n")
 
 def in_company(s, t, atol, kinds):
     """All at once, with prefix hits, and with rows of other kinds of sampling beside them."""
@@ -65,7 +42,7 @@ def in_company(s, t, atol, kinds):
 
 def check_golden(name, *args, kinds=True, devices=1, **kw):
     d, t, atol = golden(name)
-    way, worst, passed = "xla:cpu" if devices == 1 else f"xla:cpu x{devices}", math.nan, False
+    way, worst, passed = way_of(devices), math.nan, False
     try:
         with serve(d, *args, devices=devices, **kw) as s:
             worst = alone(s, t, atol)
