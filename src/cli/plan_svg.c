@@ -121,7 +121,7 @@ static void draw_roofline(const char *title_of, const plan_run *r, const sim_tar
     snprintf(title, sizeof title, "Roofline: %s on %s", title_of, r->target);
     snprintf(sub, sizeof sub, "one device of %d (%s), tensor ranks %d; operations of a step by the simulator's account", step_machine_devices(&t->machine), c->kind, r->on.tp);
     svg_begin(out, 960, 560, title, sub);
-    svg_chart ch = svg_chart_begin(out, 90, 75, 610, 415, svg_axis_of("arithmetic intensity (FLOP per byte of HBM traffic)", lo, hi, true), svg_axis_of("FLOP/s of one device", least, c->bf16_flops * 1.5, true));
+    svg_chart ch = svg_chart_begin(out, 90, 75, 610, 415, svg_axis_of("arithmetic intensity (FLOP per byte of HBM traffic)", lo, hi, true), svg_axis_of("FLOP/s of one device", least / 1.5, c->bf16_flops * 1.5, true));
     snprintf(name, sizeof name, "data sheet: %.0f TFLOP/s bf16,", c->bf16_flops / 1e12);
     draw_roof(&ch, c->bf16_flops, c->hbm_bytes_per_s, SVG_GREY, false, name);
     snprintf(name, sizeof name, "%.0f GB/s HBM", c->hbm_bytes_per_s / 1e9);

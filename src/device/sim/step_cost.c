@@ -8,7 +8,7 @@
 #include "ops/op.h"
 
 /* Fitted by bench/calibrate_sim.py: docs/simulator.md has the figures and what they were fitted to. */
-const sim_constants sim_constants_default = { .mxu = 0.6, .hbm = 0.75, .ici = 0.8, .op_s = 1e-6, .step_s = 1e-3 };
+const sim_constants sim_constants_default = { .mxu = 0.55, .hbm = 0.75, .ici = 0.99, .op_s = 5.2e-6, .step_s = 1.4e-3 };
 
 static const double DCN_HOP_S = 20e-6;  /* from host to host: a guess of the order */
 
