@@ -6,11 +6,14 @@
  *     kernels run NAME CASE DIR [CHIP]           in the interpreter; kernel.mlir, call.json, operands and results go to DIR
  *     kernels compile TARGET NAME CASE [full]    with libtpu for TARGET (v6e:2x2); NAME "all": every case of every kernel
  *
- * compile prints a JSON object per case. The static profile of libtpu (LIBTPU_INIT_ARGS=--xla_jf_dump_static_llo_profile_to=DIR) has a
- * file per kernel name; bench/kernel_table.py reads it. */
+ *     kernels profile TARGET NAME CASE           the full size with constants baked in: libtpu's estimate of cycles beside HBM's bound
+ *
+ * compile and profile print a JSON object per case. */
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/json.h"
@@ -22,28 +25,44 @@
 #include "ops/kernels.h"
 #include "tests/unit/mosaic/kernels.h"
 
-/* Two that no operation uses, to learn from. */
-static void describe_example(int i, char *dst, size_t cap) { snprintf(dst, cap, "%s", i ? "" : "the example of docs/kernels.md"); }
+/* Those that no operation uses, to learn from and to compare compilers and interpreters with. */
+static void describe_example(int i, char *dst, size_t cap) { snprintf(dst, cap, "%s", i ? "" : "example"); }
 static mk *build_gather(int i, const chip *c) { (void)i, (void)c; return kernel_gather(); }
 static mk *build_fd(int i, const chip *c) { (void)i, (void)c; return kernel_flash_decode(); }
+static mk *build_ops(int i, const chip *c) { (void)i, (void)c; return kernel_operations(); }
+static mk *build_ring(int i, const chip *c) { (void)i, (void)c; return kernel_ring(4); }
+static int four(int i) { return 4 + 0 * i; }
+
 /* Numbers around 0; of prefetched scalars, pages in the order 5, 12, 19, ... and a length that ends inside a page. */
 static void fill_example(int i, const mk *k, uint64_t seed, void *const *operands)
 {
     (void)i;
-    for (int j = 0; j < mk_n_operands(k); j++) {
-        mk_operand o = mk_operand_at(k, j);
+    int devices = strcmp(mk_name(k), "ring") == 0 ? 4 : 1, n_in = mk_n_operands(k);
+    for (int j = 0; j < n_in * devices; j++) {
+        mk_operand o = mk_operand_at(k, j % n_in);
         size_t n = mk_array_bytes(DT_I8, o.rank, o.dim);
         for (size_t e = 0; e < n; e++) {
             seed = seed * 6364136223846793005u + 1442695040888963407u;
-            float v = o.type != DT_I32 ? (float)(int32_t)(seed >> 32) / 2147483648.0f : n == 1 ? 1000 : (float)((5 + 7 * e) % 64);
+            float v = (float)(int32_t)(seed >> 32) / 2147483648.0f;
+            if (o.type == DT_I8) v *= 127;
+            if (o.type == DT_I32) v = n == 1 ? 1000 : n == 2 ? e ? 4 : 37 : (float)((5 + 7 * e) % 64);
             mk_from_floats(o.type, &v, (char *)operands[j] + e * mk_array_bytes(o.type, 0, NULL), 1);
         }
     }
 }
 
+static status profile_fd(int i, mk *k, double *bytes)
+{
+    (void)i;
+    *bytes = 2.0 * 2048 * 128 * 2;
+    return mk_bake(k, "len", 2048, 0);
+}
+
 static const kernel_impl examples[] = {
     { .name = "gather", .n_cases = 1, .describe = describe_example, .build = build_gather, .fill = fill_example },
-    { .name = "fd", .n_cases = 1, .describe = describe_example, .build = build_fd, .fill = fill_example },
+    { .name = "fd", .n_cases = 1, .describe = describe_example, .build = build_fd, .fill = fill_example, .profile = profile_fd },
+    { .name = "ops", .n_cases = 1, .describe = describe_example, .build = build_ops, .fill = fill_example },
+    { .name = "ring", .n_cases = 1, .describe = describe_example, .devices = four, .build = build_ring, .fill = fill_example },
 };
 
 static const kernel_impl *find(const char *name)
@@ -55,33 +74,19 @@ static const kernel_impl *find(const char *name)
 
 static status build(const kernel_impl *impl, int i, bool full, const chip *c, mk **out)
 {
-    mk *k = full && impl->build_full ? impl->build_full(i, c) : impl->build(i, c);
+    mk *k = full && impl->build_full ? impl->build_full(i, c) : impl->build(i, c);     /* those without a full size have but one */
     status st = mk_finish(k);
     if (st == ST_OK) *out = k;
     else mk_free(k);
     return st;
 }
 
-/* A program that is the kernel and nothing else; outputs that take over an operand are donated it. */
-static status program(const kernel_impl *impl, int i, const mk *k, buf *out)
-{
-    hlo h;
-    hlo_arg args[MK_ARGS];
-    hlo_val in[MK_ARGS], results[MK_ARGS];
-    int n = mk_n_operands(k), n_out = mk_n_results(k), devices = impl->devices ? impl->devices(i) : 1;
-    for (int j = 0; j < n; j++) {
-        mk_operand o = mk_operand_at(k, j);
-        args[j] = (hlo_arg){ .name = o.name, .type = o.type, .rank = o.rank, .alias = -1 };
-        memcpy(args[j].dim, o.dim, sizeof args[j].dim);
-    }
-    for (int j = 0; j < n_out; j++)
-        if (mk_result_at(k, j).alias >= 0) args[mk_result_at(k, j).alias].alias = j;
-    hlo_begin(&h, mk_name(k), (mesh){ .dp = 1, .tp = devices }, args, n, in);
-    hlo_custom_call(&h, k, in, n, results);
-    return hlo_finish(&h, results, n_out, out);
-}
+/* What a case came to; -1: not known. */
+typedef struct outcome { pjrt_stats stats; double seconds, cycles, bytes; } outcome;
+typedef enum run_mode { MODE_TEST, MODE_FULL, MODE_PROFILE } run_mode;
+typedef struct target { const char *name; const chip *chip; pjrt_compiler *compiler; char dir[64]; } target;
 
-static void report(const kernel_impl *impl, int i, bool full, const char *target, status st, const pjrt_stats *s, double seconds)
+static void report(const kernel_impl *impl, int i, run_mode mode, const target *t, status st, const outcome *o)
 {
     buf line = {0};
     char text[256];
@@ -91,17 +96,20 @@ static void report(const kernel_impl *impl, int i, bool full, const char *target
     jw_put_str(&w, "kernel", impl->name);
     jw_put_i64(&w, "case", i);
     jw_put_str(&w, "description", text);
-    jw_put_bool(&w, "full", full);
-    jw_put_str(&w, "target", target);
-    if (st == ST_OK) {
-        jw_put_f64(&w, "seconds", seconds);
-        jw_put_i64(&w, "temp_bytes", s->temp_bytes);
-        jw_put_i64(&w, "code_bytes", s->code_bytes);
-        jw_put_i64(&w, "alias_bytes", s->alias_bytes);
-        jw_put_f64(&w, "flops", s->flops);
-        jw_put_f64(&w, "bytes", s->bytes);
-    } else {
+    jw_put_str(&w, "size", mode == MODE_TEST ? "test" : mode == MODE_FULL ? "full" : "profile");
+    jw_put_str(&w, "target", t->name);
+    if (st != ST_OK) {
         jw_put_str(&w, "error", err_msg());
+    } else if (mode == MODE_PROFILE) {
+        jw_put_f64(&w, "cycles", o->cycles);
+        jw_put_f64(&w, "bytes", o->bytes);
+        jw_put_f64(&w, "us", o->cycles / t->chip->clock_hz * 1e6);
+        jw_put_f64(&w, "hbm_us", o->bytes / t->chip->hbm_bytes_per_s * 1e6);
+    } else {
+        jw_put_f64(&w, "seconds", o->seconds);
+        jw_put_i64(&w, "temp_bytes", o->stats.temp_bytes);
+        jw_put_i64(&w, "code_bytes", o->stats.code_bytes);
+        jw_put_i64(&w, "alias_bytes", o->stats.alias_bytes);
     }
     jw_end_obj(&w);
     printf("%s\n", buf_cstr(&line));
@@ -109,25 +117,55 @@ static void report(const kernel_impl *impl, int i, bool full, const char *target
     buf_free(&line);
 }
 
-typedef struct target { const char *name; const chip *chip; pjrt_compiler *compiler; } target;
+/* Sums "estimated_cycles: N" over the files that libtpu has written to the folder, and empties it. */
+static double take_cycles(const char *dir)
+{
+    char path[512], line[256];
+    double sum = -1;
+    DIR *d = opendir(dir);
+    for (struct dirent *e; d && (e = readdir(d));) {
+        if (e->d_name[0] == '.') continue;
+        snprintf(path, sizeof path, "%s/%s", dir, e->d_name);
+        FILE *f = fopen(path, "r");
+        while (f && fgets(line, sizeof line, f)) {
+            const char *at = strstr(line, "estimated_cycles:");
+            if (at) sum = (sum < 0 ? 0 : sum) + strtod(at + strlen("estimated_cycles:"), NULL);
+        }
+        if (f) fclose(f);
+        unlink(path);
+    }
+    if (d) closedir(d);
+    return sum;
+}
 
-static status compile(const target *t, const kernel_impl *impl, int i, bool full)
+static status prepare(const target *t, const kernel_impl *impl, int i, run_mode mode, mk **k, outcome *o)
+{
+    const char *refusal = impl->refuses ? impl->refuses(i, t->chip) : NULL;
+    if (refusal) return err_set(ST_UNSUPPORTED, "not for this chip: %s", refusal);
+    if (mode == MODE_PROFILE && !impl->profile) return err_set(ST_UNSUPPORTED, "no profile");
+    TRY(build(impl, i, mode != MODE_TEST, t->chip, k));
+    return mode == MODE_PROFILE ? impl->profile(i, *k, &o->bytes) : ST_OK;
+}
+
+static status compile(const target *t, const kernel_impl *impl, int i, run_mode mode)
 {
     static const pjrt_value tpu7x[] = { { .name = "xla_tpu_control_large_2nd_minor_layout_for_x16", .kind = PJRT_BOOL, .b = false } };
-    const char *refusal = impl->refuses ? impl->refuses(i, t->chip) : NULL;
     buf text = {0}, exe = {0};
-    pjrt_stats stats = {0};
+    outcome o = {0};
     mk *k = NULL;
     double start = clock_now();
-    status st = refusal ? err_set(ST_UNSUPPORTED, "not for this chip: %s", refusal) : build(impl, i, full, t->chip, &k);
-    if (st == ST_OK) st = program(impl, i, k, &text);
-    pjrt_compile_options o = { .n_partitions = impl->devices ? impl->devices(i) : 1 };
+    status st = prepare(t, impl, i, mode, &k, &o);
+    if (st == ST_OK) st = hlo_kernel_program(k, impl->devices ? impl->devices(i) : 1, &text);
+    pjrt_compile_options options = { .n_partitions = impl->devices ? impl->devices(i) : 1 };
     if (strncmp(t->name, "v7", 2) == 0) {
-        o.overrides = tpu7x;
-        o.n_overrides = 1;
+        options.overrides = tpu7x;
+        options.n_overrides = 1;
     }
-    if (st == ST_OK) st = pjrt_compiler_run(t->compiler, &(pjrt_source){ impl->name, text.data, text.len }, &o, &exe, &stats);
-    report(impl, i, full, t->name, st, &stats, clock_now() - start);
+    if (st == ST_OK) st = pjrt_compiler_run(t->compiler, &(pjrt_source){ impl->name, text.data, text.len }, &options, &exe, &o.stats);
+    o.seconds = clock_now() - start;
+    o.cycles = mode == MODE_PROFILE ? take_cycles(t->dir) : -1;
+    if (st == ST_OK && mode == MODE_PROFILE && o.cycles < 0) st = err_set(ST_INTERNAL, "libtpu wrote no profile");
+    report(impl, i, mode, t, st, &o);
     mk_free(k);
     buf_free(&text);
     buf_free(&exe);
@@ -141,12 +179,18 @@ static const chip *chip_of(const char *target_name)
     return chip_by_name(name);
 }
 
-static status open_target(const char *name, target *out)
+static status open_target(const char *name, run_mode mode, target *out)
 {
     pjrt_place place, plugin;
     TRY(pjrt_target_parse(name, &place));
-    *out = (target){ .name = name, .chip = chip_of(name) };
+    *out = (target){ .name = name, .chip = chip_of(name), .dir = "/tmp/systolic-profile-XXXXXX" };
     status st = out->chip ? pjrt_find("tpu", &plugin) : err_set(ST_INVALID, "there is no chip %s", name);
+    if (st == ST_OK && mode == MODE_PROFILE) {
+        char args[128];
+        if (!mkdtemp(out->dir)) st = err_errno("cannot make a folder");
+        snprintf(args, sizeof args, "--xla_jf_dump_static_llo_profile_to=%s", out->dir);
+        setenv("LIBTPU_INIT_ARGS", args, 1);
+    }
     if (st == ST_OK) {
         st = pjrt_compiler_open(&(pjrt_compiler_options){ .plugin = plugin.path, .topology = place.path, .options = place.options, .limit_s = 100 }, &out->compiler);
         pjrt_place_free(&plugin);
@@ -155,24 +199,25 @@ static status open_target(const char *name, target *out)
     return st;
 }
 
-static int run_compile(const char *target_name, const char *kernel, const char *which, bool full)
+static int run_compile(const char *target_name, const char *kernel, const char *which, run_mode mode)
 {
     target t = {0};
     int failed = 0;
-    if (open_target(target_name, &t) != ST_OK) {
+    if (open_target(target_name, mode, &t) != ST_OK) {
         fprintf(stderr, "%s\n", err_msg());
         return 1;
     }
     for (int k = 0; kernel_at(k); k++)
-        for (int i = 0; strcmp(kernel, "all") == 0 && i < kernel_at(k)->n_cases; i++) failed += compile(&t, kernel_at(k), i, full) != ST_OK;
+        for (int i = 0; strcmp(kernel, "all") == 0 && i < kernel_at(k)->n_cases; i++) failed += compile(&t, kernel_at(k), i, mode) != ST_OK;
     const kernel_impl *one = find(kernel);
     for (int i = 0; one && i < one->n_cases; i++)
-        if (strcmp(which, "all") == 0 || atoi(which) == i) failed += compile(&t, one, i, full) != ST_OK;
+        if (strcmp(which, "all") == 0 || atoi(which) == i) failed += compile(&t, one, i, mode) != ST_OK;
     if (!one && strcmp(kernel, "all") != 0) {
         fprintf(stderr, "there is no kernel %s\n", kernel);
         failed++;
     }
     pjrt_compiler_close(t.compiler);
+    if (mode == MODE_PROFILE) rmdir(t.dir);
     return failed != 0;
 }
 
@@ -181,7 +226,7 @@ static int run_print(const char *what, const kernel_impl *impl, int i, bool full
     mk *k = NULL;
     buf text = {0};
     status st = !impl || i < 0 || i >= impl->n_cases ? err_set(ST_INVALID, "there is no such kernel or case") : build(impl, i, full, c, &k);
-    if (st == ST_OK) st = strcmp(what, "print") == 0 ? mk_print(k, &text) : program(impl, i, k, &text);
+    if (st == ST_OK) st = strcmp(what, "print") == 0 ? mk_print(k, &text) : hlo_kernel_program(k, impl->devices ? impl->devices(i) : 1, &text);
     if (st == ST_OK) fwrite(text.data, 1, text.len, stdout);
     else fprintf(stderr, "%s\n", err_msg());
     buf_free(&text);
@@ -297,14 +342,16 @@ int main(int argc, char **argv)
 {
     if (argc == 2 && strcmp(argv[1], "list") == 0) return list();
     if (argc >= 5 && strcmp(argv[1], "run") == 0) return run_run(argv[2], atoi(argv[3]), argv[4], argc > 5 ? argv[5] : "v6e");
-    bool compiles = argc >= 4 && strcmp(argv[1], "compile") == 0, full = false;
+    bool profiles = argc >= 4 && strcmp(argv[1], "profile") == 0, compiles = profiles || (argc >= 4 && strcmp(argv[1], "compile") == 0), full = false;
     if (!compiles && (argc < 4 || (strcmp(argv[1], "print") != 0 && strcmp(argv[1], "program") != 0))) {
-        fprintf(stderr, "kernels list | run NAME CASE DIR [CHIP] | print NAME CASE [full] [CHIP] | program NAME CASE [full] [CHIP] | compile TARGET NAME|all CASE|all [full]\n");
+        fprintf(stderr, "kernels list | run NAME CASE DIR [CHIP] | print NAME CASE [full] [CHIP] | program NAME CASE [full] [CHIP] | "
+                        "compile TARGET NAME|all CASE|all [full] | profile TARGET NAME|all CASE|all\n");
         return 2;
     }
     const char *chip_name = "v6e", *which = compiles && argc < 5 ? "all" : argv[compiles ? 4 : 3];
     for (int i = compiles ? 5 : 4; i < argc; i++)
         if (strcmp(argv[i], "full") == 0) full = true;
         else chip_name = argv[i];
-    return compiles ? run_compile(argv[2], argv[3], which, full) : run_print(argv[1], find(argv[2]), atoi(argv[3]), full, chip_by_name(chip_name));
+    if (compiles) return run_compile(argv[2], argv[3], which, profiles ? MODE_PROFILE : full ? MODE_FULL : MODE_TEST);
+    return run_print(argv[1], find(argv[2]), atoi(argv[3]), full, chip_by_name(chip_name));
 }

@@ -460,6 +460,19 @@ void mk_set_options(mk *k, const mk_options *o)
     if (mk_begin(k, "options")) k->options = *o;
 }
 
+status mk_bake(mk *k, const char *name, int32_t first, int32_t step)
+{
+    for (int i = 0; i < k->n_args; i++) {
+        mk_arg *a = &k->arg[i];
+        if (strcmp(a->name, name) != 0 || a->role != MK_PREFETCH || a->type != DT_I32) continue;
+        a->baked = true;
+        a->first = first;
+        a->step = step;
+        return ST_OK;
+    }
+    return err_set(ST_INVALID, "kernel %s: there are no prefetched integers %s", k->name, name);
+}
+
 /* ---- what is known of a kernel ---- */
 
 const mk_list *mk_code_of(const mk *k, int current) { return current ? &k->arg[current - 1].map : &k->body; }

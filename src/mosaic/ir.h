@@ -56,6 +56,8 @@ typedef struct mk_arg {
     mk_list map;
     int map_out[MK_RANK];           /* ids */
     int alias;                      /* outputs: the argument whose memory it takes over; -1 */
+    bool baked;                     /* prefetched scalars: printed as first + step * index */
+    int32_t first, step;
 } mk_arg;
 
 /* An open bracket. */

@@ -212,6 +212,9 @@ void mk_else(mk *k, const mk_val *yes, int n);
 void mk_end_if(mk *k, const mk_val *no, mk_val *out);
 
 /* ---- output, of finished kernels ---- */
+/* For libtpu's static profile, which sees no numbers of a run: in what is printed from now on, element i of the prefetched scalars
+ * `name` is the constant first + step * i instead of a load. Only a profile is right with it. */
+status mk_bake(mk *k, const char *name, int32_t first, int32_t step) FALLIBLE;
 status mk_print(const mk *k, buf *out) FALLIBLE;               /* the Mosaic module */
 status mk_config(const mk *k, buf *out) FALLIBLE;              /* backend_config of the custom call, JSON */
 

@@ -303,6 +303,33 @@ static void put_load(printer *p, const mk_op *op, const int *in, int out, const 
     end(p);
 }
 
+/* A load of scalars that mk_bake has made constant: first + step * index. */
+static void put_baked(printer *p, const mk_arg *a, int index, int out)
+{
+    if (a->step) {
+        indent(p);
+        buf_printf(p->out, "%%_t%d = arith.constant %d : i32\n", ++p->n_temps, (int)a->step);
+        indent(p);
+        buf_printf(p->out, "%%_t%d = arith.muli %%_t%d, ", p->n_temps + 1, p->n_temps);
+        p->n_temps++;
+        put(p, "$N : i32\n", index, 0);
+        indent(p);
+        buf_printf(p->out, "%%_t%d = arith.constant %d : i32\n", ++p->n_temps, (int)a->first);
+        begin_result(p, out, "arith.addi");
+        buf_printf(p->out, "%%_t%d, %%_t%d : i32\n", p->n_temps, p->n_temps - 1);
+    } else {
+        begin_result(p, out, "arith.constant");
+        buf_printf(p->out, "%d : i32\n", (int)a->first);
+    }
+}
+
+static void put_get(printer *p, const mk_op *op, const int *in, int out)
+{
+    int arg = p->k->def[in[0]].origin == MKV_ARG ? p->k->def[in[0]].index : -1;
+    if (arg >= 0 && p->k->arg[arg].baked) put_baked(p, &p->k->arg[arg], in[1], out);
+    else put_load(p, op, in, out, "memref.load");
+}
+
 static void put_store(printer *p, const mk_op *op, const int *in)
 {
     int rank = p->k->def[in[0]].rank, temps[MK_RANK], v = in[1 + rank], mask = op->n_in > 2 + rank ? in[2 + rank] : 0;
@@ -512,7 +539,7 @@ static void put_op(printer *p, const mk_list *l, int at)
     case MKO_MATMUL: put_matmul(p, in, out[0], attr[0] != 0); break;
     case MKO_LOAD: put_load(p, op, in, out[0], op->n_attr ? "tpu.strided_load" : "vector.load"); break;
     case MKO_STORE: if (op->n_attr) put_store_strided(p, op, in); else put_store(p, op, in); break;
-    case MKO_GET: put_load(p, op, in, out[0], "memref.load"); break;
+    case MKO_GET: put_get(p, op, in, out[0]); break;
     case MKO_PUT: put_put(p, op, in); break;
     case MKO_VIEW: put_view(p, op, in, out[0], attr); break;
     case MKO_MULTIPLE: begin_result(p, out[0], "tpu.assume_multiple"); put_name(p, in[0]); buf_printf(p->out, ", %lld : i32\n", (long long)attr[0]); break;

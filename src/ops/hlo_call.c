@@ -104,7 +104,7 @@ hlo_val hlo_custom_call(hlo *h, const mk *kernel, const hlo_val *operands, int n
     buf_str(&h->text, ") {backend_config = \"");
     put_config(h, kernel);
     buf_printf(&h->text, "\", kernel_name = \"%s\"", mk_name(kernel));
-    if (mk_options_of(kernel)->side_effect) buf_str(&h->text, ", has_side_effect = true");
+    if (mk_options_of(kernel)->side_effect) buf_str(&h->text, ", has_side_effect = true, mhlo.sharding = \"{manual}\"");
     put_layouts(h, "operand_layouts", in, n);
     put_layouts(h, "result_layouts", out, n_out);
     put_aliases(h, kernel);
@@ -112,4 +112,22 @@ hlo_val hlo_custom_call(hlo *h, const mk *kernel, const hlo_val *operands, int n
     put_signature(h, in, n, out, n_out);
     for (int i = 0; results && i < n_out; i++) results[i] = out[i];
     return out[0];
+}
+
+status hlo_kernel_program(const mk *kernel, int devices, buf *out)
+{
+    hlo h;
+    hlo_arg args[MK_ARGS];
+    hlo_val in[MK_ARGS], results[MK_ARGS];
+    int n = mk_n_operands(kernel), n_out = mk_n_results(kernel);
+    for (int j = 0; j < n; j++) {
+        mk_operand o = mk_operand_at(kernel, j);
+        args[j] = (hlo_arg){ .name = o.name, .type = o.type, .rank = o.rank, .alias = -1 };
+        memcpy(args[j].dim, o.dim, sizeof args[j].dim);
+    }
+    for (int j = 0; j < n_out; j++)
+        if (mk_result_at(kernel, j).alias >= 0) args[mk_result_at(kernel, j).alias].alias = j;
+    hlo_begin(&h, mk_name(kernel), (mesh){ .dp = 1, .tp = devices }, args, n, in);
+    hlo_custom_call(&h, kernel, in, n, results);
+    return hlo_finish(&h, results, n_out, out);
 }

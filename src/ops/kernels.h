@@ -25,6 +25,9 @@ typedef struct kernel_impl {
     /* What the results are to be, by naive code: results[device * mk_n_results + j]. NaN: any value will do. */
     status (*ref)(int i, const mk *k, void *const *operands, float *const *results);
     double (*tolerance)(int i);     /* |got - want| <= tolerance * max(1, |want|) */
+    /* For the static profile of what build_full made, which sees none of the run's numbers: bakes constants in (mk_bake) and tells how
+     * many bytes such a run moves to and from HBM at least. NULL: it cannot be profiled. */
+    status (*profile)(int i, mk *k, double *bytes);
 } kernel_impl;
 
 #define KERNEL(name) extern const kernel_impl kernel_##name;

@@ -57,7 +57,7 @@ def main():
     except ImportError as e:
         print(f"  skipped: {e} (pip install -r tests/mosaic/requirements.txt)\ncheck_mosaic: 0 passed, 0 failed, 1 skipped")
         return 0
-    cases = [("gather", 0, "example"), ("fd", 0, "example")]
+    cases = [(name, 0, "example") for name in ("gather", "fd", "ops", "ring")]
     for line in subprocess.run([tool, "list"], check=True, capture_output=True, text=True).stdout.splitlines():
         name, i, text = line.split(" ", 2)
         cases.append((name, int(i), text))
