@@ -521,8 +521,8 @@ static status check_whole_media(const engine *e, const request_spec *spec)
     if (!spec->media_sees_all || !spec->params || spec->params->prompt_logprobs < -1) return ST_OK;
     for (int i = 0; i < spec->n_media; i++)
         if (spec->media[i].to - spec->media[i].from + 1 > e->limits.max_rows)
-            return err_set(ST_INVALID, "prompt_logprobs of an image of %d tokens, which this model reads at once: a step has %d rows of logits", spec->media[i].to - spec->media[i].from,
-                           e->limits.max_rows);
+            return err_set(ST_INVALID, "prompt_logprobs of an image of %d tokens, which this model reads at once, in one step: it needs a row of logits each, and there are %d (--max-num-seqs %d makes enough)",
+                           spec->media[i].to - spec->media[i].from, e->limits.max_rows, spec->media[i].to - spec->media[i].from + 1);
     return ST_OK;
 }
 

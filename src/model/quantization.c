@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/arena.h"
+#include "base/log.h"
 #include "base/mem.h"
 
 enum { MAX_RULES = 64, MAX_PATTERNS = 65536, MAX_PATTERN = 256 };
@@ -315,7 +316,10 @@ static status fp4_group(const char *group, const args *w, const args *a, const c
     bool nv = is(format, "nvfp4-pack-quantized");
     int64_t size = jv_get_i64(w->j, "group_size", nv ? 16 : 32);
     if (!w->floating || w->bits != 4 || !w->symmetric || size != (nv ? 16 : 32)) return refuse(group, w, "weights", format);
-    if (a->given) return refuse(group, a, "input_activations", format);
+    /* NVFP4 W4A4: activations stay as they are, as on hardware without FP4 products. */
+    const bool w4a4 = nv && a->given && a->floating && a->bits == 4 && a->symmetric && jv_get_i64(a->j, "group_size", 0) == size;
+    if (a->given && !w4a4) return refuse(group, a, "input_activations", format);
+    if (w4a4) log_warn("quantization_config.%s: activations in NVFP4 are not rounded: the weights alone are 4-bit", group);
     *m = (quant_module){ .format = nv ? QUANT_FORMAT_NVFP4 : QUANT_FORMAT_MXFP4, .group = (int)size };
     m->scheme = quant_stored((quant_info){ .type = DT_F4E2M1, .group = (int)size });
     return ST_OK;

@@ -220,6 +220,15 @@ def limits_and_errors():
 def m_audio(): return {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}}
 
 @test
+def prompt_logprobs_of_whole_images():
+    """Gemma 3 reads an image in one step, so each of its tokens needs a row of logits there."""
+    m = Model("gemma3_mm")
+    with m.serve("--max-num-seqs", "2") as s:
+        code, r = ask(s, [m.image("a"), {"type": "text", "text": char(3)}], prompt_logprobs=1)
+        assert code == 400 and "--max-num-seqs 5 makes enough" in str(r), (code, r)
+    with m.serve("--max-num-seqs", "5") as s: assert ask(s, [m.image("a"), {"type": "text", "text": char(3)}], prompt_logprobs=1)[0] == 200
+
+@test
 def text_only():
     m = Model("gemma3_mm")
     with m.serve("--language-model-only") as s:

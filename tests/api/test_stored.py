@@ -193,6 +193,18 @@ def hostile_checkpoints():
     refuses("llama_ct_fp8_static", "expected", change=lambda c, q: c.update(intermediate_size=c["intermediate_size"] * 2))
     refuses("llama_nvfp4_w4a16", "model.safetensors", cut=100)
 
+def nvfp4_activations():
+    """W4A4: a warning, the tensors that only they need are left alone, and the weights are what they are without."""
+    stored()
+    d, t, atol = golden("llama_nvfp4_w4a16")
+    def w4a4(c, q):
+        for g in q["config_groups"].values(): g["input_activations"] = dict(num_bits=4, type="float", strategy="tensor_group", dynamic="local", symmetric=True, group_size=16)
+    with tempfile.TemporaryDirectory() as to:
+        copy_with(d, to, change=w4a4, add={"model.layers.0.self_attn.q_proj.input_global_scale": 3.0})
+        with serve(to) as s:
+            assert "activations in NVFP4 are not rounded" in s.log_text(), s.log_text()
+            alone(s, t, atol)
+
 def scales_of_an_fp8_cache():
     """They are read where they would matter: said that they are not used, refused where they make no sense."""
     stored()
@@ -207,5 +219,5 @@ def scales_of_an_fp8_cache():
                 assert said == warns, s.log_text()
                 complete(s, [5, 6, 7], max_tokens=4)
 
-TESTS = [one_of_each_format, all_others, on_xla, on_two_devices, columns_in_whole_groups, hostile_checkpoints, scales_of_an_fp8_cache]
+TESTS = [one_of_each_format, all_others, on_xla, on_two_devices, columns_in_whole_groups, hostile_checkpoints, nvfp4_activations, scales_of_an_fp8_cache]
 main(TESTS)

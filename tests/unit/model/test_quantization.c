@@ -45,6 +45,7 @@ TEST(schemes_of_methods)
         { CT("float-quantized", GROUP("g", "\"Linear\"", FP8C, "null"), ""), "f8e4m3" },
         { CT("mxfp4-pack-quantized", GROUP("g", "\"Linear\"", "\"num_bits\": 4, \"type\": \"float\", \"group_size\": 32", "null"), ""), "f4e2m1.g32" },
         { CT("nvfp4-pack-quantized", GROUP("g", "\"Linear\"", "\"num_bits\": 4, \"type\": \"float\", \"group_size\": 16", "null"), ""), "f4e2m1.g16" },
+        { CT("nvfp4-pack-quantized", GROUP("g", "\"Linear\"", "\"num_bits\": 4, \"type\": \"float\", \"group_size\": 16", "{\"num_bits\": 4, \"type\": \"float\", \"strategy\": \"tensor_group\", \"dynamic\": \"local\", \"group_size\": 16}"), ""), "f4e2m1.g16" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         quantization *q = NULL;
