@@ -54,7 +54,7 @@ bool hlo_weight_shape(const node *w, weight_piece p, shape *out)
     if (matrix) out->dim[lead] = rows;
     if (p == PIECE_SCALES || p == PIECE_ZEROS) {
         out->dim[lead] = lead ? whole(groups, GROUPS) : groups;
-        out->dim[lead + 1] = rows;
+        out->dim[lead + 1] = lead ? whole(rows, LANES) : rows;
     }
     switch (p) {
     case PIECE_VALUES:
@@ -227,11 +227,15 @@ static hlo_val scaled(hlo *h, hlo_val y, hlo_val s, int along)
     return hlo_bin(h, "multiply", y, hlo_broadcast_at(h, s, along, y));
 }
 
+/* Scales or zeros [G, N] without padding behind the rows. */
+static hlo_val of_rows(hlo *h, hlo_val s, int64_t rows) { return hlo_is(s) && s.dim[1] > rows ? hlo_slice(h, s, 1, 0, rows) : s; }
+
 hlo_val hlo_product(hlo *h, hlo_val x, const hlo_weight *w)
 {
     if (!w->scheme) return plain_product(h, x, w->piece[PIECE_VALUES]);
     quant_info q = quant_describe(w->scheme);
-    hlo_val scales = w->piece[PIECE_SCALES], zeros = w->piece[PIECE_ZEROS];
+    const int64_t rows = w->piece[PIECE_VALUES].dim[0];
+    hlo_val scales = of_rows(h, w->piece[PIECE_SCALES], rows), zeros = of_rows(h, w->piece[PIECE_ZEROS], rows);
     int64_t k = x.dim[1], group = w->group;
     dtype type = x.type;
     if (hlo_is(w->piece[PIECE_ORDER])) x = in_order(h, x, w->piece[PIECE_ORDER]);

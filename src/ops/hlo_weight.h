@@ -7,7 +7,7 @@
  *   zeros        [G, N] s8, if the scheme has them
  *   order        [K] i32: which input a column takes (act-order)
  *   input_scale  [1] f32: of static activations
- * A plain table of embeddings and plain experts may have columns of zeros behind their own, experts' scales such groups (hlo_weight_shape).
+ * A plain table of embeddings and plain experts may have columns of zeros behind their own, experts' scales such groups and rows (hlo_weight_shape).
  * Each has the experts in front where the weight has. Programs take them apart where they multiply: compilers fuse that into the
  * product's operand. docs/quantization.md has the arithmetic. */
 #ifndef SYSTOLIC_OPS_HLO_WEIGHT_H
