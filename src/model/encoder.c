@@ -147,6 +147,16 @@ tensor enc_attention(enc *n, tensor q, tensor k, tensor v, tensor table, bool in
     return graph_add(n->g, OP_MERGE_HEADS, &y, 1, NULL);
 }
 
+tensor enc_vit_block(enc *n, tensor x, const char *norm1, const char *norm2, const char *out_proj, double eps, activation act, tensor table, tensor segments)
+{
+    const int64_t d = n->e->hidden;
+    tensor y = enc_layer_norm(n, x, norm1, eps);
+    y = enc_attention(n, enc_linear(n, y, "self_attn.q_proj", d, true), enc_linear(n, y, "self_attn.k_proj", d, true), enc_linear(n, y, "self_attn.v_proj", d, true), table, true, segments);
+    x = enc_add(n, x, enc_linear(n, y, out_proj, d, true));
+    y = enc_linear(n, enc_layer_norm(n, x, norm2, eps), "mlp.fc1", n->e->mlp, true);
+    return enc_add(n, x, enc_linear(n, enc_act(n, y, act), "mlp.fc2", d, true));
+}
+
 tensor enc_rope_table(enc *n, double theta)
 {
     enum { MOST = 256 };
@@ -179,6 +189,13 @@ status enc_int(const jv *j, const char *what, const char *name, int64_t most, in
     if (got < (def == 0 ? 0 : 1) || got > most) return err_set(ST_INVALID, "config.json: %s.%s must be an integer from 1 to %lld", what, name, (long long)most);
     *out = (int)got;
     return ST_OK;
+}
+
+status enc_check_squares(const encoder *e, const encoder_input *in, const char *what)
+{
+    if (in->cols == (int64_t)3 * e->image_side * e->image_side && in->rows >= 1) return ST_OK;
+    return err_set(ST_INVALID, "%s of %lld values does not fit the vision encoder (%d x %d pixels): preprocessor_config.json and config.json disagree", what, (long long)in->cols, e->image_side,
+                   e->image_side);
 }
 
 void enc_unfold(const float *picture, int side, int patch, float *out)

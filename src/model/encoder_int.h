@@ -50,6 +50,8 @@ tensor enc_add(enc *n, tensor x, tensor y);
 tensor enc_act(enc *n, tensor x, activation kind);
 /* q, k, v [T, hidden]; table: rope's, or NO_TENSOR. -> [T, hidden] */
 tensor enc_attention(enc *n, tensor q, tensor k, tensor v, tensor table, bool interleaved, tensor segments);
+/* A layer of a ViT (Dosovitskiy et al. 2020): norm, attention, norm, MLP (mlp.fc1, mlp.fc2). table: interleaved rope's, or NO_TENSOR. */
+tensor enc_vit_block(enc *n, tensor x, const char *norm1, const char *norm2, const char *out_proj, double eps, activation act, tensor table, tensor segments);
 /* cos and sin of two numbers per token (positions3[1], [2]): the first half of the frequencies follows the one, the second half the other. */
 tensor enc_rope_table(enc *n, double theta);
 
@@ -64,6 +66,9 @@ status enc_stage(const enc_work *w, int stage, int64_t n, const float *const *ac
 /* Required integers of a configuration object, within [1, most]; def >= 0 where absent. */
 status enc_int(const jv *j, const char *what, const char *name, int64_t most, int64_t def, int *out) FALLIBLE;
 int64_t enc_cols(const encoder *e, int stage);    /* of the stage's output */
+/* Patches along a side of a picture or tile of image_side pixels; its values must be of that many, `what` names it. */
+static inline int enc_per_side(const encoder *e) { return e->image_side / e->patch; }
+status enc_check_squares(const encoder *e, const encoder_input *in, const char *what) FALLIBLE;
 /* Patches [n][3 * p * p] of a picture [3][side][side], row by row. */
 void enc_unfold(const float *picture, int side, int patch, float *out);
 

@@ -8,19 +8,6 @@
 
 static const double eps = 1e-5;
 
-static tensor block(enc *n, tensor x, tensor table, tensor segments)
-{
-    const int64_t d = n->e->hidden;
-    tensor y = enc_layer_norm(n, x, "input_layernorm", eps);
-    y = enc_attention(n, enc_linear(n, y, "self_attn.q_proj", d, true), enc_linear(n, y, "self_attn.k_proj", d, true), enc_linear(n, y, "self_attn.v_proj", d, true), table,
-                      true, segments);
-    x = enc_add(n, x, enc_linear(n, y, "self_attn.o_proj", d, true));
-    y = enc_linear(n, enc_layer_norm(n, x, "post_attention_layernorm", eps), "mlp.fc1", n->e->mlp, true);
-    return enc_add(n, x, enc_linear(n, enc_act(n, y, ACT_GELU), "mlp.fc2", d, true));
-}
-
-static int per_side(const encoder *e) { return e->image_side / e->patch; }
-
 static status build_tower(encoder *e, double theta)
 {
     enc n;
@@ -31,7 +18,7 @@ static status build_tower(encoder *e, double theta)
     x = enc_layer_norm(&n, x, "layernorm_pre", eps);
     const tensor table = enc_rope_table(&n, theta);
     n.prefix = "vision_model.model.layers.%d.";
-    for (n.layer = 0; n.layer < e->layers; n.layer++) x = block(&n, x, table, segments);
+    for (n.layer = 0; n.layer < e->layers; n.layer++) x = enc_vit_block(&n, x, "input_layernorm", "post_attention_layernorm", "self_attn.o_proj", eps, ACT_GELU, table, segments);
     n.prefix = "vision_model.";
     return enc_end(&n, enc_layer_norm(&n, x, "layernorm_post", eps));
 }
@@ -52,13 +39,13 @@ static status build(encoder *e, const jv *config)
     const double ratio = jv_get_f64(v, "pixel_shuffle_ratio", 0.5), theta = jv_get_f64(v, "rope_theta", 10000);
     if (!(ratio > 0.01 && ratio <= 1)) return err_set(ST_INVALID, "config.json: vision_config.pixel_shuffle_ratio must be in (0, 1], got %g", ratio);
     e->merge = (int)lrint(1 / ratio);
-    if (e->hidden % (4 * e->n_heads) || e->image_side % e->patch || per_side(e) % e->merge)
+    if (e->hidden % (4 * e->n_heads) || e->image_side % e->patch || enc_per_side(e) % e->merge)
         return err_set(ST_INVALID, "config.json: vision_config: %d heads of %d and %d pixels in patches of %d, %d x %d of them side by side, do not come out even", e->n_heads,
                        e->hidden, e->image_side, e->patch, e->merge, e->merge);
     e->head_dim = e->hidden / e->n_heads;
     e->table_name = "vision_model.positional_embedding_vlm";
     e->class_name = "vision_model.class_embedding";
-    e->table_rows = (int64_t)per_side(e) * per_side(e) + 1;
+    e->table_rows = (int64_t)enc_per_side(e) * enc_per_side(e) + 1;
     TRY(build_tower(e, theta));
     enc n;
     TRY(enc_begin(e, &n));
@@ -74,10 +61,7 @@ static int64_t squares(const encoder *e) { return (e->table_rows - 1) / (e->merg
 
 static status n_tokens(const encoder *e, const encoder_input *in, int64_t *out)
 {
-    const int64_t values = (int64_t)3 * e->image_side * e->image_side;
-    if (in->cols != values || in->rows < 1)
-        return err_set(ST_INVALID, "a tile of %lld values does not fit the vision encoder (%d x %d pixels): preprocessor_config.json and config.json disagree", (long long)in->cols,
-                       e->image_side, e->image_side);
+    TRY(enc_check_squares(e, in, "a tile"));
     *out = in->rows * squares(e);
     return ST_OK;
 }
@@ -92,7 +76,7 @@ static int64_t most_rows(const encoder *e, int stage, int64_t tokens)
 /* The patches of each square side by side, row by row. */
 static void shuffle(const encoder *e, const float *x, float *out)
 {
-    const int side = per_side(e), m = e->merge, d = e->hidden;
+    const int side = enc_per_side(e), m = e->merge, d = e->hidden;
     for (int y = 0; y < side; y += m)
         for (int c = 0; c < side; c += m)
             for (int i = 0; i < m * m; i++, out += d) memcpy(out, x + (ptrdiff_t)((y + i / m) * side + c + i % m) * d, (size_t)d * sizeof *out);
@@ -102,7 +86,7 @@ static status run(const encoder *e, const encoder_input *in, encoder_step *step,
 {
     const enc_work w = { e, step, arg };
     const size_t n = (size_t)e->table_rows, cols = (size_t)3 * (size_t)(e->patch * e->patch);
-    const int side = per_side(e);
+    const int side = enc_per_side(e);
     float *patches = mem_calloc(n, cols * sizeof *patches), *segments = mem_calloc(n, sizeof *segments), *x = mem_array(n, (size_t)e->hidden * sizeof *x);
     float *wide = mem_array(n, (size_t)e->hidden * sizeof *wide);
     int32_t *pos = mem_calloc(n, 3 * sizeof *pos);

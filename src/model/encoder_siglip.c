@@ -8,19 +8,6 @@
 
 #define PREFIX "vision_tower.vision_model."
 
-static tensor block(enc *n, tensor x, tensor segments, double eps)
-{
-    const int64_t d = n->e->hidden;
-    tensor y = enc_layer_norm(n, x, "layer_norm1", eps);
-    y = enc_attention(n, enc_linear(n, y, "self_attn.q_proj", d, true), enc_linear(n, y, "self_attn.k_proj", d, true), enc_linear(n, y, "self_attn.v_proj", d, true),
-                      NO_TENSOR, false, segments);
-    x = enc_add(n, x, enc_linear(n, y, "self_attn.out_proj", d, true));
-    y = enc_linear(n, enc_layer_norm(n, x, "layer_norm2", eps), "mlp.fc1", n->e->mlp, true);
-    return enc_add(n, x, enc_linear(n, enc_act(n, y, ACT_GELU_TANH), "mlp.fc2", d, true));
-}
-
-static int per_side(const encoder *e) { return e->image_side / e->patch; }
-
 static status build(encoder *e, const jv *config)
 {
     const jv *v = jv_get(config, "vision_config");
@@ -35,19 +22,19 @@ static status build(encoder *e, const jv *config)
     TRY(enc_int(jv_get(config, "text_config"), "text_config", "hidden_size", 1 << 16, 2304, &e->text_hidden));
     const double eps = jv_get_f64(v, "layer_norm_eps", 1e-6);
     e->pooled_side = (int)lrint(sqrt((double)tokens));
-    if (e->hidden % e->n_heads || e->image_side % e->patch || e->pooled_side * e->pooled_side != tokens || per_side(e) % e->pooled_side)
+    if (e->hidden % e->n_heads || e->image_side % e->patch || e->pooled_side * e->pooled_side != tokens || enc_per_side(e) % e->pooled_side)
         return err_set(ST_INVALID, "config.json: vision_config: %d heads of %d, %d pixels in patches of %d and %d tokens per image do not come out even", e->n_heads, e->hidden,
                        e->image_side, e->patch, tokens);
     e->head_dim = e->hidden / e->n_heads;
     e->table_name = PREFIX "embeddings.position_embedding.weight";
-    e->table_rows = (int64_t)per_side(e) * per_side(e);
+    e->table_rows = (int64_t)enc_per_side(e) * enc_per_side(e);
     enc n;
     TRY(enc_begin(e, &n));
     tensor x = enc_input(&n, (int64_t)3 * e->patch * e->patch), segments = enc_input(&n, 1);
     n.prefix = PREFIX;
     x = enc_add(&n, enc_linear(&n, x, "embeddings.patch_embedding", e->hidden, true), enc_input(&n, e->hidden));
     n.prefix = PREFIX "encoder.layers.%d.";
-    for (n.layer = 0; n.layer < e->layers; n.layer++) x = block(&n, x, segments, eps);
+    for (n.layer = 0; n.layer < e->layers; n.layer++) x = enc_vit_block(&n, x, "layer_norm1", "layer_norm2", "self_attn.out_proj", eps, ACT_GELU_TANH, NO_TENSOR, segments);
     n.prefix = PREFIX;
     TRY(enc_end(&n, enc_layer_norm(&n, x, "post_layernorm", eps)));
     TRY(enc_begin(e, &n));
@@ -58,10 +45,7 @@ static status build(encoder *e, const jv *config)
 
 static status n_tokens(const encoder *e, const encoder_input *in, int64_t *out)
 {
-    const int64_t values = (int64_t)3 * e->image_side * e->image_side;
-    if (in->cols != values || in->rows < 1)
-        return err_set(ST_INVALID, "an image of %lld values does not fit the vision encoder (%d x %d pixels): preprocessor_config.json and config.json disagree",
-                       (long long)in->cols, e->image_side, e->image_side);
+    TRY(enc_check_squares(e, in, "an image"));
     *out = in->rows * e->pooled_side * e->pooled_side;
     return ST_OK;
 }
@@ -76,7 +60,7 @@ static int64_t most_rows(const encoder *e, int stage, int64_t tokens)
 /* The mean of each k x k square of patches. */
 static void pool(const encoder *e, const float *x, float *out)
 {
-    const int side = per_side(e), k = side / e->pooled_side, d = e->hidden;
+    const int side = enc_per_side(e), k = side / e->pooled_side, d = e->hidden;
     for (int y = 0; y < e->pooled_side; y++)
         for (int c = 0; c < e->pooled_side; c++, out += d) {
             memset(out, 0, (size_t)d * sizeof *out);

@@ -99,17 +99,19 @@ TEST(log_mel_of_qwen3_omni)
 
 /* ---- encoders ---- */
 
-static status open_towers(const char *model, towers **out)
+static status open_towers_with(const char *model, int n_threads, int64_t cache_bytes, towers **out)
 {
     jv *config = NULL;
     char dir[4096];
     snprintf(dir, sizeof dir, "%s", in_model(model, "config.json"));
     TRY(jv_parse_file(dir, 1 << 20, &config));
     *strrchr(dir, '/') = 0;
-    const status st = towers_open(config, &(towers_options){ .dir = dir, .type = DT_F32, .most_tokens = 4096, .cache_bytes = 1 << 20 }, out);
+    const status st = towers_open(config, &(towers_options){ .dir = dir, .type = DT_F32, .n_threads = n_threads, .most_tokens = 4096, .cache_bytes = cache_bytes }, out);
     jv_free(config);
     return st;
 }
+
+static status open_towers(const char *model, towers **out) { return open_towers_with(model, 0, 1 << 20, out); }
 
 static void check_rows(const media_rows *r, const st_set *g, const char *name, int64_t first, int64_t col)
 {
@@ -205,6 +207,52 @@ TEST(audio_features_of_qwen3_omni)
     media_processor_close(p);
     st_close(g);
     towers_close(ts);
+}
+
+/* Every allocation of building an encoder's graphs, of opening the towers and of encoding an item fails once. */
+static void check_allocations(const char *model, encoder_kind kind, const media_features *f)
+{
+    jv *config = NULL;
+    encoder *e = NULL;
+    towers *ts = NULL;
+    media_rows *r = NULL;
+    const uint8_t hash[32] = { 1 };
+    REQUIRE_OK(jv_parse_file(in_model(model, "config.json"), 1 << 20, &config));
+    CHECK_EVERY_ALLOCATION(encoder_new(config, kind, DT_F32, &e), encoder_free(e));
+    jv_free(config);
+    REQUIRE_OK(open_towers_with(model, 1, 0, &ts));
+    const encoder_input in = { f->values, f->rows, f->cols, { f->grid[0], f->grid[1], f->grid[2] } };
+    CHECK_EVERY_ALLOCATION(towers_encode(ts, kind, &in, hash, &r), media_rows_release(r));
+    towers_close(ts);
+}
+
+static void check_image_allocations(const char *model)
+{
+    media_processor *p = NULL;
+    buf bytes = {0};
+    image im = {0};
+    media_features f = {0};
+    if (!in_model(model, "golden.safetensors")) return;
+    REQUIRE_OK(open_processor(model, &p));
+    REQUIRE_OK(test_file(in_model(model, "image_a.png"), &bytes));
+    REQUIRE_OK(image_decode(bytes.data, bytes.len, NULL, &im));
+    REQUIRE_OK(media_process_image(p, &im, &f));
+    check_allocations(model, ENCODER_IMAGE, &f);
+    media_features_free(&f);
+    image_free(&im);
+    buf_free(&bytes);
+    media_processor_close(p);
+}
+
+TEST(out_of_memory_in_encoders)
+{
+    if (!in_model("gemma3_mm", "golden.safetensors")) SKIP("no goldens");
+    static const char *const models[] = { "qwen2_5_vl", "gemma3_mm", "llama4_scout", "qwen3_omni" };
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) check_image_allocations(models[i]);
+    towers *ts = NULL;
+    CHECK_EVERY_ALLOCATION(open_towers_with("gemma3_mm", 1, 0, &ts), towers_close(ts));
+    float mel[128 * 64] = { 0 };
+    check_allocations("qwen3_omni", ENCODER_AUDIO, &(media_features){ .values = mel, .rows = 128, .cols = 64, .grid = { 1, 1, 1 } });
 }
 
 TEST_MAIN
