@@ -3,16 +3,17 @@
 #include <math.h>
 
 /* ---- the model's constants ----
- * From libtpu's static profiles (0.0.52) of a flash-decode kernel of one KV head with all trip counts baked in, on v5e, v5p, v6e
- * and v7x: blocks of 256, 1024 and 2048 keys, pages of 16 and 128, heads of 128 and 256, 4 to 1024 rows, bf16 and fp8. */
+ * From libtpu's static profiles (0.0.52), trip counts baked in: the decode kernel (ragged_decode_mosaic.c; 64 sequences of 2048
+ * tokens, 8 KV heads of 128) on v5e, v6e and v7x, in bf16 and fp8, and a flash-decode kernel of one KV head with 4 to 1024 rows. */
 enum {
     LANES = 128, SUBLANES = 8,
     VECTOR_UNITS = 4,               /* operations per lane and cycle (SB, of v5p; two on v4) */
     SCORE_OPS = 13,                 /* of a score: 3.1 to 3.2 cycles per 1024 scores and unit on v6e and v7x */
     WIDEN_OPS = 2,                  /* of a stored number that is narrower than products take: 92 cycles per 262144 on v6e */
-    PUSH_NUMBERS = 512,             /* of K or V into a matrix unit in a cycle: one head at a time reaches 340 to 680 */
+    PUSH_CYCLES = 140,              /* of a matrix unit's worth of K or V in bf16, whatever its size: 123 on v5e, 156 on v6e, 133 on v7x */
+    PUSH_CYCLES_8 = 94,             /* of 8-bit numbers: 94 on v6e, 92 on v7x */
     DMA_ISSUE_CYCLES = 15,          /* of a page's copy, with bounds checked (2 to 5 without); what the engines themselves take no profile knows */
-    KV_BLOCK_CYCLES = 600,          /* of a block, however short: 555 to 715, the way from scores to values */
+    KV_BLOCK_CYCLES = 220,          /* of a block, however short, where heads fill each other's latencies; 555 to 715 with one head */
     QUERY_BLOCK_CYCLES = 600,       /* a step of the grid: about 0.35 us (Pallas' documentation) */
 };
 static const double dma_latency_s = 1e-6;           /* from start to the last byte of a small copy */
@@ -36,8 +37,8 @@ static double up(double n, double to) { return ceil(n / to) * to; }
 static double least(double a, double b) { return a < b ? a : b; }
 static double most(double a, double b) { return a > b ? a : b; }
 
-/* What products take: bf16 is never widened; 8-bit KV is, where the chip has no such product. */
-static bool is_widened(const chip *c, const attention_shape *s) { return dtype_bits(s->kv) < 16 && !(chip_rate_of(c, s->kv).native && s->act == s->kv); }
+/* What products take: bf16 is never widened; 8-bit KV is, where the chip has no such operand. */
+static bool is_widened(const chip *c, const attention_shape *s) { return dtype_bits(s->kv) < 16 && !chip_rate_of(c, s->kv).native; }
 
 /* One layer's work, in blocks. */
 typedef struct walk {
@@ -63,7 +64,8 @@ static walk walk_of(const attention_config *c, const attention_shape *s)
 static double mxu_cycles(const attention_config *c, const attention_shape *s, const walk *w)
 {
     const chip *k = c->chip;
-    double side = k->mxu_size, push = 2 * w->tokens * up(c->padded_head_size, LANES / 2) / PUSH_NUMBERS;
+    double side = k->mxu_size, cycles = dtype_bits(s->kv) < 16 && !is_widened(k, s) ? PUSH_CYCLES_8 : PUSH_CYCLES;
+    double push = 2 * w->tokens * up(c->padded_head_size, LANES / 2) / (side * side) * cycles;
     double tiles = 2 * ceil(w->tokens / side) * ceil(c->padded_head_size / side), stream = tiles * up(w->rows, SUBLANES) / k->mxu_passes;
     return w->kv_blocks * s->kv_heads * most(push, stream) / (k->mxus * k->cores);
 }
