@@ -129,15 +129,8 @@ TILE void pv_tile(const int R, const int C, const bool pairs, const attn_tile *t
 {
     V acc[8][4];
     VEC_UNROLL for (int r = 0; r < R; r++) VEC_UNROLL for (int c = 0; c < C; c++) acc[r][c] = v_zero();
-    int lo = ATTN_PART, lo_all = 0, hi = 0, hi_all = ATTN_PART; /* seen by some, seen by all */
-    for (int r = row; r < row + R; r++) {
-        if (t->hi[r] <= t->lo[r]) { hi_all = 0; continue; }
-        lo = t->lo[r] < lo ? t->lo[r] : lo;
-        lo_all = t->lo[r] > lo_all ? t->lo[r] : lo_all;
-        hi = t->hi[r] > hi ? t->hi[r] : hi;
-        hi_all = t->hi[r] < hi_all ? t->hi[r] : hi_all;
-    }
-    lo = even_down(lo), hi = even_up(hi), lo_all = even_up(lo_all), hi_all = even_down(hi_all);
+    seen s = seen_by(R, t, row);
+    int lo = even_down(s.lo), hi = even_up(s.hi), lo_all = even_up(s.lo_all), hi_all = even_down(s.hi_all);
     if (lo_all < hi_all) {
         pv_range(R, C, pairs, t, row, col, lo, lo_all, false, acc);
         pv_range(R, C, pairs, t, row, col, lo_all, hi_all, true, acc);
@@ -145,15 +138,7 @@ TILE void pv_tile(const int R, const int C, const bool pairs, const attn_tile *t
     } else {
         pv_range(R, C, pairs, t, row, col, lo, hi, false, acc);
     }
-    VEC_UNROLL for (int r = 0; r < R; r++) {
-        if (t->hi[row + r] <= t->lo[row + r]) continue;
-        float *out = t->state.acc + (row + r) * t->state.acc_ld + col;
-        V a = v_set1(f->old_f[row + r]), b = v_set1(f->part_f[row + r]);
-        VEC_UNROLL for (int c = 0; c < C; c++) {
-            float *to = out + c * VEC_LANES;
-            v_store(to, t->empty[row + r] ? acc[r][c] : v_fma(acc[r][c], b, v_mul(v_load(to), a)));
-        }
-    }
+    merge_tile(R, C, t, row, col, f, acc);
 }
 
 TILE void pv_rows(const attn_tile *t, int row, int rows, int64_t col, int chunks, const pv_factors *f)

@@ -124,28 +124,15 @@ TILE void pv_tile(const int R, const int C, dtype type, const attn_tile *t, int 
 {
     V acc[8][4 * NV];
     VEC_UNROLL for (int r = 0; r < R; r++) VEC_UNROLL for (int i = 0; i < C * NV; i++) acc[r][i] = v_zero();
-    int lo = ATTN_PART, lo_all = 0, hi = 0, hi_all = ATTN_PART; /* seen by some, seen by all */
-    for (int r = row; r < row + R; r++) {
-        if (t->hi[r] <= t->lo[r]) { hi_all = 0; continue; }
-        lo = t->lo[r] < lo ? t->lo[r] : lo;
-        lo_all = t->lo[r] > lo_all ? t->lo[r] : lo_all;
-        hi = t->hi[r] > hi ? t->hi[r] : hi;
-        hi_all = t->hi[r] < hi_all ? t->hi[r] : hi_all;
-    }
-    if (lo_all < hi_all) {
-        pv_range(R, C, type, t, row, col, lo, lo_all, 0, acc);
-        pv_range(R, C, type, t, row, col, lo_all, hi_all, 1, acc);
-        pv_range(R, C, type, t, row, col, hi_all, hi, 0, acc);
+    seen s = seen_by(R, t, row);
+    if (s.lo_all < s.hi_all) {
+        pv_range(R, C, type, t, row, col, s.lo, s.lo_all, 0, acc);
+        pv_range(R, C, type, t, row, col, s.lo_all, s.hi_all, 1, acc);
+        pv_range(R, C, type, t, row, col, s.hi_all, s.hi, 0, acc);
     } else {
-        pv_range(R, C, type, t, row, col, lo, hi, 0, acc);
+        pv_range(R, C, type, t, row, col, s.lo, s.hi, 0, acc);
     }
-    VEC_UNROLL for (int r = 0; r < R; r++) {
-        if (t->hi[row + r] <= t->lo[row + r]) continue;
-        float *out = t->state.acc + (row + r) * t->state.acc_ld + col;
-        V a = v_set1(f->old_f[row + r]), b = v_set1(f->part_f[row + r]);
-        VEC_UNROLL for (int i = 0; i < C * NV; i++)
-            v_store(out + i * VW, t->empty[row + r] ? acc[r][i] : v_fma(acc[r][i], b, v_mul(v_load(out + i * VW), a)));
-    }
+    merge_tile(R, C * NV, t, row, col, f, acc);
 }
 
 #define PV_CASE(r, c) case (r) * 8 + (c): pv_tile(r, c, type, t, row, col, f); break;

@@ -128,3 +128,31 @@ static void attn_finish(const float *acc, float l, float *out, int64_t d)
     for (; i + VW <= d; i += VW) v_store(out + i, v_mul(v_load(acc + i), by));
     for (; i < d; i++) out[i] = acc[i] * inv;
 }
+
+/* Of R rows from `row` on: keys of the part that some of them see, [lo, hi), and that all do, [lo_all, hi_all), if there are any. */
+typedef struct seen { int lo, lo_all, hi_all, hi; } seen;
+
+TILE seen seen_by(const int R, const attn_tile *t, int row)
+{
+    seen s = { ATTN_PART, 0, ATTN_PART, 0 };
+    for (int r = row; r < row + R; r++) {
+        if (t->hi[r] <= t->lo[r]) { s.hi_all = 0; continue; }
+        s.lo = t->lo[r] < s.lo ? t->lo[r] : s.lo;
+        s.lo_all = t->lo[r] > s.lo_all ? t->lo[r] : s.lo_all;
+        s.hi = t->hi[r] > s.hi ? t->hi[r] : s.hi;
+        s.hi_all = t->hi[r] < s.hi_all ? t->hi[r] : s.hi_all;
+    }
+    return s;
+}
+
+/* A part's weighted values of R rows, N vectors from column col on, into the rows' states. */
+TILE void merge_tile(const int R, const int N, const attn_tile *t, int row, int64_t col, const pv_factors *f, V acc[8][4 * NV])
+{
+    VEC_UNROLL for (int r = 0; r < R; r++) {
+        if (t->hi[row + r] <= t->lo[row + r]) continue;
+        float *out = t->state.acc + (row + r) * t->state.acc_ld + col;
+        V a = v_set1(f->old_f[row + r]), b = v_set1(f->part_f[row + r]);
+        VEC_UNROLL for (int i = 0; i < N; i++)
+            v_store(out + i * VW, t->empty[row + r] ? acc[r][i] : v_fma(acc[r][i], b, v_mul(v_load(out + i * VW), a)));
+    }
+}
