@@ -19,6 +19,13 @@ void hlo_fail(hlo *h, const char *fmt, ...)
     h->st = ST_INTERNAL;
 }
 
+void hlo_fail_as(hlo *h, status st)
+{
+    if (st == ST_OK || h->st != ST_OK) return;
+    hlo_fail(h, "%s", err_msg());
+    h->st = st;
+}
+
 static void indent(hlo *h)
 {
     for (int i = 0; i < h->depth; i++) buf_str(&h->text, "  ");

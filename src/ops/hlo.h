@@ -38,6 +38,8 @@ typedef struct hlo {
 } hlo;
 
 void hlo_fail(hlo *h, const char *fmt, ...) PRINTF_LIKE(2, 3);
+/* What a function that returned st says (err_msg); nothing for ST_OK. */
+void hlo_fail_as(hlo *h, status st);
 /* A line of its own: what the next lines are. */
 void hlo_comment(hlo *h, const char *fmt, ...) PRINTF_LIKE(2, 3);
 

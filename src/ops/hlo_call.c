@@ -12,8 +12,7 @@ static void put_line_start(hlo *h)
 static void put_config(hlo *h, const mk *kernel)
 {
     buf config = {0};
-    status st = mk_config(kernel, &config);
-    if (st != ST_OK) hlo_fail(h, "%s", err_msg());
+    hlo_fail_as(h, mk_config(kernel, &config));
     for (const char *c = buf_cstr(&config); *c; c++)
         if (*c == '"' || *c == '\\' || (unsigned char)*c < ' ') buf_printf(&h->text, "\\%02X", (unsigned)(unsigned char)*c);
         else buf_char(&h->text, *c);

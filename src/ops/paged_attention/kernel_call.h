@@ -8,7 +8,8 @@
 static inline hlo_val kernel_call(hlo *h, mk *k, const hlo_val *operands, int n)
 {
     hlo_val out = { 0 };
-    if (mk_finish(k) != ST_OK) hlo_fail(h, "%s", err_msg());
+    status st = mk_finish(k);
+    if (st != ST_OK) hlo_fail_as(h, st);
     else out = hlo_custom_call(h, k, operands, n, NULL);
     mk_free(k);
     return out;

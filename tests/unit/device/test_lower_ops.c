@@ -599,10 +599,64 @@ static status lower_and_free(op o)
     return st;
 }
 
+/* Latent attention of 4 heads of 128 + 32: the program of a bucket. */
+static status lower_latent(const lower_bucket *b, attention_choice choice, dtype kv, buf *text)
+{
+    graph *g = NULL;
+    lower_plan *p = NULL;
+    lower_options o = { .act = DT_BF16, .page = 32, .max_pages = 8, .n_pages = 17, .n_slots = 1, .attention = choice };
+    TRY(graph_new(ops_rules(), &g));
+    tensor all = case_input(g, DIM_T, 5 * 160, AX_HEADS), in[2];
+    for (int i = 0; i < 2; i++) {
+        in[i] = graph_add(g, OP_SLICE, &all, 1, &(op_attrs){ .slice = { i ? 640 : 0, i ? 800 : 640 } });
+        in[i] = graph_add(g, OP_SPLIT_HEADS, &in[i], 1, &(op_attrs){ .split_heads = { 160 } });
+    }
+    status st = graph_finish(g, graph_add(g, OP_PAGED_ATTENTION, in, 2, &(op_attrs){ .paged_attention = { .scale = 0.1, .latent = 128 } }));
+    if (st == ST_OK) st = lower_plan_new(g, kv, 0, &p);
+    if (st == ST_OK) st = lower_step(p, b, &o, text);
+    lower_plan_free(p);
+    graph_free(g);
+    return st;
+}
+
+static void check_latent(attention_choice choice, dtype kv, bool decode, bool kernels)
+{
+    buf text = { 0 };
+    CHECK_OK(lower_latent(&buckets[decode], choice, kv, &text));
+    const char *t = buf_cstr(&text);
+    CHECK(!strstr(t, "kernel_name = \"kv_update\"") == !kernels);
+    CHECK(!strstr(t, "kernel_name = \"mla_decode\"") == !kernels);
+    CHECK(!strstr(t, "kernel_name = \"mla_prefill\"") == !(kernels && !decode));
+    CHECK(!strstr(t, "stablehlo.scatter") == kernels);
+    buf_free(&text);
+}
+
+TEST(latent_attention_takes_kernels_where_there_are_some)
+{
+    const attention_choice v6e = { .chip = chip_by_name("v6e") }, v3 = { .chip = chip_by_name("v3") }, none = { 0 };
+    for (int decode = 0; decode < 2; decode++) {
+        check_latent(v6e, DT_BF16, decode, true);
+        check_latent(v6e, DT_F8E4M3, decode, true);
+        check_latent(v6e, DT_F32, decode, false);
+        check_latent((attention_choice){ .chip = v6e.chip, .backend = ATTENTION_BACKEND_STABLEHLO }, DT_BF16, decode, false);
+        check_latent(v3, DT_BF16, decode, false);
+        check_latent(none, DT_BF16, decode, false);
+    }
+}
+
+static status latent_and_free(void)
+{
+    buf text = { 0 };
+    status st = lower_latent(&buckets[0], (attention_choice){ .chip = chip_by_name("v6e") }, DT_BF16, &text);
+    buf_free(&text);
+    return st;
+}
+
 TEST(out_of_memory_is_a_status)
 {
     for (op o = 1; o < OP_COUNT; o++)
         if (op_impl_of(o)->build_case) EVERY_ALLOCATION_FAILS(lower_and_free(o));
+    EVERY_ALLOCATION_FAILS(latent_and_free());
 }
 
 TEST_MAIN
