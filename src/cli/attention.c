@@ -199,6 +199,7 @@ void attention_write_json(const attention_view *v, jw *w)
     attention_report(&v->mixed, &(attention_calls){ 0 }, &report);
     jw_key(w, "report");
     jw_raw(w, buf_cstr(&report));
+    if (report.failed) w->out->failed = true;
     buf_free(&report);
     jw_key(w, "decode");
     jw_obj(w);
