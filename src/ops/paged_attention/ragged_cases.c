@@ -205,5 +205,24 @@ static mk *full_decode(int i, const chip *c)
     return ragged_decode(&r);
 }
 
+/* As decode, in full size with trip counts that need no data: what libtpu's static profile can follow. */
+static mk *fixed_decode(int i, const chip *c)
+{
+    ragged r = shape_of(&decode_cases[i], true, c);
+    r.fixed_blocks = r.seqs * (r.max_pages * r.page / r.block);
+    return ragged_decode(&r);
+}
+
 const kernel_impl kernel_ragged_decode = { .name = "ragged_decode", .n_cases = N_DECODE, .describe = describe_decode, .refuses = refuses, .build = build_decode, .build_full = full_decode,
                                            .fill = fill_decode, .ref = ref_decode, .tolerance = tolerance };
+
+static status profile(int i, mk *k, double *bytes)
+{
+    const ragged r = shape_of(&decode_cases[i], true, NULL);
+    (void)k;
+    *bytes = (double)(r.seqs * r.max_pages * r.page) * (double)dtype_bytes(r.kv.type, (size_t)(r.kv.rows * r.kv.lanes));
+    return ST_OK;
+}
+
+const kernel_impl kernel_ragged_decode_profile = { .name = "ragged_decode_profile", .n_cases = 5, .describe = describe_decode, .refuses = refuses, .build = build_decode,
+                                                   .build_full = fixed_decode, .fill = fill_decode, .ref = ref_decode, .tolerance = tolerance, .profile = profile };
