@@ -1,0 +1,23 @@
+/* Products that exchange their rows over ICI while they multiply, as Mosaic kernels: n devices in a ring, rows cut in two halves that travel in opposite
+ * directions, so that both links work (as in Wang et al. 2023, "Overlap communication with dependent computation via decomposition").
+ *
+ *   gather    x [m, k] of each device, w [n, k]  ->  y [devices * m, n] = all x's rows by w, and the gathered x [devices, m, k] as a second result
+ *   scatter   x [devices * m, k], w [n, k]       ->  y [m, n] = this device's rows of the sum of all devices' x by w; the second result is
+ *             what arrived, [devices, m, n]
+ * The second results are where other devices write: every step has a place of its own, so nobody waits for one to be free. They are of
+ * no use afterwards. Sums travel in the type of y, as a reduce_scatter's do. */
+#ifndef SYSTOLIC_OPS_LINEAR_COLLECTIVE_MOSAIC_H
+#define SYSTOLIC_OPS_LINEAR_COLLECTIVE_MOSAIC_H
+
+#include "mosaic/kernel.h"
+#include "tpu/chip.h"
+
+typedef struct collective_matmul { int devices; int64_t m, n, k; dtype type; /* of x and w, bf16 */ dtype out; } collective_matmul;
+
+/* Rows of w that a step takes; ST_UNSUPPORTED says why there is no kernel. */
+status collective_matmul_configure(const chip *c, const collective_matmul *q, bool scatter, int64_t *block_n, int64_t *vmem_bytes) FALLIBLE;
+/* To be finished by the caller. */
+mk *collective_gather_kernel(const collective_matmul *q, int64_t block_n, int64_t vmem_bytes);
+mk *collective_scatter_kernel(const collective_matmul *q, int64_t block_n, int64_t vmem_bytes);
+
+#endif
