@@ -186,6 +186,8 @@ typedef struct hlo_call {
     hlo_val in[GRAPH_MAX_INPUTS];   /* weights of experts in a loop over layers are all layers' [layers, ...]: */
     hlo_val layer;                  /* then the i32 scalar that says which; else none */
     hlo_weight w[GRAPH_MAX_INPUTS]; /* of inputs that are weights: in[i] and what else there is of it */
+    hlo_weight all[GRAPH_MAX_INPUTS];       /* the same, all layers' where `place` is not none, for kernels: what slices them is a copy */
+    hlo_val place;                  /* i32 scalar: which of the layers in `all` */
     const hlo_step *step;
     hlo_val cache;                  /* attention: in and, updated, out */
     hlo_val first_page;             /* i32 scalar: page 0 of this layer */

@@ -59,7 +59,7 @@ static status check(const chip *c, const matmul_shape *s)
 {
     if (c->version < 4) return err_set(ST_UNSUPPORTED, "Mosaic has no kernels for %s", c->name);
     if (s->act != DT_BF16) return err_set(ST_UNSUPPORTED, "activations are %s, kernels take bf16", dtype_name(s->act));
-    if (s->n % 128) return err_set(ST_UNSUPPORTED, "%lld outputs are no multiple of 128", (long long)s->n);
+    if (s->n % 32) return err_set(ST_UNSUPPORTED, "%lld outputs are no multiple of 32", (long long)s->n);
     if (s->group && (MATMUL_CHUNK % s->group && s->group % MATMUL_CHUNK)) return err_set(ST_UNSUPPORTED, "groups of %lld columns do not divide 128", (long long)s->group);
     if (s->group && s->group < LEAST_GROUP) return err_set(ST_UNSUPPORTED, "groups of %lld columns, fewer than %d", (long long)s->group, LEAST_GROUP);
     if (s->k < 2 * MATMUL_CHUNK) return err_set(ST_UNSUPPORTED, "%lld inputs, fewer than %d", (long long)s->k, 2 * MATMUL_CHUNK);

@@ -183,6 +183,7 @@ static void bind_weight(lowering *l, hlo_call *c, int i)
     const node *w = graph_at(l->g, id);
     hlo_weight *out = &c->w[i];
     *out = (hlo_weight){ .scheme = (quant_scheme)w->a.weight.scheme, .group = hlo_weight_group(w) };
+    c->all[i] = *out;
     if (arg < 0) {
         hlo_fail(&l->h, "weight %%%d has no argument", id);
         return;
@@ -190,12 +191,14 @@ static void bind_weight(lowering *l, hlo_call *c, int i)
     bool stacked = l->p->weights[arg].stacked, whole = stacked && weight_has_experts(w);
     for (int at = arg; at < l->p->n_weights && (at == arg || l->p->weights[at].piece != PIECE_VALUES); at++) {
         hlo_val v = l->weights[at];
+        c->all[i].piece[l->p->weights[at].piece] = v;
         if (at == arg && !whole) v = weight_value(l, id);
         else if (stacked && !whole) v = hlo_row(&l->h, v, l->iteration);
         out->piece[l->p->weights[at].piece] = v;
     }
     c->in[i] = out->piece[PIECE_VALUES];
     if (whole) c->layer = l->iteration;
+    if (stacked) c->place = l->iteration;
 }
 
 static void describe_node(lowering *l, int id)

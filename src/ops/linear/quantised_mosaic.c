@@ -30,6 +30,8 @@ int64_t quantised_matmul_columns(const quantised_matmul *q)
 
 int64_t quantised_matmul_groups(const quantised_matmul *q) { return q->group ? (q->k + q->group - 1) / q->group : 1; }
 
+static int64_t stored_groups(const quantised_matmul *q) { return q->stored_groups ? q->stored_groups : quantised_matmul_groups(q); }
+
 status quantised_matmul_configure(const chip *c, const quantised_matmul *q, matmul_config *out)
 {
     quant_info info = quant_describe(q->scheme);
@@ -37,6 +39,12 @@ status quantised_matmul_configure(const chip *c, const quantised_matmul *q, matm
     if (rounds(info)) s.rounded = info.int8_activations ? DT_I8 : DT_F8E4M3;
     if (q->scheme && q->scale != DT_F32 && q->scale != DT_BF16) return err_set(ST_UNSUPPORTED, "scales are %s, kernels take f32 and bf16", dtype_name(q->scale));
     return matmul_configure(c, &s, out);
+}
+
+bool quantised_matmul_helps(const chip *c, const quantised_matmul *q)
+{
+    if (quantised_matmul_groups(q) > 1) return true;
+    return q->scheme && quant_describe(q->scheme).type == DT_F8E4M3 && c->version >= 5;
 }
 
 /* ---- windows: grid (cores, blocks of n, tiles), so that neighbouring tiles of one expert find its block there ---- */
@@ -90,7 +98,7 @@ static void declare_scratch(kernel *t)
     if (rounds(t->info) && !is_static(t->info)) t->xs = mk_scratch(k, "xs", MK_VMEM, DT_F32, MK_DIMS(grouped(t) && by_group(t->info) ? n_chunks(t) : 1, rows, 1));
     if (has_zero(t)) t->sums = mk_scratch(k, "sums", MK_VMEM, DT_F32, MK_DIMS(q->rows, groups));
     if (!grouped(t)) return;
-    t->sf = mk_scratch(k, "sf", MK_VMEM, DT_F32, MK_DIMS(groups, t->c->block_n));
+    t->sf = mk_scratch(k, "sf", MK_VMEM, DT_F32, MK_DIMS(stored_groups(q), t->c->block_n));
     t->acc = mk_scratch(k, "acc", MK_VMEM, DT_F32, MK_DIMS(q->rows, t->c->block_n));
 }
 
@@ -98,7 +106,7 @@ static void declare(kernel *t, mk_val grid[3])
 {
     const quantised_matmul *q = t->q;
     mk *k = t->k;
-    int64_t columns = quantised_matmul_columns(q), groups = quantised_matmul_groups(q), block = t->c->block_n, blocks = (q->n + block - 1) / block, cores = blocks % t->c->chip->cores ? 1 : t->c->chip->cores;
+    int64_t columns = quantised_matmul_columns(q), groups = stored_groups(q), block = t->c->block_n, blocks = (q->n + block - 1) / block, cores = blocks % t->c->chip->cores ? 1 : t->c->chip->cores;
     dtype stored = weight_type(q);
     grid[0] = mk_grid(k, cores, true);
     grid[1] = mk_grid(k, blocks / cores, false);
@@ -358,7 +366,7 @@ static mk_val by_chunks(kernel *t)
 /* This block's scales as f32, whose rows can be read one by one. */
 static void widen_scales(kernel *t)
 {
-    const mk_dims dims = MK_DIMS(quantised_matmul_groups(t->q), t->c->block_n);
+    const mk_dims dims = MK_DIMS(stored_groups(t->q), t->c->block_n);
     mk_store(t->k, mk_convert(t->k, mk_load(t->k, t->s, MK_ZERO, dims), DT_F32), t->sf, MK_ZERO);
 }
 

@@ -3,7 +3,7 @@
  * what the matrix unit cannot take is widened on the way to it.
  *
  * Operands: place i32 [2 + tiles]: the layer, how many tiles there are, and each tile's expert; with a static scheme input_scale f32 [1]; x; the
- * values [layers, experts, n, columns]; with a scheme the scales [layers, experts, groups, n], and the zeros likewise. Result: [tiles * rows, n]; tiles
+ * values [layers, experts, n, columns]; with a scheme the scales [layers, experts, stored groups, n], and the zeros likewise. Result: [tiles * rows, n]; tiles
  * that are not there are left undefined.
  *
  * Scales of a whole row multiply the result. Those of groups multiply the results of products over MATMUL_CHUNK columns; groups that are narrower
@@ -13,6 +13,7 @@
 
 #include "graph/quant.h"
 #include "mosaic/kernel.h"
+#include "ops/hlo.h"
 #include "tpu/matmul_config.h"
 
 typedef struct quantised_matmul {
@@ -21,6 +22,7 @@ typedef struct quantised_matmul {
     int64_t layers, experts;
     quant_scheme scheme;    /* QUANT_NONE: a weight of the activations' type */
     int64_t group;          /* columns that share a scale (hlo_weight.group); 0: all */
+    int64_t stored_groups;  /* of the scales and zeros as they are stored, with padding; 0: as many as there are */
     dtype act, scale;       /* of x; of the scales */
     dtype out;
 } quantised_matmul;
@@ -30,7 +32,16 @@ int64_t quantised_matmul_columns(const quantised_matmul *q);
 int64_t quantised_matmul_groups(const quantised_matmul *q);
 /* What a chip does with it; ST_UNSUPPORTED says why no kernel does. */
 status quantised_matmul_configure(const chip *c, const quantised_matmul *q, matmul_config *out) FALLIBLE;
+/* Is it better than StableHLO? By libtpu's static profiles (docs/kernels.md): where scales are of groups, and e4m3 where the matrix unit takes it. */
+bool quantised_matmul_helps(const chip *c, const quantised_matmul *q);
 /* To be finished by the caller. */
 mk *quantised_matmul_kernel(const char *name, const quantised_matmul *q, const matmul_config *c);
+
+/* ---- in programs ---- */
+/* The product of x [tiles * rows, k] by a call's weight (hlo_call.all), as a kernel: f32. expert: i32 [tiles], and n_tiles, an i32 scalar, of
+ * experts; none for a linear. False, with a reason, if StableHLO is to do it. */
+bool quantised_matmul_call(hlo_call *c, hlo_val x, int input, int64_t tiles, hlo_val expert, hlo_val n_tiles, hlo_val *y, const char **why);
+/* Would it do it? rows: of a tile. */
+bool quantised_matmul_does(const hlo_call *c, int input, int64_t rows, int64_t tiles, const char **why);
 
 #endif
