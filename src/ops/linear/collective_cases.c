@@ -117,5 +117,5 @@ static mk *gather_full(int i, const chip *c) { return made(i, c, true, false); }
 static mk *scatter(int i, const chip *c) { return made(i, c, false, true); }
 static mk *scatter_full(int i, const chip *c) { return made(i, c, true, true); }
 
-const kernel_impl kernel_gather_matmul = { "gather_matmul", N_CASES, say_gather, devices, gather_refuses, gather, gather_full, fill, gathered, tolerance };
-const kernel_impl kernel_matmul_scatter = { "matmul_scatter", N_CASES, say_scatter, devices, scatter_refuses, scatter, scatter_full, fill, scattered, tolerance };
+const kernel_impl kernel_gather_matmul = { .name = "gather_matmul", .n_cases = N_CASES, .describe = say_gather, .devices = devices, .refuses = gather_refuses, .build = gather, .build_full = gather_full, .fill = fill, .ref = gathered, .tolerance = tolerance };
+const kernel_impl kernel_matmul_scatter = { .name = "matmul_scatter", .n_cases = N_CASES, .describe = say_scatter, .devices = devices, .refuses = scatter_refuses, .build = scatter, .build_full = scatter_full, .fill = fill, .ref = scattered, .tolerance = tolerance };

@@ -238,5 +238,4 @@ static status reference(int i, const mk *k, void *const *operands, float *const 
 
 static double tolerance(int i) { return (void)i, 1e-4; }
 
-const kernel_impl kernel_quantised_matmul = { .name = "quantised_matmul", .n_cases = N_CASES, .describe = describe, .refuses = refuses, .build = build,
-                                              .build_full = build_full, .fill = fill, .ref = reference, .tolerance = tolerance };
+const kernel_impl kernel_quantised_matmul = { .name = "quantised_matmul", .n_cases = N_CASES, .describe = describe, .refuses = refuses, .build = build, .build_full = build_full, .fill = fill, .ref = reference, .tolerance = tolerance };
