@@ -1,6 +1,6 @@
 /* How a Mosaic kernel multiplies by a weight on a chip: which block of the weight a step takes, in which types the matrix unit gets
- * its operands, and what that costs. A pure function of chip and shape; the kernels are in ops/linear/quantised_mosaic.h and
- * ops/experts/grouped_mosaic.h, docs/kernels.md has what was measured.
+ * its operands, and what that costs. A pure function of chip and shape; the kernel is in ops/linear/quantised_mosaic.h, docs/kernels.md
+ * has what was measured.
  *
  * A weight [n, k] is read once, in blocks of block_n rows, two of which are in VMEM. Decoding is bound by that reading, so a block is
  * as large as it takes to hide the start of a copy, and no type is widened in memory. */

@@ -19,7 +19,7 @@ static const chip *describe(const hlo_call *c, int input, int64_t rows, int64_t 
     const hlo_val *scales = &all->piece[PIECE_SCALES];
     *q = (quantised_matmul){ .rows = rows, .tiles = tiles, .n = weight_rows(w), .k = weight_cols(w), .layers = hlo_is(c->place) ? all->piece[PIECE_VALUES].dim[0] : 1,
                              .experts = weight_has_experts(w) ? w->s.dim[0] : 1, .scheme = all->scheme, .group = all->group, .act = c->step->act, .out = DT_F32,
-                             .stored_groups = hlo_is(*scales) ? scales->dim[scales->rank - 2] : 0, .scale = hlo_is(*scales) ? scales->type : DT_F32 };
+                             .stored_groups = hlo_is(*scales) ? scales->dim[scales->rank - 2] : 0, .stored_rows = hlo_is(*scales) ? scales->dim[scales->rank - 1] : 0, .scale = hlo_is(*scales) ? scales->type : DT_F32 };
     const attention_choice *a = &c->step->attention;
     return a->backend == ATTENTION_BACKEND_STABLEHLO ? NULL : a->chip;
 }

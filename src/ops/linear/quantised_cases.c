@@ -69,16 +69,16 @@ void quantised_fill(const quantised_matmul *q, uint64_t seed, void *const *opera
     operand_at at = places_of(info, q->scheme);
     made m = { seed };
     int32_t *place = operands[PLACE];
-    int64_t matrices = q->layers * q->experts, groups = quantised_matmul_groups(q);
+    int64_t matrices = q->layers * q->experts, scales = matrices * quantised_matmul_stored_groups(q) * quantised_matmul_stored_rows(q);
     place[0] = 1;
     place[1] = (int32_t)(q->tiles > 1 ? q->tiles - 1 : 1);
     for (int64_t t = 0; t < q->tiles; t++) place[2 + t] = t < place[1] ? (int32_t)(t * q->experts / q->tiles) : 0;
     if (at.input_scale) *(float *)operands[at.input_scale] = 0.01f;
     fill_floats(&m, q->act, -2, 2, operands[at.x], q->tiles * q->rows * q->k);
     fill_values(&m, q->scheme ? info.type : q->act, operands[at.values], matrices * q->n * quantised_matmul_columns(q));
-    if (at.scales) fill_floats(&m, q->scale, 0.002f, 0.02f, operands[at.scales], matrices * groups * q->n);
+    if (at.scales) fill_floats(&m, q->scale, 0.002f, 0.02f, operands[at.scales], scales);
     if (at.zeros)
-        for (int64_t i = 0; i < matrices * groups * q->n; i++) ((int8_t *)operands[at.zeros])[i] = (int8_t)(next(&m) % 16);
+        for (int64_t i = 0; i < scales; i++) ((int8_t *)operands[at.zeros])[i] = (int8_t)(next(&m) % 16);
 }
 
 /* ---- results ---- */
@@ -122,7 +122,7 @@ static void reference_row(const quantised_matmul *q, void *const *operands, int6
         double sum = 0;
         row_values(q, info, operands[at.values], matrix * q->n + n, w);
         for (int64_t i = 0; i < q->k; i++) {
-            int64_t g = (matrix * groups + (groups > 1 ? i / q->group : 0)) * q->n + n;
+            int64_t g = (matrix * quantised_matmul_stored_groups(q) + (groups > 1 ? i / q->group : 0)) * quantised_matmul_stored_rows(q) + n;
             float scale = 1, zero = info.type == DT_I4 ? 8 : 0;
             if (at.scales) dtype_to_f32(q->scale, (const char *)operands[at.scales] + dtype_bytes(q->scale, (size_t)g), &scale, 1);
             if (at.zeros) zero = (float)((const int8_t *)operands[at.zeros])[g];

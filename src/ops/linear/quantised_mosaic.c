@@ -2,7 +2,7 @@
 
 #include "ops/hlo_weight.h"
 
-enum { UNROLLED = 1 << 20 };    /* results of an iteration's chunks: enough to fill the units, few enough to compile in a second or two */
+enum { LANES = 128, UNROLLED = 1 << 20 };    /* UNROLLED: results of an iteration's chunks: enough to fill the units, few enough to compile in a second or two */
 
 typedef struct kernel {
     mk *k;
@@ -30,7 +30,8 @@ int64_t quantised_matmul_columns(const quantised_matmul *q)
 
 int64_t quantised_matmul_groups(const quantised_matmul *q) { return q->group ? (q->k + q->group - 1) / q->group : 1; }
 
-static int64_t stored_groups(const quantised_matmul *q) { return q->stored_groups ? q->stored_groups : quantised_matmul_groups(q); }
+int64_t quantised_matmul_stored_groups(const quantised_matmul *q) { return q->stored_groups ? q->stored_groups : quantised_matmul_groups(q); }
+int64_t quantised_matmul_stored_rows(const quantised_matmul *q) { return q->stored_rows ? q->stored_rows : q->n; }
 
 status quantised_matmul_configure(const chip *c, const quantised_matmul *q, matmul_config *out)
 {
@@ -38,7 +39,12 @@ status quantised_matmul_configure(const chip *c, const quantised_matmul *q, matm
     matmul_shape s = { .rows = q->rows, .n = q->n, .k = q->k, .act = q->act, .rounded = q->act, .weight = weight_type(q), .group = quantised_matmul_groups(q) > 1 ? q->group : 0 };
     if (rounds(info)) s.rounded = info.int8_activations ? DT_I8 : DT_F8E4M3;
     if (q->scheme && q->scale != DT_F32 && q->scale != DT_BF16) return err_set(ST_UNSUPPORTED, "scales are %s, kernels take f32 and bf16", dtype_name(q->scale));
-    return matmul_configure(c, &s, out);
+    TRY(matmul_configure(c, &s, out));
+    if (out->block_n != q->n || quantised_matmul_stored_rows(q) == q->n) return ST_OK;
+    /* one block for all: it is no whole number of lanes, and no longer all that scales have */
+    if (q->n < LANES) return err_set(ST_UNSUPPORTED, "%lld outputs, fewer than %d, of experts", (long long)q->n, LANES);
+    out->block_n = q->n / LANES * LANES;
+    return ST_OK;
 }
 
 bool quantised_matmul_helps(const chip *c, const quantised_matmul *q)
@@ -98,7 +104,7 @@ static void declare_scratch(kernel *t)
     if (rounds(t->info) && !is_static(t->info)) t->xs = mk_scratch(k, "xs", MK_VMEM, DT_F32, MK_DIMS(grouped(t) && by_group(t->info) ? n_chunks(t) : 1, rows, 1));
     if (has_zero(t)) t->sums = mk_scratch(k, "sums", MK_VMEM, DT_F32, MK_DIMS(q->rows, groups));
     if (!grouped(t)) return;
-    t->sf = mk_scratch(k, "sf", MK_VMEM, DT_F32, MK_DIMS(stored_groups(q), t->c->block_n));
+    t->sf = mk_scratch(k, "sf", MK_VMEM, DT_F32, MK_DIMS(quantised_matmul_stored_groups(q), t->c->block_n));
     t->acc = mk_scratch(k, "acc", MK_VMEM, DT_F32, MK_DIMS(q->rows, t->c->block_n));
 }
 
@@ -106,7 +112,7 @@ static void declare(kernel *t, mk_val grid[3])
 {
     const quantised_matmul *q = t->q;
     mk *k = t->k;
-    int64_t columns = quantised_matmul_columns(q), groups = stored_groups(q), block = t->c->block_n, blocks = (q->n + block - 1) / block, cores = blocks % t->c->chip->cores ? 1 : t->c->chip->cores;
+    int64_t columns = quantised_matmul_columns(q), groups = quantised_matmul_stored_groups(q), stored_rows = quantised_matmul_stored_rows(q), block = t->c->block_n, blocks = (q->n + block - 1) / block, cores = blocks % t->c->chip->cores ? 1 : t->c->chip->cores;
     dtype stored = weight_type(q);
     grid[0] = mk_grid(k, cores, true);
     grid[1] = mk_grid(k, blocks / cores, false);
@@ -116,8 +122,8 @@ static void declare(kernel *t, mk_val grid[3])
     if (is_static(t->info)) t->input_scale = mk_prefetch(k, "input_scale", DT_F32, 1);
     t->x = mk_in_block(k, "x", q->act, MK_DIMS(q->tiles * q->rows, q->k), MK_DIMS(q->rows, q->k), map_x, NULL);
     t->w = mk_in_block(k, "values", is_packed(stored) ? DT_I8 : stored, MK_DIMS(q->layers, q->experts, q->n, columns), MK_DIMS(1, 1, block, columns), map_weight, &w);
-    if (q->scheme) t->s = mk_in_block(k, "scales", q->scale, MK_DIMS(q->layers, q->experts, groups, q->n), MK_DIMS(1, 1, groups, block), map_weight, &s);
-    if (t->info.zeros) t->z = mk_in_block(k, "zeros", DT_I8, MK_DIMS(q->layers, q->experts, groups, q->n), MK_DIMS(1, 1, groups, block), map_weight, &s);
+    if (q->scheme) t->s = mk_in_block(k, "scales", q->scale, MK_DIMS(q->layers, q->experts, groups, stored_rows), MK_DIMS(1, 1, groups, block), map_weight, &s);
+    if (t->info.zeros) t->z = mk_in_block(k, "zeros", DT_I8, MK_DIMS(q->layers, q->experts, groups, stored_rows), MK_DIMS(1, 1, groups, block), map_weight, &s);
     t->out = mk_out_block(k, "y", q->out, MK_DIMS(q->tiles * q->rows, q->n), MK_DIMS(q->rows, block), map_out, &w);
     declare_scratch(t);
 }
@@ -366,7 +372,7 @@ static mk_val by_chunks(kernel *t)
 /* This block's scales as f32, whose rows can be read one by one. */
 static void widen_scales(kernel *t)
 {
-    const mk_dims dims = MK_DIMS(stored_groups(t->q), t->c->block_n);
+    const mk_dims dims = MK_DIMS(quantised_matmul_stored_groups(t->q), t->c->block_n);
     mk_store(t->k, mk_convert(t->k, mk_load(t->k, t->s, MK_ZERO, dims), DT_F32), t->sf, MK_ZERO);
 }
 

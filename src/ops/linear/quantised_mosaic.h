@@ -3,7 +3,7 @@
  * what the matrix unit cannot take is widened on the way to it.
  *
  * Operands: place i32 [2 + tiles]: the layer, how many tiles there are, and each tile's expert; with a static scheme input_scale f32 [1]; x; the
- * values [layers, experts, n, columns]; with a scheme the scales [layers, experts, stored groups, n], and the zeros likewise. Result: [tiles * rows, n]; tiles
+ * values [layers, experts, n, columns]; with a scheme the scales [layers, experts, stored groups, stored rows], and the zeros likewise. Result: [tiles * rows, n]; tiles
  * that are not there are left undefined.
  *
  * Scales of a whole row multiply the result. Those of groups multiply the results of products over MATMUL_CHUNK columns; groups that are narrower
@@ -22,7 +22,7 @@ typedef struct quantised_matmul {
     int64_t layers, experts;
     quant_scheme scheme;    /* QUANT_NONE: a weight of the activations' type */
     int64_t group;          /* columns that share a scale (hlo_weight.group); 0: all */
-    int64_t stored_groups;  /* of the scales and zeros as they are stored, with padding; 0: as many as there are */
+    int64_t stored_groups, stored_rows;     /* of the scales and zeros as they are stored, with padding (hlo_weight_shape); 0: as many as there are */
     dtype act, scale;       /* of x; of the scales */
     dtype out;
 } quantised_matmul;
@@ -30,6 +30,9 @@ typedef struct quantised_matmul {
 /* Bytes of a row of the values: 4-bit ones are two halves (hlo_weight.h). */
 int64_t quantised_matmul_columns(const quantised_matmul *q);
 int64_t quantised_matmul_groups(const quantised_matmul *q);
+/* The last two dimensions of its scales and zeros. */
+int64_t quantised_matmul_stored_groups(const quantised_matmul *q);
+int64_t quantised_matmul_stored_rows(const quantised_matmul *q);
 /* What a chip does with it; ST_UNSUPPORTED says why no kernel does. */
 status quantised_matmul_configure(const chip *c, const quantised_matmul *q, matmul_config *out) FALLIBLE;
 /* Is it better than StableHLO? By libtpu's static profiles (docs/kernels.md): where scales are of groups, and e4m3 where the matrix unit takes it. */
