@@ -31,7 +31,7 @@ status image_bmp(const uint8_t *data, size_t n, const image_options *o, frame *f
             static const uint8_t black[4];
             const uint8_t *bgr = row + x * (bits / 8);
             if (bits <= 8) {
-                const unsigned i = (row[x * bits / 8] >> (8 - bits - x * bits % 8)) & ((1u << bits) - 1);
+                const unsigned i = (unsigned)(row[x * bits / 8] >> (8 - bits - x * bits % 8)) & ((1u << bits) - 1);
                 bgr = i < colours ? palette + (size_t)i * 4 : black;
             }
             dst[0] = bgr[2];

@@ -178,7 +178,9 @@ static void compile_twice(const char *plugin, const char *target, const char *tp
         n = (int)jv_get_i64(o, "n_programs", -1);
         CHECK(n > 2 && n <= 5); /* two steps and the usual samplers for 8 rows */
         CHECK_INT(jv_get_i64(o, "kv_bytes_per_token", 0), atol(tp) * jv_get_i64(o, "kv_bytes_per_token_per_device", 0));
-        CHECK_INT(jv_get_i64(o, "kv_blocks", 0), 8 * 4 + 1); /* no more than all sequences can use */
+        int64_t page = jv_get_i64(o, "block_size", 0);
+        REQUIRE(page >= 16 && page <= 64); /* the attention policy's */
+        CHECK_INT(jv_get_i64(o, "kv_blocks", 0), 8 * 64 / page + 1); /* no more than all sequences can use */
         check_manifest(out, o);
         jv_free(o);
     }
