@@ -104,7 +104,7 @@ static void round_row(const quantised_matmul *q, quant_info info, float fixed, f
         int64_t end = from + width < q->k ? from + width : q->k;
         float top = 0, by = fixed;
         for (int64_t i = from; i < end; i++) top = fmaxf(top, fabsf(x[i]));
-        if (!fixed) by = top / (info.int8_activations ? 127 : 448);
+        if (fixed == 0) by = top / (info.int8_activations ? 127 : 448);
         for (int64_t i = from; i < end; i++) {
             float v = fminf(fmaxf(x[i] / by, info.int8_activations ? -127 : -448), info.int8_activations ? 127 : 448);
             x[i] = by * (info.int8_activations ? rintf(v) : f8e4m3_to_f32(f32_to_f8e4m3(v)));
