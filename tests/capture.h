@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 #include "base/buf.h"
+#include "base/json.h"
+#include "tests/test.h"
 
 typedef struct ran { int rc; buf out, err; } ran;
 static inline void ran_free(ran *r) { buf_free(&r->out); buf_free(&r->err); }
@@ -41,6 +43,16 @@ static inline ran run_command(int (*command)(int argc, char **argv), const char 
     slurp(out, &r.out);
     slurp(err, &r.err);
     return r;
+}
+
+/* The one JSON object that a command printed, and nothing else beside it (the caller frees it). The command must have succeeded. */
+static inline jv *ran_json(ran r)
+{
+    jv *o = NULL;
+    CHECK_INT(r.rc, 0);
+    if (jv_parse(buf_cstr(&r.out), r.out.len, &o) != ST_OK) FAIL("%s in: %.300s (%.600s)", err_msg(), buf_cstr(&r.out), buf_cstr(&r.err));
+    ran_free(&r);
+    return o;
 }
 
 #endif

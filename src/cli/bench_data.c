@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -14,10 +15,9 @@ const char *const *bench_data_names(void) { return names; }
 
 double bench_uniform(bench_rng *r)
 {
-    uint64_t z = r->state += 0x9E3779B97F4A7C15u; /* splitmix64 */
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    return (double)((z ^ z >> 31) >> 11) * 0x1p-53;
+    uint64_t z = hash_mix64(r->state);
+    r->state += HASH_GOLDEN;
+    return (double)(z >> 11) * 0x1p-53;
 }
 
 int bench_range(bench_rng *r, int lo, int hi) { return lo + (int)(bench_uniform(r) * ((double)hi - lo + 1)); }

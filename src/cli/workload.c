@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/buf.h"
+#include "base/hash.h"
 #include "base/json.h"
 #include "base/mem.h"
 #include "cli/bench_data.h"
@@ -236,7 +237,7 @@ void workload_prompt(const workload *w, size_t i, int vocab, int32_t *out)
     const work_item *x = &w->v[i];
     for (int from = 0, block = 0; from < x->input; from += WORKLOAD_BLOCK, block++) {
         const bool known = (uint32_t)block < x->n_ids;
-        bench_rng r = { known ? (uint64_t)w->ids[x->ids_at + (uint32_t)block] * 0x9E3779B97F4A7C15u : (w->seed + i + 1) * 0xD1342543DE82EF95u + (uint64_t)block };
+        bench_rng r = { known ? (uint64_t)w->ids[x->ids_at + (uint32_t)block] * HASH_GOLDEN : (w->seed + i + 1) * 0xD1342543DE82EF95u + (uint64_t)block };
         const int to = from + WORKLOAD_BLOCK < x->input ? from + WORKLOAD_BLOCK : x->input;
         for (int t = from; t < to; t++) out[t] = (int32_t)(bench_uniform(&r) * vocab);
     }

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/hash.h"
 #include "base/mem.h"
 #include "engine/internal.h"
 
@@ -20,15 +21,6 @@ void engine_request_release(engine_request *r)
     mem_free(r->mask);
     arena_free(&r->mem);
     mem_free(r);
-}
-
-/* splitmix64's finaliser: neighbouring sequence numbers get unrelated seeds. */
-static uint64_t mix(uint64_t x)
-{
-    x += 0x9E3779B97F4A7C15u;
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
-    x = (x ^ x >> 27) * 0x94D049BB133111EBu;
-    return x ^ x >> 31;
 }
 
 static status check_ids(const char *what, const int32_t *ids, int n, int vocab_size)
@@ -200,7 +192,7 @@ status request_new(const request_spec *spec, const engine_options *o, int vocab_
     r->priority = spec->priority;
     r->arrival_s = spec->arrival_s > 0 ? spec->arrival_s : clock_now();
     r->queued_s = clock_now();
-    r->rng_seed = r->params.has_seed ? mix((uint64_t)r->params.seed) : mix(mix(o->seed) ^ mix(seq + 1));
+    r->rng_seed = r->params.has_seed ? hash_mix64((uint64_t)r->params.seed) : hash_mix64(hash_mix64(o->seed) ^ hash_mix64(seq + 1));
     r->on_output = spec->on_output;
     r->user = spec->user;
     r->n_prompt = r->n_known = r->n_valued = spec->n_prompt;

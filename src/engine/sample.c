@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/mem.h"
 #include "engine/cut.h"
 #include "engine/row.h"
@@ -133,13 +134,7 @@ static void penalise(const sampler *s, const sample_input *in, float *x)
 
 /* ---- choice ---- */
 
-uint64_t sampler_key(uint64_t seed, int index)
-{
-    uint64_t z = seed + 0x9E3779B97F4A7C15u * (uint64_t)(index + 1);
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    return z ^ z >> 31;
-}
+uint64_t sampler_key(uint64_t seed, int index) { return hash_mix64(seed + HASH_GOLDEN * (uint64_t)index); }
 
 static float apply_temperature(const sampler *s, const sampling_params *p, float *x)
 {

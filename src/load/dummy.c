@@ -12,18 +12,10 @@ enum { LANES = 16, BLOCK = 4096 };
 
 static const float SCALE = 1e-3f / 2147483648.0f; /* int32 -> [-1e-3, 1e-3) */
 
-static uint64_t mix(uint64_t x) /* splitmix64 */
-{
-    x += 0x9E3779B97F4A7C15u;
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
-    x = (x ^ x >> 27) * 0x94D049BB133111EBu;
-    return x ^ x >> 31;
-}
-
 static void random_block(uint64_t key, uint64_t block, uint32_t w[BLOCK])
 {
     uint32_t s[LANES];
-    for (unsigned l = 0; l < LANES; l++) s[l] = (uint32_t)mix(mix(key ^ block) + l) | 1; /* xorshift must not start at 0 */
+    for (unsigned l = 0; l < LANES; l++) s[l] = (uint32_t)hash_mix64(hash_mix64(key ^ block) + l) | 1; /* xorshift must not start at 0 */
     for (size_t i = 0; i < BLOCK; i += LANES) {
         for (unsigned l = 0; l < LANES; l++) {
             uint32_t x = s[l];
@@ -123,7 +115,7 @@ enum { MOST_THREADS = 16, LEAST_SHARE = 4 << 20 };    /* bytes worth a thread */
 
 void dummy_fill(void *dst, dtype type, size_t n, const char *name, uint64_t seed)
 {
-    job j = { dst, type, dtype_bytes(type, n), mix(seed) ^ hash64(name, strlen(name)) };
+    job j = { dst, type, dtype_bytes(type, n), hash_mix64(seed) ^ hash64(name, strlen(name)) };
     size_t block_bytes = type == DT_F64 ? sizeof(double) * BLOCK : sizeof(uint32_t) * BLOCK;
     uint64_t blocks = (j.bytes + block_bytes - 1) / block_bytes;
     long cores = sysconf(_SC_NPROCESSORS_ONLN), want = (long)(j.bytes / LEAST_SHARE), most = cores < MOST_THREADS ? cores : MOST_THREADS;

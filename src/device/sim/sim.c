@@ -16,6 +16,7 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "device/device_impl.h"
@@ -149,15 +150,6 @@ static status sim_submit(device_model *dm, const batch *b)
     return ST_OK;
 }
 
-/* splitmix64's finaliser. */
-static uint64_t mix(uint64_t x)
-{
-    x += 0x9E3779B97F4A7C15u;
-    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9u;
-    x = (x ^ x >> 27) * 0x94D049BB133111EBu;
-    return x ^ x >> 31;
-}
-
 static bool is_allowed(const sample_row *r, int32_t token)
 {
     if (r->mask && !(r->mask[token / 32] >> token % 32 & 1)) return false;
@@ -168,7 +160,7 @@ static bool is_allowed(const sample_row *r, int32_t token)
 
 static int32_t token_of(const sample_row *r, int32_t pos, int vocab)
 {
-    int32_t first = (int32_t)(mix(r->temperature > 0 ? r->key : (uint64_t)pos) % (uint64_t)vocab), t = first;
+    int32_t first = (int32_t)(hash_mix64(r->temperature > 0 ? r->key : (uint64_t)pos) % (uint64_t)vocab), t = first;
     while (!is_allowed(r, t)) {
         t = (t + 1) % vocab;
         if (t == first) break;

@@ -11,15 +11,6 @@
 #define MODEL "Llama-3.1-8B-Instruct"
 #define RUN(...) run_command(compile_main, (const char *const[]){ MODEL, "--max-num-seqs", "64", "--max-model-len", "8192", "--explain", __VA_ARGS__, NULL })
 
-static jv *told(ran r)
-{
-    jv *o = NULL;
-    CHECK_INT(r.rc, 0);
-    if (jv_parse(buf_cstr(&r.out), r.out.len, &o) != ST_OK) FAIL("%s in: %s%s", err_msg(), buf_cstr(&r.out), buf_cstr(&r.err));
-    ran_free(&r);
-    return o;
-}
-
 static void check_ints(const jv *a, const char *const *names, const int64_t *want, int n)
 {
     for (int i = 0; i < n; i++)
@@ -31,7 +22,7 @@ enum { N_FIELDS = sizeof fields / sizeof *fields };
 
 TEST(the_table_is_told_and_its_pages_are_served)
 {
-    jv *o = told(RUN("--target", "v6e-1", "--attention-policy", "table", "--json"));
+    jv *o = ran_json(RUN("--target", "v6e-1", "--attention-policy", "table", "--json"));
     const jv *a = jv_get(o, "attention");
     CHECK_STR(jv_get_str(a, "policy", ""), "table");
     CHECK_STR(jv_get_str(a, "chip", ""), "v6e");
@@ -47,7 +38,7 @@ TEST(the_table_is_told_and_its_pages_are_served)
 
 TEST(auto_pads_nothing_and_lists_what_else_there_was)
 {
-    jv *o = told(RUN("--target", "v6e-1", "--json"));
+    jv *o = ran_json(RUN("--target", "v6e-1", "--json"));
     const jv *a = jv_get(o, "attention"), *d = jv_get(a, "decode"), *others = jv_get(a, "alternatives");
     CHECK_STR(jv_get_str(a, "policy", ""), "auto");
     CHECK_INT(jv_get_i64(a, "padded_head_size", 0), 128);
@@ -58,7 +49,7 @@ TEST(auto_pads_nothing_and_lists_what_else_there_was)
     CHECK(jv_len(others) == 7);
     for (size_t i = 0; i < jv_len(others); i++) CHECK(jv_get_f64(jv_at(others, i), "predicted_seconds", 0) >= 0.985 * jv_get_f64(d, "predicted_seconds", 1));
     jv_free(o);
-    o = told(RUN("--target", "v6e-1", "--json", "--kv-cache-dtype", "fp8"));
+    o = ran_json(RUN("--target", "v6e-1", "--json", "--kv-cache-dtype", "fp8"));
     CHECK_INT(jv_get_i64(jv_get(o, "attention"), "kv_bytes_per_token", 0), 2 * 8 * 128);
     CHECK(jv_get_i64(o, "block_size", 0) >= 32);
     jv_free(o);
@@ -69,7 +60,7 @@ TEST(auto_pads_nothing_and_lists_what_else_there_was)
 
 TEST(a_block_size_that_is_given_stays)
 {
-    jv *o = told(RUN("--target", "v6e-1", "--attention-policy", "table", "--block-size", "64", "--json"));
+    jv *o = ran_json(RUN("--target", "v6e-1", "--attention-policy", "table", "--block-size", "64", "--json"));
     CHECK_INT(jv_get_i64(o, "block_size", 0), 64);
     CHECK_INT(jv_get_i64(jv_get(o, "attention"), "page_size", 0), 64);
     jv_free(o);
@@ -96,7 +87,7 @@ TEST(back_ends)
     r = with_backend("-ac", "{\"backend\": \"FLASH_ATTN\"}");
     CHECK_INT(r.rc, 0);
     ran_free(&r);
-    jv *o = told(RUN("--target", "v6e-1", "--attention-backend", "TPU_V6E_ADAPTIVE_PALLAS_VLLM_V1", "--json"));
+    jv *o = ran_json(RUN("--target", "v6e-1", "--attention-backend", "TPU_V6E_ADAPTIVE_PALLAS_VLLM_V1", "--json"));
     CHECK_STR(jv_get_str(jv_get(o, "attention"), "policy", ""), "table");
     jv_free(o);
     r = RUN("--target", "v6e-1", "--attention-policy", "best");

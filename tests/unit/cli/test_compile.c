@@ -132,16 +132,6 @@ static void check_program(const jv *p)
     if (!jv_is(jv_get(p, "error"), JV_NULL)) FAIL("%s: %s", jv_get_str(p, "name", ""), jv_get_str(p, "error", ""));
 }
 
-/* One JSON object and nothing else on standard output. */
-static jv *report(ran *r)
-{
-    jv *o = NULL;
-    CHECK_INT(r->rc, 0);
-    if (jv_parse(buf_cstr(&r->out), r->out.len, &o) != ST_OK) FAIL("%s in: %.300s (%.600s)", err_msg(), buf_cstr(&r->out), buf_cstr(&r->err));
-    ran_free(r);
-    return o;
-}
-
 static void check_report(const jv *o, int n_cached)
 {
     check_fields(o);
@@ -172,7 +162,7 @@ static void compile_twice(const char *plugin, const char *target, const char *tp
     int n = 0;
     for (int again = 0; again < 2; again++) {
         ran r = RUN(LLAMA, "--target", target, "-tp", tp, FEW, "--plugin", plugin, "--buckets", "decode:8,step:32", "--out", out, "--json");
-        jv *o = report(&r);
+        jv *o = ran_json(r);
         REQUIRE(o != NULL);
         check_report(o, again ? n : 0);
         n = (int)jv_get_i64(o, "n_programs", -1);
@@ -245,7 +235,7 @@ TEST(programs_for_a_tpu_that_is_not_here)
     snprintf(out, sizeof out, "%s/tpu", dir);
     compile_twice(plugin, "v6e:2x2", "2", out);
     ran r = RUN(LLAMA, "--target", "v6e:2x2", "-tp", "2", FEW, "--plugin", plugin, "--buckets", "step:32", "--no-samplers", "--out", out, "--json");
-    jv *o = report(&r);
+    jv *o = ran_json(r);
     REQUIRE(o != NULL);
     CHECK_STR(jv_get_str(o, "device_kind", ""), "TPU v6 lite");
     CHECK_INT(jv_get_i64(o, "devices", 0), 4);
@@ -263,7 +253,7 @@ TEST(what_does_not_fit_is_told_by_how_much)
     ran r = RUN(write_file("large.json", LARGE), "--target", "v5e:2x2", "--plugin", plugin, "--out", out, "--json", "--max-model-len", "8192");
     CHECK_INT(r.rc, 1);
     r.rc = 0;
-    jv *o = report(&r);
+    jv *o = ran_json(r);
     REQUIRE(o != NULL);
     check_fields(o);
     CHECK(!jv_get_bool(o, "fits", true));

@@ -12,16 +12,6 @@
 
 #define RUN(...) run_command(plan_main, (const char *const[]){ __VA_ARGS__, NULL })
 
-static jv *report(ran r)
-{
-    jv *o = NULL;
-    CHECK_INT(r.rc, 0);
-    if (r.rc) printf("  %s\n", buf_cstr(&r.err));
-    else CHECK_OK(jv_parse(buf_cstr(&r.out), r.out.len, &o));
-    ran_free(&r);
-    return o;
-}
-
 static const jv *target(const jv *o, const char *name)
 {
     const jv *all = jv_get(o, "targets");
@@ -66,7 +56,7 @@ TEST(every_preset_has_the_published_parameters)
 
 TEST(a_name_is_enough)
 {
-    jv *o = report(RUN("qwen3-32b", "--json"));
+    jv *o = ran_json(RUN("qwen3-32b", "--json"));
     REQUIRE(o != NULL);
     CHECK_STR(jv_get_str(o, "model", ""), "Qwen3-32B");
     CHECK_INT(jv_get_i64(jv_get(o, "parameters"), "total", 0), 32762123264);
@@ -89,7 +79,7 @@ TEST(quantised_checkpoints_are_counted_as_stored)
     static const struct { const char *name, *format; double bytes; } all[] = {
         { "DeepSeek-V3.1", "fp8", 673.151e9 }, { "Kimi-K2-Thinking", "compressed-tensors", 594.206e9 }, { "gpt-oss-120b", "mxfp4", 65.249e9 }, { "gpt-oss-20b", "mxfp4", 13.761e9 } };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-        jv *o = report(RUN(all[i].name, "--json", "--target", "v6e:16x16"));
+        jv *o = ran_json(RUN(all[i].name, "--json", "--target", "v6e:16x16"));
         REQUIRE(o != NULL);
         double got = (double)format_bytes(o, all[i].format);
         if (fabs(got / all[i].bytes - 1) > 0.005) FAIL("%s: %.3f GB, published %.3f", all[i].name, got / 1e9, all[i].bytes / 1e9);
@@ -99,7 +89,7 @@ TEST(quantised_checkpoints_are_counted_as_stored)
 
 TEST(targets_are_told_what_fits)
 {
-    jv *o = report(RUN("Llama-3.3-70B-Instruct", "--json", "--max-model-len", "8192", "--target", "v5e:2x2", "v6e-8", "v7x:2x2x1"));
+    jv *o = ran_json(RUN("Llama-3.3-70B-Instruct", "--json", "--max-model-len", "8192", "--target", "v5e:2x2", "v6e-8", "v7x:2x2x1"));
     REQUIRE(o != NULL);
     CHECK_INT(jv_len(jv_get(o, "targets")), 3);
     const jv *small = target(o, "v5e:2x2"), *large = target(o, "v6e-8"), *twice = target(o, "v7x:2x2x1");

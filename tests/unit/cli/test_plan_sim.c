@@ -210,21 +210,11 @@ TEST(a_drive_can_stop_in_the_middle)
 
 /* ---- plan ---- */
 
-static jv *report(ran r)
-{
-    jv *o = NULL;
-    CHECK_INT(r.rc, 0);
-    if (r.rc) printf("  %s\n", buf_cstr(&r.err));
-    else CHECK_OK(jv_parse(buf_cstr(&r.out), r.out.len, &o));
-    ran_free(&r);
-    return o;
-}
-
 static double series(const jv *run, const char *name, const char *p) { return jv_get_f64(jv_get(run, name), p, -1); }
 
 TEST(layouts_are_compared_and_one_recommended)
 {
-    jv *o = report(RUN("Qwen3-0.6B", "--json", "--target", "v6e:2x2", "v5e:1x1", "--input-len", "512", "--output-len", "64", "--num-prompts", "64", "--request-rate", "20", "--max-model-len", "2048"));
+    jv *o = ran_json(RUN("Qwen3-0.6B", "--json", "--target", "v6e:2x2", "v5e:1x1", "--input-len", "512", "--output-len", "64", "--num-prompts", "64", "--request-rate", "20", "--max-model-len", "2048"));
     REQUIRE(o != NULL);
     const jv *s = jv_get(o, "simulation"), *runs = jv_get(s, "runs");
     CHECK_INT(jv_len(runs), 4);      /* 1 x 4, 2 x 2, 4 x 1, and one chip */
@@ -250,7 +240,7 @@ TEST(layouts_are_compared_and_one_recommended)
 
 TEST(who_misses_the_goal_is_not_recommended)
 {
-    jv *o = report(RUN("Qwen3-0.6B", "--json", "--target", "v6e:1x1", "v5e:1x1", "--num-prompts", "32", "--max-concurrency", "8", "--max-model-len", "2048", "--slo-itl", "0.01"));
+    jv *o = ran_json(RUN("Qwen3-0.6B", "--json", "--target", "v6e:1x1", "v5e:1x1", "--num-prompts", "32", "--max-concurrency", "8", "--max-model-len", "2048", "--slo-itl", "0.01"));
     REQUIRE(o != NULL);
     CHECK(jv_is(jv_get(jv_get(o, "simulation"), "recommended"), JV_NULL));
     CHECK_INT(jv_len(jv_get(jv_get(o, "simulation"), "runs")), 2);
@@ -328,7 +318,7 @@ TEST(pictures_have_axes_units_and_legends)
 /* What all prompts begin with is computed once. */
 TEST(shared_prefixes_are_found)
 {
-    jv *o = report(RUN("Qwen3-0.6B", "--json", "--target", "v6e:1x1", "--num-prompts", "40", "--input-len", "488", "--prefix-len", "512", "--output-len", "8", "--max-concurrency", "1", "--max-model-len", "2048"));
+    jv *o = ran_json(RUN("Qwen3-0.6B", "--json", "--target", "v6e:1x1", "--num-prompts", "40", "--input-len", "488", "--prefix-len", "512", "--output-len", "8", "--max-concurrency", "1", "--max-model-len", "2048"));
     REQUIRE(o != NULL);
     const jv *r = jv_at(jv_get(jv_get(o, "simulation"), "runs"), 0);
     CHECK_NEAR(jv_get_f64(r, "prefix_hit_rate", 0), 39.0 / 40 * 512 / 1000, 1e-9);
@@ -345,7 +335,7 @@ TEST(an_hour_takes_seconds)
     if (!dir) SKIP("no traces");
     snprintf(path, sizeof path, "%s/AzureLLMInferenceTrace_conv.first60pct.csv", dir);
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &from);
-    jv *o = report(RUN("Llama-3.3-70B-Instruct", "--json", "--target", "v6e-8", "--trace", path, "--trace-duration", "3600", "--max-model-len", "16384", "--max-num-seqs", "256"));
+    jv *o = ran_json(RUN("Llama-3.3-70B-Instruct", "--json", "--target", "v6e-8", "--trace", path, "--trace-duration", "3600", "--max-model-len", "16384", "--max-num-seqs", "256"));
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &to);
     REQUIRE(o != NULL);
     const jv *r = jv_at(jv_get(jv_get(o, "simulation"), "runs"), 0);
