@@ -13,14 +13,14 @@ DOC = os.path.join(ROOT, "docs", "performance.md")
 BEGIN, END = "<!-- attention_profile.py: begin -->\n", "<!-- attention_profile.py: end -->\n"
 HEAD = "| chip | KV | page | cycles | of memory alone | times the bound | beside bf16 |\n|---|---|---|---|---|---|---|\n"
 # target, bytes per second and cycles per second of one core's share (src/tpu/chip.c)
-TARGETS = {"v5e": ("v5e:2x2", 819e9, 1.5e9), "v6e": ("v6e:1x1", 1638e9, 1.75e9), "v7x": ("v7x:1x1x1", 3690e9, 2.2e9)}
-CASES = [(0, "bf16", 64, 2), (4, "bf16", 16, 2), (1, "fp8 (e4m3)", 64, 1), (2, "int8", 64, 1)]    # of kernel ragged_decode_profile
+TARGETS = {"v5e": ("v5e:2x2", 819e9, 1.5e9), "v5p": ("v5p:2x2x1", 2765e9, 1.75e9), "v6e": ("v6e:1x1", 1638e9, 1.75e9), "v7x": ("v7x:1x1x1", 3690e9, 2.2e9)}
+CASES = [(0, "bf16", 64, 2), (4, "bf16", 16, 2), (1, "fp8 (e4m3)", 64, 1), (2, "int8", 64, 1)]    # of kernel ragged_decode
 TOKENS, NUMBERS = 64 * 2048, 2 * 8 * 128
 
 def profile(args, target, case):
     env = dict(os.environ)
     env.setdefault("VIRTUAL_ENV", os.path.join(ROOT, "build", "venv"))
-    r = subprocess.run([args.bin, "profile", target, "ragged_decode_profile", str(case)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    r = subprocess.run([args.bin, "profile", target, "ragged_decode", str(case)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
     if not r.stdout.strip(): sys.exit(r.stderr)
     what = json.loads(r.stdout)
     return what, int(what.get("cycles") or 0)

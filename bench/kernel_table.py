@@ -36,7 +36,9 @@ def compiled(r):
 
 def profiled(r):
     if r is None or "error" in r: return "–"
-    return f"{r['cycles']:,.0f}, {r['bytes'] / max(r['cycles'], 1):,.0f} B, {r['us'] / max(r['hbm_us'], 1e-9):.2f}x"
+    bounds = {"": r["hbm_us"], " f": r.get("unit_us", 0), " l": r.get("link_us", 0)}
+    which = max(bounds, key=bounds.get)
+    return f"{r['cycles']:,.0f} ({r['us'] / max(bounds[which], 1e-9):.2f}{which})"
 
 
 def table(title, found, mode, cell, chips):
@@ -81,7 +83,8 @@ def main():
     path = os.path.join(ROOT, "docs", "kernels.md")
     doc = open(path).read()
     body = table("Seconds to compile, and megabytes of temporaries where there are any, at a model's size:", found, "full", compiled, list(TARGETS)) + "\n" + \
-        table("libtpu's static profile with constants baked in: cycles, bytes of HBM per cycle, and time over HBM's bound (v4 has no profile):", found, "profile", profiled, [c for c in TARGETS if c != "v4"])
+        table("libtpu's static profile of one call with constants baked in: cycles, and in parentheses their time over the least that is possible, by bytes of HBM or, "
+              "where that is longer, by products (f) or links (l). Below 1 the profile takes the memory to be faster than it is. v4 has no profile:", found, "profile", profiled, [c for c in TARGETS if c != "v4"])
     begin, end = "<!-- kernel_table.py -->\n", "<!-- end -->"
     head, rest = doc.split(begin)
     open(path, "w").write(head + begin + body.rstrip() + "\n" + end + rest.split(end, 1)[1])

@@ -51,10 +51,10 @@ static void fill_example(int i, const mk *k, uint64_t seed, void *const *operand
     }
 }
 
-static status profile_fd(int i, mk *k, double *bytes)
+static status profile_fd(int i, const chip *c, mk *k, kernel_bound *least)
 {
-    (void)i;
-    *bytes = 2.0 * 2048 * 128 * 2;
+    (void)i, (void)c;
+    least->bytes = 2.0 * 2048 * 128 * 2;
     return mk_bake(k, "len", 2048, 0);
 }
 
@@ -72,9 +72,13 @@ static const kernel_impl *find(const char *name)
     return kernel_find(name);
 }
 
-static status build(const kernel_impl *impl, int i, bool full, const chip *c, mk **out)
+typedef enum run_mode { MODE_TEST, MODE_FULL, MODE_PROFILE } run_mode;
+
+static status build(const kernel_impl *impl, int i, run_mode mode, const chip *c, mk **out)
 {
-    mk *k = full && impl->build_full ? impl->build_full(i, c) : impl->build(i, c);     /* those without a full size have but one */
+    mk *k;
+    if (mode == MODE_PROFILE && impl->build_profile) k = impl->build_profile(i, c);
+    else k = mode != MODE_TEST && impl->build_full ? impl->build_full(i, c) : impl->build(i, c);    /* those without a full size have but one */
     status st = mk_finish(k);
     if (st == ST_OK) *out = k;
     else mk_free(k);
@@ -82,8 +86,7 @@ static status build(const kernel_impl *impl, int i, bool full, const chip *c, mk
 }
 
 /* What a case came to; -1: not known. */
-typedef struct outcome { pjrt_stats stats; double seconds, cycles, bytes; } outcome;
-typedef enum run_mode { MODE_TEST, MODE_FULL, MODE_PROFILE } run_mode;
+typedef struct outcome { pjrt_stats stats; double seconds, cycles; kernel_bound least; } outcome;
 typedef struct target { const char *name; const chip *chip; pjrt_compiler *compiler; char dir[64]; } target;
 
 static void report(const kernel_impl *impl, int i, run_mode mode, const target *t, status st, const outcome *o)
@@ -102,9 +105,11 @@ static void report(const kernel_impl *impl, int i, run_mode mode, const target *
         jw_put_str(&w, "error", err_msg());
     } else if (mode == MODE_PROFILE) {
         jw_put_f64(&w, "cycles", o->cycles);
-        jw_put_f64(&w, "bytes", o->bytes);
+        jw_put_f64(&w, "bytes", o->least.bytes);
         jw_put_f64(&w, "us", o->cycles / t->chip->clock_hz * 1e6);
-        jw_put_f64(&w, "hbm_us", o->bytes / t->chip->hbm_bytes_per_s * 1e6);
+        jw_put_f64(&w, "hbm_us", o->least.bytes / t->chip->hbm_bytes_per_s * 1e6);
+        jw_put_f64(&w, "unit_us", o->least.unit_s * 1e6);
+        jw_put_f64(&w, "link_us", o->least.link_s * 1e6);
     } else {
         jw_put_f64(&w, "seconds", o->seconds);
         jw_put_i64(&w, "temp_bytes", o->stats.temp_bytes);
@@ -143,8 +148,8 @@ static status prepare(const target *t, const kernel_impl *impl, int i, run_mode 
     const char *refusal = impl->refuses ? impl->refuses(i, t->chip) : NULL;
     if (refusal) return err_set(ST_UNSUPPORTED, "not for this chip: %s", refusal);
     if (mode == MODE_PROFILE && !impl->profile) return err_set(ST_UNSUPPORTED, "no profile");
-    TRY(build(impl, i, mode != MODE_TEST, t->chip, k));
-    return mode == MODE_PROFILE ? impl->profile(i, *k, &o->bytes) : ST_OK;
+    TRY(build(impl, i, mode, t->chip, k));
+    return mode == MODE_PROFILE ? impl->profile(i, t->chip, *k, &o->least) : ST_OK;
 }
 
 static status compile(const target *t, const kernel_impl *impl, int i, run_mode mode)
@@ -225,7 +230,7 @@ static int run_print(const char *what, const kernel_impl *impl, int i, bool full
 {
     mk *k = NULL;
     buf text = {0};
-    status st = !impl || i < 0 || i >= impl->n_cases ? err_set(ST_INVALID, "there is no such kernel or case") : build(impl, i, full, c, &k);
+    status st = !impl || i < 0 || i >= impl->n_cases ? err_set(ST_INVALID, "there is no such kernel or case") : build(impl, i, full ? MODE_FULL : MODE_TEST, c, &k);
     if (st == ST_OK) st = strcmp(what, "print") == 0 ? mk_print(k, &text) : hlo_kernel_program(k, impl->devices ? impl->devices(i) : 1, &text);
     if (st == ST_OK) fwrite(text.data, 1, text.len, stdout);
     else fprintf(stderr, "%s\n", err_msg());
@@ -320,7 +325,7 @@ static int run_run(const char *name, int i, const char *dir, const char *chip_na
     const kernel_impl *impl = find(name);
     const chip *c = chip_by_name(chip_name);
     mk *k = NULL;
-    status st = !impl || i < 0 || i >= impl->n_cases || !c ? err_set(ST_INVALID, "there is no such kernel, case or chip") : build(impl, i, false, c, &k);
+    status st = !impl || i < 0 || i >= impl->n_cases || !c ? err_set(ST_INVALID, "there is no such kernel, case or chip") : build(impl, i, MODE_TEST, c, &k);
     if (st == ST_OK) st = run_case(impl, i, k, dir);
     if (st != ST_OK) fprintf(stderr, "%s\n", err_msg());
     mk_free(k);

@@ -6,6 +6,9 @@
 #include "mosaic/kernel.h"
 #include "tpu/chip.h"
 
+/* What a run takes at least: bytes to and from HBM, seconds of the matrix unit, seconds of the links between chips. */
+typedef struct kernel_bound { double bytes, unit_s, link_s; } kernel_bound;
+
 typedef struct kernel_impl {
     const char *name;
     int n_cases;
@@ -25,10 +28,20 @@ typedef struct kernel_impl {
     /* What the results are to be, by naive code: results[device * mk_n_results + j]. NaN: any value will do. */
     status (*ref)(int i, const mk *k, void *const *operands, float *const *results);
     double (*tolerance)(int i);     /* |got - want| <= tolerance * max(1, |want|) */
-    /* For the static profile of what build_full made, which sees none of the run's numbers: bakes constants in (mk_bake) and tells how
-     * many bytes such a run moves to and from HBM at least. NULL: it cannot be profiled. */
-    status (*profile)(int i, mk *k, double *bytes);
+    /* For libtpu's static profile, which sees none of the run's numbers and counts a loop whose bounds it does not know once. NULL: it cannot
+     * be profiled. build_profile (NULL: build_full) makes the full size with trip counts that need no data; profile bakes constants into
+     * it (mk_bake) and tells what such a run takes at least. */
+    mk *(*build_profile)(int i, const chip *c);
+    status (*profile)(int i, const chip *c, mk *k, kernel_bound *least);
 } kernel_impl;
+
+/* Numbers for `fill`: 31 random bits; -2 to 2 in thousandths. */
+static inline int64_t kernel_draw(uint64_t *state)
+{
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return (int64_t)(*state >> 33);
+}
+static inline float kernel_draw_float(uint64_t *state) { return (float)(kernel_draw(state) % 4001 - 2000) / 1000; }
 
 #define KERNEL(name) extern const kernel_impl kernel_##name;
 #include "ops/kernels.def"

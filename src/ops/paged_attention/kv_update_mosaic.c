@@ -323,12 +323,6 @@ static mk *build_case(int i, const chip *c) { (void)c; return kv_update_kernel(&
 static mk *build_full(int i, const chip *c) { (void)c; return kv_update_kernel(&cases[i].full); }
 static double case_tolerance(int i) { (void)i; return 0; }
 
-static int64_t draw(uint64_t *state)
-{
-    *state = *state * 6364136223846793005u + 1442695040888963407u;
-    return (int64_t)(*state >> 33);
-}
-
 /* Sequences of a few tokens or of up to 1.5 pages, each from some slot on, on pages that nobody else has; at the end padding. More runs
  * than a ring has places. */
 static void fill_places(const kv_update *u, uint64_t *state, int32_t *page, int32_t *slot)
@@ -336,7 +330,7 @@ static void fill_places(const kv_update *u, uint64_t *state, int32_t *page, int3
     int64_t t = 0, real = u->tokens - u->tokens / 6;
     int32_t free_page = (int32_t)(u->pages / 2) - 1;
     while (t < real) {
-        int64_t n = u->single ? 1 : 1 + draw(state) % (draw(state) % 4 ? 4 : u->page + u->page / 2), at = draw(state) % u->page;
+        int64_t n = u->single ? 1 : 1 + kernel_draw(state) % (kernel_draw(state) % 4 ? 4 : u->page + u->page / 2), at = kernel_draw(state) % u->page;
         for (; n && t < real; n--, at++, t++) {
             if (at && at % u->page == 0) free_page--;
             page[t] = free_page;
@@ -351,8 +345,8 @@ static void fill_places(const kv_update *u, uint64_t *state, int32_t *page, int3
 static void fill_numbers(dtype cache, dtype type, uint64_t *state, void *dst, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
-        float x = (float)(draw(state) % 4001 - 2000) / 512;
-        uint8_t code = cache == DT_F8E4M3 ? f32_to_f8e4m3(x) : cache == DT_F8E5M2 ? f32_to_f8e5m2(x) : (uint8_t)draw(state);
+        float x = (float)(kernel_draw(state) % 4001 - 2000) / 512;
+        uint8_t code = cache == DT_F8E4M3 ? f32_to_f8e4m3(x) : cache == DT_F8E5M2 ? f32_to_f8e5m2(x) : (uint8_t)kernel_draw(state);
         if (cache == DT_BF16) x = bf16_to_f32(f32_to_bf16(x));
         if (type == DT_F32) ((float *)dst)[i] = x;
         else if (type == DT_BF16) ((uint16_t *)dst)[i] = f32_to_bf16(x);

@@ -416,14 +416,6 @@ static mk *build_full(int i, const chip *c)
 
 static double case_tolerance(int i) { (void)i; return 0.02; }
 
-static int64_t draw(uint64_t *state)
-{
-    *state = *state * 6364136223846793005u + 1442695040888963407u;
-    return (int64_t)(*state >> 33);
-}
-
-static float draw_float(uint64_t *state) { return (float)(draw(state) % 4001 - 2000) / 1000; }
-
 /* Operands by their place in the call. */
 enum { FIRST_PAGE, N_ITEMS, SEQ, TOKEN, POS, LEN, TABLE, SCALE, QUERY, CACHE };
 
@@ -433,7 +425,7 @@ static uint8_t code_of(dtype type, float x) { return type == DT_F8E4M3 ? f32_to_
 static void fill_rows(const mla *m, uint64_t *state, void *cache, int64_t first, int64_t n, bool nothing)
 {
     for (int64_t j = first * m->lanes; j < (first + n) * m->lanes; j++) {
-        float x = nothing ? NAN : draw_float(state);
+        float x = nothing ? NAN : kernel_draw_float(state);
         if (m->kv == DT_BF16) ((uint16_t *)cache)[j] = bf16_code(x);
         else ((uint8_t *)cache)[j] = nothing && m->kv == DT_I8 ? 127 : code_of(m->kv, x);
     }
@@ -458,7 +450,7 @@ static void fill_items(const mla *m, uint64_t *state, void *const *arg)
     *n = 0;
     for (int64_t i = 0; i < m->items; i++) seq[i] = token[i] = pos[i] = len[i] = 0;
     for (int32_t s = 0; s < m->seqs; s++) {
-        int64_t keys = s == 0 ? 1 : s == 1 ? most : 1 + draw(state) % most, q = m->queries == 1 ? s != 2 : keys < 6 ? keys : 6;
+        int64_t keys = s == 0 ? 1 : s == 1 ? most : 1 + kernel_draw(state) % most, q = m->queries == 1 ? s != 2 : keys < 6 ? keys : 6;
         fill_keys(m, state, arg, s, keys);
         for (int64_t j = 0; j < q || (j == 0 && m->queries == 1); j += m->queries, (*n)++) {
             seq[*n] = s;
@@ -479,7 +471,7 @@ static void fill_case(int i, const mk *k, uint64_t seed, void *const *arg)
     *(float *)arg[SCALE] = m.kv == DT_I8 ? 1.0f / 64 : 1.0f;
     fill_rows(&m, &state, arg[CACHE], 0, m.pages * m.page, true);
     fill_items(&m, &state, arg);
-    for (int64_t j = 0; j < m.tokens * m.heads * m.lanes; j++) ((uint16_t *)arg[QUERY])[j] = bf16_code(draw_float(&state) / 8);
+    for (int64_t j = 0; j < m.tokens * m.heads * m.lanes; j++) ((uint16_t *)arg[QUERY])[j] = bf16_code(kernel_draw_float(&state) / 8);
 }
 
 /* Key t of a sequence. */

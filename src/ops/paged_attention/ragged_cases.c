@@ -38,13 +38,6 @@ static const ragged_case decode_cases[] = {
 };
 enum { N_DECODE = sizeof decode_cases / sizeof *decode_cases };
 
-static int64_t draw(uint64_t *state)
-{
-    *state = *state * 6364136223846793005u + 1442695040888963407u;
-    return (int64_t)(*state >> 33);
-}
-static float draw_float(uint64_t *state) { return (float)(draw(state) % 4001 - 2000) / 1000; }
-
 /* 5 sequences of up to 3 blocks, or 64 of 2048 tokens. */
 static ragged shape_of(const ragged_case *c, bool full, const chip *on)
 {
@@ -91,7 +84,7 @@ static void fill_token(const ragged *r, uint64_t *state, void *cache, int64_t at
     int64_t each = kv->rows * kv->lanes;
     for (int64_t j = 0; j < each; j++) put_number(kv->type, cache, at * each + j, nothing ? NAN : 0);
     for (int64_t h = 0; !nothing && h < kv->heads; h++)
-        for (int64_t j = 0; j < 2 * kv->dim; j++) put_number(kv->type, cache, at * each + place_of(kv, h, j >= kv->dim, j % kv->dim), draw_float(state));
+        for (int64_t j = 0; j < 2 * kv->dim; j++) put_number(kv->type, cache, at * each + place_of(kv, h, j >= kv->dim, j % kv->dim), kernel_draw_float(state));
 }
 
 /* A sequence's keys, on pages of its own. */
@@ -125,14 +118,14 @@ static void fill_decode(int i, const mk *k, uint64_t seed, void *const *arg)
     ((float *)arg[FACTORS])[1] = r.kv.type == DT_I8 ? 1.0f / 60 : 0.5f;
     for (int64_t t = 0; t < r.pages * r.page; t++) fill_token(&r, &state, cache, t, true);
     for (int64_t s = 0; s < r.seqs; s++) {
-        int64_t most = r.max_pages * r.page, keys = s == 0 ? 1 : s == 1 ? most : s == 2 ? 0 : 1 + draw(&state) % most;
+        int64_t most = r.max_pages * r.page, keys = s == 0 ? 1 : s == 1 ? most : s == 2 ? 0 : 1 + kernel_draw(&state) % most;
         ((int32_t *)arg[LENS])[s] = (int32_t)keys;
         fill_keys(&r, &state, arg[TABLE], cache, s, keys);
     }
     memset(arg[QUERY], 0, (size_t)(r.seqs * o.ops * o.rows * o.width) * sizeof(uint16_t));
     for (int64_t s = 0; s < r.seqs * r.q_heads; s++)
         for (int64_t j = 0; j < r.kv.dim; j++)
-            ((uint16_t *)arg[QUERY])[(s / r.q_heads * o.ops * o.rows + row_of_head(&r, s % r.q_heads)) * o.width + j] = f32_to_bf16(draw_float(&state));
+            ((uint16_t *)arg[QUERY])[(s / r.q_heads * o.ops * o.rows + row_of_head(&r, s % r.q_heads)) * o.width + j] = f32_to_bf16(kernel_draw_float(&state));
     for (int64_t j = 0; r.sinks && j < o.ops * o.rows; j++) ((float *)arg[QUERY + 1])[j] = (float)(j % 5) - 2;
 }
 
@@ -205,24 +198,29 @@ static mk *full_decode(int i, const chip *c)
     return ragged_decode(&r);
 }
 
-/* As decode, in full size with trip counts that need no data: what libtpu's static profile can follow. */
+/* Keys of a sequence that its query sees, and blocks that they are in. */
+static int64_t seen_keys(const ragged *r)
+{
+    int64_t keys = r->max_pages * r->page;
+    return r->window && r->window < keys ? r->window : keys;
+}
+
 static mk *fixed_decode(int i, const chip *c)
 {
     ragged r = shape_of(&decode_cases[i], true, c);
-    r.fixed_blocks = r.seqs * (r.max_pages * r.page / r.block);
+    r.fixed_blocks = r.seqs * ((seen_keys(&r) + r.block - 1) / r.block);
     return ragged_decode(&r);
 }
 
-const kernel_impl kernel_ragged_decode = { .name = "ragged_decode", .n_cases = N_DECODE, .describe = describe_decode, .refuses = refuses, .build = build_decode, .build_full = full_decode,
-                                           .fill = fill_decode, .ref = ref_decode, .tolerance = tolerance };
-
-static status profile(int i, mk *k, double *bytes)
+static status profile(int i, const chip *c, mk *k, kernel_bound *least)
 {
-    const ragged r = shape_of(&decode_cases[i], true, NULL);
+    const ragged r = shape_of(&decode_cases[i], true, c);
+    double keys = (double)(r.seqs * seen_keys(&r));
     (void)k;
-    *bytes = (double)(r.seqs * r.max_pages * r.page) * (double)dtype_bytes(r.kv.type, (size_t)(r.kv.rows * r.kv.lanes));
+    least->bytes = keys * (double)dtype_bytes(r.kv.type, (size_t)(r.kv.rows * r.kv.lanes));
+    least->unit_s = 4 * keys * (double)(r.q_heads * r.kv.dim) / c->bf16_flops;
     return ST_OK;
 }
 
-const kernel_impl kernel_ragged_decode_profile = { .name = "ragged_decode_profile", .n_cases = 5, .describe = describe_decode, .refuses = refuses, .build = build_decode,
-                                                   .build_full = fixed_decode, .fill = fill_decode, .ref = ref_decode, .tolerance = tolerance, .profile = profile };
+const kernel_impl kernel_ragged_decode = { .name = "ragged_decode", .n_cases = N_DECODE, .describe = describe_decode, .refuses = refuses, .build = build_decode, .build_full = full_decode,
+                                           .fill = fill_decode, .ref = ref_decode, .tolerance = tolerance, .build_profile = fixed_decode, .profile = profile };
