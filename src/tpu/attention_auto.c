@@ -1,6 +1,9 @@
 /* The policy `auto`: all blocks that fit VMEM are priced. Of those that take at most 1% more than the best, the smallest pages
- * win (pages are what prompts share and what a sequence's end wastes), then the least VMEM. */
+ * win (pages are what prompts share and what a sequence's end wastes), then the least VMEM. Pages of more than ATTENTION_PAGE_SHARED
+ * tokens are looked at only where smaller ones cannot be had. */
 #include "tpu/attention_policy.h"
+
+#include <math.h>
 
 #include "tpu/attention_cost.h"
 
@@ -24,7 +27,7 @@ static bool table_fits(const chip *k, const attention_shape *s, int page)
     return (int64_t)s->seqs * ((s->max_model_len + page - 1) / page) * 4 <= k->smem_bytes / 2;
 }
 
-typedef struct search { const attention_shape *s; double limit; bool found, choosing; attention_config best; } search;
+typedef struct search { const attention_shape *s; int page_most; double limit; bool found, choosing; attention_config best; } search;
 
 static bool is_better(const search *f, const attention_config *c)
 {
@@ -69,24 +72,33 @@ static void try_all(search *f, const chip *k)
             try_blocks(f, c);
             continue;
         }
-        for (c.page_size = attention_page_least(f->s); c.page_size <= ATTENTION_PAGE_MOST; c.page_size *= 2)
+        for (c.page_size = attention_page_least(f->s); c.page_size <= f->page_most; c.page_size *= 2)
             if (c.page_size == ATTENTION_PAGE_MOST || table_fits(k, f->s, c.page_size)) try_blocks(f, c);
     }
+}
+
+/* The best, or else the smallest pages of those that are near it; not worse than `most` seconds. */
+static bool search_pages(const chip *k, int page_most, double most, search *f)
+{
+    f->page_most = page_most;
+    f->found = f->choosing = false;
+    try_all(f, k);
+    if (!f->found || f->best.seconds > most) return false;
+    f->limit = fmin(f->best.seconds * near_best, most);
+    f->choosing = true;
+    f->found = false;
+    try_all(f, k);
+    return f->found;
 }
 
 void attention_by_cost(const chip *k, const attention_shape *s, attention_config *c)
 {
     bool table_fits_vmem = c->vmem_needed_bytes <= attention_vmem_most(k);
+    const double most = table_fits_vmem ? c->seconds : INFINITY;
+    bool found = false;
     search f = { .s = s };
-    try_all(&f, k);
-    if (f.found) {
-        f.limit = f.best.seconds * near_best;
-        if (table_fits_vmem && c->seconds < f.limit) f.limit = c->seconds;
-        f.choosing = true;
-        f.found = false;
-        try_all(&f, k);
-    }
-    if (f.found) *c = f.best;               /* else the table's blocks are better than all that were tried, or nothing fits */
+    for (int page = ATTENTION_PAGE_SHARED; page <= ATTENTION_PAGE_MOST && !found; page *= 2) found = search_pages(k, page, most, &f);
+    if (found) *c = f.best;                 /* else the table's blocks are better than all that were tried, or nothing fits */
     c->policy = ATTENTION_AUTO;
     c->block_q = c->queries_per_block;
     c->block_kv = attention_kv_block_tokens(c);

@@ -12,7 +12,8 @@ enum {
     WIDEN_OPS = 2,                  /* of a stored number that is narrower than products take: 92 cycles per 262144 on v6e */
     PUSH_CYCLES = 140,              /* of a matrix unit's worth of K or V in bf16, whatever its size: 123 on v5e, 156 on v6e, 133 on v7x */
     PUSH_CYCLES_8 = 94,             /* of 8-bit numbers: 94 on v6e, 92 on v7x */
-    DMA_ISSUE_CYCLES = 15,          /* of a page's copy, with bounds checked (2 to 5 without); what the engines themselves take no profile knows */
+    DMA_ISSUE_CYCLES = 9,           /* of a page's copy: with pages of 16 instead of 64 tokens each copy costs 3.7 on v6e, 9.0 on v7x; what the engines take no profile knows */
+    DMA_ISSUE_LATENT_CYCLES = 20,   /* the same in the kernel of latent attention, which hides less of it (docs/lowering.md) */
     KV_BLOCK_CYCLES = 220,          /* of a block, however short, where heads fill each other's latencies; 555 to 715 with one head */
     QUERY_BLOCK_CYCLES = 600,       /* a step of the grid: about 0.35 us (Pallas' documentation) */
 };
@@ -43,21 +44,26 @@ static bool is_widened(const chip *c, const attention_shape *s) { return dtype_b
 /* One layer's work, in blocks. */
 typedef struct walk {
     double query_blocks, kv_blocks;     /* of all sequences */
-    double pages;                       /* copied */
+    double pages;                       /* copied, whole */
     double rows;                        /* of one product: query tokens of a block times heads that share a KV head */
-    double tokens;                      /* keys of a block */
+    double tokens;                      /* keys that are multiplied for a block: all of it, whether copied or not */
+    double copied;                      /* pages of a block that are copied, at most */
 } walk;
 
+/* Pieces of a size that n tokens lie on, if they end anywhere on the last one (and, in a window, begin anywhere on the first). */
+static double pieces(double n, double size, bool window) { return most(1, (n + (window ? 1.0 : 0.5) * (size - 1)) / size); }
+
 /* Each sequence has tokens / seqs query tokens, the last of which ends its context. Blocks of queries see on average half of
- * their own tokens. */
+ * their own tokens. Contexts are about as long as the shape says, not multiples of anything: half of the last page is read in vain. */
 static walk walk_of(const attention_config *c, const attention_shape *s)
 {
     double q = (double)s->tokens / s->seqs, len = most(s->context, q), queries = least(c->queries_per_block, q);
     double n = ceil(q / queries), seen = len - q / 2 + queries / 2;
     if (s->window > 0) seen = least(seen, s->window + queries);
-    double pages = ceil(seen / c->page_size), blocks = ceil(pages / c->pages_per_kv_block);
+    double pages = pieces(seen, c->page_size, s->window > 0), blocks = pieces(pages * c->page_size, attention_kv_block_tokens(c), false);
     return (walk){ .query_blocks = s->seqs * n, .kv_blocks = s->seqs * n * blocks, .pages = s->seqs * n * pages,
-                   .rows = queries * s->q_heads / s->kv_heads, .tokens = least(attention_kv_block_tokens(c), up(seen, c->page_size)) };
+                   .rows = queries * s->q_heads / s->kv_heads, .tokens = least(attention_kv_block_tokens(c), up(s->max_model_len, c->page_size)),
+                   .copied = least(c->pages_per_kv_block, pages) };
 }
 
 /* K and V are pushed into the units, rows of queries stream past tiles of them: the longer of the two. */
@@ -86,10 +92,10 @@ void attention_cost_of(const attention_config *c, const attention_shape *s, atte
     double rows = 2.0 * s->tokens * s->q_heads * (double)dtype_bytes(s->act, (size_t)c->padded_head_size);
     attention_cost r = { .kv_blocks = w.kv_blocks, .query_blocks = w.query_blocks };
     r.bytes = kv + rows + (double)s->tokens * (double)c->kv_bytes_per_token;
-    double under_way = (c->pipeline_stages > 1 ? c->pipeline_stages - 1 : 1) * least(c->pages_per_kv_block, ceil(w.tokens / c->page_size)) * c->page_size * (double)c->kv_bytes_per_token;
+    double under_way = (c->pipeline_stages > 1 ? c->pipeline_stages - 1 : 1) * w.copied * c->page_size * (double)c->kv_bytes_per_token;
     double rate = least(k->hbm_bytes_per_s * hbm_share(k), k->cores * under_way / dma_latency_s);
     r.memory_s = r.bytes / rate;
-    r.issue_s = w.pages * DMA_ISSUE_CYCLES / (k->clock_hz * k->cores);
+    r.issue_s = w.pages * (s->latent ? DMA_ISSUE_LATENT_CYCLES : DMA_ISSUE_CYCLES) / (k->clock_hz * k->cores);
     r.mxu_s = mxu_cycles(c, s, &w) / k->clock_hz;
     r.vector_s = vector_cycles(c, s, &w) / k->clock_hz;
     r.overhead_s = (w.kv_blocks * KV_BLOCK_CYCLES + w.query_blocks * QUERY_BLOCK_CYCLES) / (k->clock_hz * k->cores);

@@ -11,8 +11,9 @@ void attention_by_table(const chip *k, const attention_shape *s, attention_confi
 void attention_by_cost(const chip *k, const attention_shape *s, attention_config *c);
 
 int attention_table_multiple(const chip *k);
-/* Pages that auto considers. */
-enum { ATTENTION_PAGE_MOST = 512 };
+/* Pages that auto considers. Larger ones than ATTENTION_PAGE_SHARED make what prompts share too coarse, and are for those shapes alone
+ * whose page table would fill the scalar memory, or where the table's own larger pages would be faster. */
+enum { ATTENTION_PAGE_SHARED = 128, ATTENTION_PAGE_MOST = 512 };
 int attention_page_least(const attention_shape *s);
 
 #endif

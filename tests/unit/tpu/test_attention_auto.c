@@ -55,6 +55,45 @@ TEST(odd_shapes_are_configured_too)
                     }
 }
 
+/* One KV head per device makes copies small and large pages fast; what prompts share would come in pages of 512 tokens. */
+TEST(pages_stay_small_enough_to_be_shared)
+{
+    for (int i = 0; chip_at(i); i++)
+        for (int latent = 0; latent < 2; latent++)
+            for (int len = 8192; len <= 32768; len *= 2) {
+                attention_shape s = { .q_heads = 16, .kv_heads = 1, .head_size = latent ? 576 : 128, .latent = latent, .max_model_len = len, .seqs = 16, .tokens = 16, .act = DT_BF16, .kv = DT_BF16 };
+                attention_config c;
+                CHECK_OK(attention_configure(chip_at(i), ATTENTION_AUTO, &s, &c));
+                if (chip_at(i)->smem_bytes >= 1 << 20 && c.page_size > 128) FAIL("%s: pages of %d tokens", chip_at(i)->name, c.page_size);
+                check_choice(chip_at(i), &s);
+            }
+}
+
+/* 256 tables of 131072 tokens in pages of 128 would fill the scalar memory. */
+TEST(pages_grow_where_their_table_would_not_fit)
+{
+    attention_shape s = { .q_heads = 32, .kv_heads = 8, .head_size = 128, .max_model_len = 131072, .seqs = 256, .tokens = 256, .act = DT_BF16, .kv = DT_BF16 };
+    attention_config c;
+    CHECK_OK(attention_configure(chip_by_name("v6e"), ATTENTION_AUTO, &s, &c));
+    CHECK_INT(c.page_size, 256);
+    CHECK(!c.warning);
+    s.seqs = s.tokens = 128;
+    CHECK_OK(attention_configure(chip_by_name("v6e"), ATTENTION_AUTO, &s, &c));
+    CHECK_INT(c.page_size, 128);
+}
+
+/* Sequences end anywhere on their last page: a context that is a multiple of the page is no better than others. */
+TEST(half_of_the_last_page_is_read_in_vain)
+{
+    attention_shape s = { .q_heads = 8, .kv_heads = 1, .head_size = 128, .max_model_len = 8192, .context = 2048, .seqs = 64, .tokens = 64, .act = DT_BF16, .kv = DT_BF16 };
+    attention_config small, large;
+    s.page_size = 64;
+    CHECK_OK(attention_configure(chip_by_name("v6e"), ATTENTION_AUTO, &s, &small));
+    s.page_size = 512;
+    CHECK_OK(attention_configure(chip_by_name("v6e"), ATTENTION_AUTO, &s, &large));
+    CHECK_NEAR(large.bytes - small.bytes, 64 * (256 - 32) * (double)small.kv_bytes_per_token, 1);
+}
+
 /* Decode reads K and V once and does little else: a padded head is read in vain. */
 TEST(decode_does_not_pad_128_to_256)
 {
