@@ -281,7 +281,7 @@ mk *mk_new(const char *name)
 
 void mk_free(mk *k)
 {
-    if (!k || k == &no_memory) return;
+    if (!k || k == &no_memory || k->kept-- > 0) return;
     for (int i = 0; i < k->n_args; i++) mem_free(k->arg[i].map.v);
     mem_free(k->def);
     mem_free(k->ids);
@@ -289,6 +289,13 @@ void mk_free(mk *k)
     mem_free(k->consts);
     mem_free(k->body.v);
     mem_free(k);
+}
+
+mk *mk_keep(const mk *k)
+{
+    mk *own = (mk *)(uintptr_t)k;
+    if (own != &no_memory) own->kept++;
+    return own;
 }
 
 const char *mk_name(const mk *k) { return k->name; }

@@ -87,7 +87,7 @@ static bool make_args(mk_machine *m, mk_device *d, void *const *operands, void *
         const mk_arg *a = &k->arg[order[i]];
         void *data = a->role == MK_SCRATCH ? NULL : data_of(m, order[i], rank, operands, results);
         if (a->role == MK_OUT && a->alias < 0) mk_poison(a->type, data, mk_count(a->dims.n, a->dims.v));
-        if (a->role == MK_OUT && a->alias >= 0) memcpy(data, operands[rank[a->alias]], mk_array_bytes(a->type, a->dims.n, a->dims.v));
+        if (a->role == MK_OUT && a->alias >= 0 && data != operands[rank[a->alias]]) memcpy(data, operands[rank[a->alias]], mk_array_bytes(a->type, a->dims.n, a->dims.v));
         if (!make_arg(m, d, order[i], data)) return false;
     }
     return true;

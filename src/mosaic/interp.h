@@ -32,7 +32,7 @@ typedef struct mk_run_options {
 
 /* Runs the finished kernel once on every device. Arrays are row-major in their own types, one byte per element of int4 and i1:
  * operands[device * mk_n_operands + i] are read, results[device * mk_n_results + i] are written; a result that takes over an operand
- * begins as its copy, and the operand stays as it was. What the kernel did wrong is ST_INVALID: "kernel fd, device 0, step [3],
+ * begins as its copy, and the operand stays as it was (they may be the same memory). What the kernel did wrong is ST_INVALID: "kernel fd, device 0, step [3],
  * operation 12 (load): ...". o and report may be NULL. */
 status mk_run(const mk *k, void *const *operands, void *const *results, const mk_run_options *o, mk_report *report) FALLIBLE;
 

@@ -67,6 +67,7 @@ struct mk {
     status st;
     char error[256], name[MK_NAME];
     bool finished;
+    int kept;                       /* owners besides the first */
     int n_grid;
     int64_t grid[MK_GRID];
     bool parallel[MK_GRID];

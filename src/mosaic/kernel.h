@@ -58,6 +58,8 @@ mk *mk_new(const char *name);
 /* The first mistake, or ST_OK. Nothing can be added afterwards. */
 status mk_finish(mk *k) FALLIBLE;
 void mk_free(mk *k);                 /* NULL is fine */
+/* One more owner of a finished kernel: it lives until mk_free has been called for each. By the thread that built it. */
+mk *mk_keep(const mk *k);
 /* A mistake of the author's own, with the kernel's name before it. */
 void mk_fail(mk *k, const char *fmt, ...) PRINTF_LIKE(2, 3);
 const char *mk_name(const mk *k);

@@ -127,6 +127,10 @@ hlo_val hlo_reduce_scatter(hlo *h, hlo_val x, int along);
  * (single scalars may be of rank 0); results gets its outputs, in their order, and may be NULL if there is one only. An output that
  * takes over an operand's memory does so without a copy if nothing else reads that operand later. Returns the first output. */
 hlo_val hlo_custom_call(hlo *h, const mk *kernel, const hlo_val *operands, int n, hlo_val *results);
+/* For tests, which run a program's kernels by the interpreter: told of every kernel that is called, with the configuration that the call has.
+ * NULL: nobody is. Set it before programs are made. */
+typedef void hlo_kernel_seen(const mk *kernel, const char *config, size_t n);
+extern hlo_kernel_seen *hlo_on_kernel;
 /* A program that is the kernel and nothing else, donating it the operands that it takes over: for compilers' opinion of it. */
 status hlo_kernel_program(const mk *kernel, int devices, buf *out) FALLIBLE;
 

@@ -8,11 +8,15 @@ static void put_line_start(hlo *h)
     for (int i = 0; i < h->depth; i++) buf_str(&h->text, "  ");
 }
 
+hlo_kernel_seen *hlo_on_kernel;
+
 /* The configuration as a string of MLIR. */
 static void put_config(hlo *h, const mk *kernel)
 {
     buf config = {0};
-    hlo_fail_as(h, mk_config(kernel, &config));
+    status st = mk_config(kernel, &config);
+    hlo_fail_as(h, st);
+    if (hlo_on_kernel && st == ST_OK) hlo_on_kernel(kernel, config.data, config.len);
     for (const char *c = buf_cstr(&config); *c; c++)
         if (*c == '"' || *c == '\\' || (unsigned char)*c < ' ') buf_printf(&h->text, "\\%02X", (unsigned)(unsigned char)*c);
         else buf_char(&h->text, *c);

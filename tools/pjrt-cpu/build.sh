@@ -40,12 +40,14 @@ fi
 tf=$cache/tensorflow
 inc=$tf/include
 mkdir -p "$(dirname "$out")"
-echo "  CXX   tools/pjrt-cpu/plugin.cc (a minute or two)"
-nice -n 10 "${CXX:-g++}" -std=c++17 -O1 -w -fPIC -DNDEBUG -fvisibility=hidden -DSYSTOLIC_WHEEL_VERSION="\"$version\"" -I"$here/stand-in" -I"$inc" \
-    -I"$inc/external/farmhash_archive/src" -I"$inc/external/highwayhash" -I"$inc/external/com_google_highway" \
-    -c "$here/plugin.cc" -o "$out.o" || fail "plugin.cc does not compile"
+for source in plugin kernels; do
+    echo "  CXX   tools/pjrt-cpu/$source.cc (a minute or two)"
+    nice -n 10 "${CXX:-g++}" -std=c++17 -O1 -w -fPIC -DNDEBUG -fvisibility=hidden -DSYSTOLIC_WHEEL_VERSION="\"$version\"" -I"$here/stand-in" -I"$inc" \
+        -I"$inc/external/farmhash_archive/src" -I"$inc/external/highwayhash" -I"$inc/external/com_google_highway" \
+        -c "$here/$source.cc" -o "$out.$source.o" || fail "$source.cc does not compile"
+done
 "${CC:-cc}" -std=c11 -fsyntax-only -I"$here/../../src" -I"$inc" "$here/abi_check.c" || fail "src/device/pjrt/pjrt_abi.h does not describe the PJRT API of this wheel"
 echo "  LD    $out"
-"${CXX:-g++}" -shared -Wl,--no-undefined,-z,initfirst -o "$out.tmp" "$out.o" "$tf/libtensorflow_cc.so.2" "$tf/libtensorflow_framework.so.2" -Wl,-rpath,"$tf"
+"${CXX:-g++}" -shared -Wl,--no-undefined,-z,initfirst -o "$out.tmp" "$out.plugin.o" "$out.kernels.o" "$tf/libtensorflow_cc.so.2" "$tf/libtensorflow_framework.so.2" -Wl,-rpath,"$tf"
 mv "$out.tmp" "$out"
-rm -f "$out.o"
+rm -f "$out.plugin.o" "$out.kernels.o"

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/log/globals.h"
+#include "kernels_internal.h"
 #include "xla/future.h"
 #include "xla/literal.h"
 #include "xla/pjrt/c/pjrt_c_api.h"
@@ -205,6 +206,7 @@ std::string platform_version() {
 }
 
 PJRT_Error *make_client(xla::CpuClientOptions options, std::unique_ptr<PJRT_Client> *out) {
+  register_kernels();
   ASSIGN(made, xla::GetXlaPjrtCpuClient(std::move(options)));
   auto c = std::make_unique<PJRT_Client>();
   c->client = std::move(made);
@@ -429,7 +431,8 @@ template <class Compile>
 PJRT_Error *with_module(const PJRT_Program *p, Compile compile) {
   if (std::string(p->format, p->format_size) != "mlir") return error_of(absl::UnimplementedError("only programs of format mlir (text or bytecode) are taken"));
   mlir::MLIRContext context(mlir::MLIRContext::Threading::DISABLED);
-  ASSIGN(module, xla::ParseMlirModuleString(absl::string_view(p->code, p->code_size), context));
+  const std::string code = typed_kernel_calls(std::string(p->code, p->code_size));
+  ASSIGN(module, xla::ParseMlirModuleString(code, context));
   return compile(module.get());
 }
 

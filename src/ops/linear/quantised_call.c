@@ -73,7 +73,7 @@ bool quantised_matmul_call(hlo_call *c, hlo_val x, int input, int64_t tiles, hlo
     in[n++] = in_front(h, piece[PIECE_VALUES], &q);
     if (q.scheme) in[n++] = in_front(h, piece[PIECE_SCALES], &q);
     if (hlo_is(piece[PIECE_ZEROS])) in[n++] = in_front(h, piece[PIECE_ZEROS], &q);
-    mk *k = quantised_matmul_kernel("quantised_matmul", &q, &config);
+    mk *k = quantised_matmul_kernel(hlo_is(expert) ? "grouped_matmul" : "quantised_matmul", &q, &config);
     bool made = mk_finish(k) == ST_OK;
     if (made) *y = hlo_custom_call(h, k, in, n, NULL);
     else *why = reason();
