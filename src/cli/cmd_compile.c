@@ -18,7 +18,7 @@ static const flag_def own[] = {
     { "target", "-t", G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "Devices to compile for: v3, v4, v5e, v5p, v6e or v7x with a shape of chips, as in v6e:2x2, v5p:2x2x1 or v6e-8." },
     { "out", "-o", G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "Folder for the programs and manifest.json, for serve --program-cache; serve's default cache otherwise." },
     { "json", NULL, G, FLAG_BOOL, FLAG_YES, "off", NULL, NULL, "One JSON object on standard output instead of text." },
-    { "buckets", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "Only these programs and their samplers: decode:SEQUENCES and step:TOKENS, comma-separated." },
+    { "buckets", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "Only these programs and their samplers: decode:SEQUENCES, step:TOKENS and, of multimodal models, encoder:ROWS, comma-separated." },
     { "explain", NULL, G, FLAG_BOOL, FLAG_YES, "off", NULL, NULL, "Tells how attention runs there: blocks, pages, buffers, what they cost and what else there was. Compiles nothing." },
     { "samplers", NULL, G, FLAG_BOOL, FLAG_YES, "on", NULL, NULL, "Compile the sampling programs too." },
     { "dump", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "Folder for the programs' texts (StableHLO)." },
@@ -112,8 +112,9 @@ static status compile_one(const compile_plan *p, const tools *t, compile_job *j)
     const char *dump = flags_str(p->model.f, "dump");
     buf text = {0}, executable = {0};
     pjrt_compile_options o;
-    program_options(p->g, p->target.device.kind, &o);
-    status st = program_text(&p->c, &j->spec, &text);
+    const program_context *c = j->c ? j->c : &p->c;
+    program_options(c->plan->g, p->target.device.kind, &o);
+    status st = program_text(c, &j->spec, &text);
     if (st == ST_OK && dump) st = dump_text(dump, j->spec.name, &text);
     const pjrt_source src = { j->spec.name, text.data, text.len };
     if (st == ST_OK) st = pjrt_cache_key(&(pjrt_key){ t->info.platform, t->info.version, t->info.topology, src.code, src.len, &o }, j->key);
@@ -129,7 +130,7 @@ static status run_queue(const compile_plan *p, const tools *t, compile_jobs *job
     for (int i = 0; i < jobs->n; i++) {
         compile_job *j = &jobs->v[i];
         double start = clock_now();
-        TRY(compile_cost(p, &j->spec, &j->work));
+        TRY(compile_cost(p, j, &j->work));
         j->step_s = p->chip ? chip_step_s(p->chip, &j->work) : -1;
         compile_say_start(jobs, i);
         status st = compile_one(p, t, j);
@@ -137,7 +138,7 @@ static status run_queue(const compile_plan *p, const tools *t, compile_jobs *job
         if (st != ST_OK) err_copy(j->error, sizeof j->error);
         j->done = true;
         j->seconds = clock_now() - start;
-        j->copies_cache = st == ST_OK && !j->spec.sampler && program_copies_cache(&p->c, &j->spec.bucket, &j->stats);
+        j->copies_cache = st == ST_OK && !j->spec.sampler && !j->c && program_copies_cache(&p->c, &j->spec.bucket, &j->stats);
         compile_say_end(p, jobs, i);
     }
     return ST_OK;

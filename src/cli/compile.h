@@ -1,17 +1,22 @@
 /* `systolic compile`, split by topic: compile_plan.c (what would run and how much fits), compile_cost.c (what a program takes),
- * compile_report.c (progress, table, JSON), cmd_compile.c (flags and the queue). One thread. */
+ * compile_encoders.c (the towers of multimodal models), compile_report.c (progress, table, JSON), cmd_compile.c (flags and the queue). One thread. */
 #ifndef SYSTOLIC_CLI_COMPILE_H
 #define SYSTOLIC_CLI_COMPILE_H
 
 #include <stdio.h>
+#include <string.h>
 
 #include "cli/instance.h"
 #include "device/pjrt/compiler.h"
 #include "device/pjrt/programs.h"
 #include "device/pjrt/spec.h"
+#include "model/encoder.h"
 #include "tpu/chip.h"
 
 /* ---- what is to be compiled ---- */
+enum { COMPILE_STAGES = 16 };
+typedef struct compile_stage { program_context c; char name[32]; /* "image encoder 0" */ } compile_stage;
+
 typedef struct compile_plan {
     instance model;                 /* its model, types and options; nothing is loaded */
     jv *config;
@@ -27,6 +32,9 @@ typedef struct compile_plan {
     char misfit[700];               /* why not, as a sentence */
     int64_t seq_blocks;             /* KV blocks of a sequence of max_model_len */
     int32_t n_blocks;               /* as serve makes them */
+    encoder *encoders[ENCODER_KINDS];       /* of multimodal models; NULL */
+    compile_stage stages[COMPILE_STAGES]; int n_stages;
+    int64_t encoder_bytes;          /* what they take of a device, steps included */
 } compile_plan;
 
 /* The model at `where` (a directory, a config.json, a preset's name, a hub name) as the flags of `f` would serve it. */
@@ -50,6 +58,7 @@ int64_t compile_kv_sequences(const compile_plan *p);
 /* ---- which of its programs, and what became of them ---- */
 typedef struct compile_job {
     program_spec spec;
+    const program_context *c;       /* of an encoder; NULL: the language model's */
     char key[PJRT_KEY_LEN];
     pjrt_stats stats;
     chip_work work;                 /* of one device, by the operations' own account */
@@ -60,14 +69,21 @@ typedef struct compile_job {
 } compile_job;
 typedef struct compile_jobs { compile_job *v; int n; } compile_jobs;
 
-/* "decode:64,step:2048" (NULL: all) and their samplers, if wanted. */
+/* "decode:64,step:2048,encoder:1024" (NULL: all) and their samplers, if wanted. */
 status compile_jobs_make(const compile_plan *p, const char *buckets, bool samplers, compile_jobs *out) FALLIBLE;
 void compile_jobs_free(compile_jobs *j);
+
+/* ---- encoders (compile_encoders.c) ---- */
+status compile_encoders_open(compile_plan *p) FALLIBLE;
+void compile_encoders_close(compile_plan *p);
+static inline bool compile_names_encoder(const char *item) { return strncmp(item, "encoder:", 8) == 0; }
+/* Adds their programs to a list that has room. */
+status compile_encoder_jobs(const compile_plan *p, const char *buckets, compile_jobs *out) FALLIBLE;
 
 /* ---- what a program takes ---- */
 /* Tokens that a sequence is taken to have in the cache when steps are priced: half of max_model_len, 2048 at most. */
 int compile_assumed_context(const compile_plan *p);
-status compile_cost(const compile_plan *p, const program_spec *s, chip_work *out) FALLIBLE;
+status compile_cost(const compile_plan *p, const compile_job *j, chip_work *out) FALLIBLE;
 
 /* ---- telling ---- */
 typedef struct compile_report {

@@ -25,8 +25,9 @@ static step_reach reach_of(const lower_bucket *b, double context, const step_kin
     return r;
 }
 
-status compile_cost(const compile_plan *p, const program_spec *s, chip_work *out)
+status compile_cost(const compile_plan *p, const compile_job *j, chip_work *out)
 {
+    const program_spec *s = &j->spec;
     int n;
     step_costs *costs;
     *out = (chip_work){0};
@@ -34,7 +35,7 @@ status compile_cost(const compile_plan *p, const program_spec *s, chip_work *out
         step_sampler_work(s->kind.rows, s->kind.vocab, s->kind.random, s->kind.cut, out);
         return ST_OK;
     }
-    TRY(step_costs_new(&p->c, &costs));
+    TRY(step_costs_new(j->c ? j->c : &p->c, &costs));
     const step_kind *kinds = step_costs_kinds(costs, &n);
     step_load l = { .tokens = s->bucket.tokens, .seqs = s->bucket.seqs, .rows = s->bucket.rows };
     for (int i = 0; i < n; i++) l.reach[i] = reach_of(&s->bucket, compile_assumed_context(p), &kinds[i]);

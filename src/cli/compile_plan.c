@@ -20,7 +20,7 @@ static status plan_model(const flags *f, const char *where, compile_plan *p)
     TRY(merge_json(p->config, flags_json(f, "hf-overrides")));
     TRY(instance_plan(&p->model, p->config, &p->c.limits));
     p->utilization = flags_f64(f, "gpu-memory-utilization", 0.92);
-    return ST_OK;
+    return compile_encoders_open(p);
 }
 
 mesh compile_plan_mesh(const flags *f)
@@ -54,6 +54,7 @@ void compile_plan_free(compile_plan *p)
 {
     if (p->c.plan) program_context_free(&p->c);
     graph_free(p->g);
+    compile_encoders_close(p);
     instance_close(&p->model, 0);
     jv_free(p->config);
     *p = (compile_plan){0};
@@ -89,7 +90,7 @@ static status count_blocks(compile_plan *p)
     int64_t page = program_page_bytes(&p->c), need;
     bool known = p->memory_bytes > 0;
     p->seq_blocks = options_seq_blocks(&o, &dev);
-    p->kv_bytes = known ? program_kv_bytes(&p->c, p->memory_bytes, p->utilization) : 0;
+    p->kv_bytes = known ? program_kv_bytes(&p->c, p->memory_bytes, p->utilization) - p->encoder_bytes : 0;
     if (known && o.kv_cache_bytes == 0) o.kv_cache_bytes = p->kv_bytes > 0 ? p->kv_bytes : 1;
     status st = options_count_blocks(&o, &dev, page, &p->n_blocks);
     if (st != ST_OK) p->n_blocks = 0;
@@ -158,7 +159,7 @@ static status choose(const compile_plan *p, const char *item, size_t len, bool *
     int n = 0, digits = 0;
     for (size_t i = kind + 1; colon && i < len && digits < 9 && item[i] >= '0' && item[i] <= '9'; i++, digits++) n = 10 * n + (item[i] - '0');
     if (n < 1 || kind + 1 + (size_t)digits != len || (!decode && !(kind == 4 && memcmp(item, "step", 4) == 0)))
-        return err_set(ST_INVALID, "argument --buckets: \"%.*s\": decode:SEQUENCES or step:TOKENS is expected", (int)len, item);
+        return err_set(ST_INVALID, "argument --buckets: \"%.*s\": decode:SEQUENCES, step:TOKENS or encoder:ROWS is expected", (int)len, item);
     for (int i = 0; i < l->n; i++)
         if (l->v[i].decode == decode && l->v[i].tokens >= n) {
             chosen[i] = true;
@@ -173,7 +174,7 @@ static status choose_all(const compile_plan *p, const char *text, bool *chosen)
     for (int i = 0; i < p->c.buckets.n; i++) chosen[i] = !text;
     while (text && *text) {
         size_t n = strcspn(text, ",");
-        TRY(choose(p, text, n, chosen));
+        if (!compile_names_encoder(text)) TRY(choose(p, text, n, chosen));
         text += n + (text[n] == ',');
     }
     return ST_OK;
@@ -185,7 +186,7 @@ status compile_jobs_make(const compile_plan *p, const char *buckets, bool sample
     bool chosen[MAX_BUCKETS];
     sampler_kind usual[MOST];
     TRY(choose_all(p, buckets, chosen));
-    compile_jobs j = { .v = mem_calloc(MAX_BUCKETS + MOST, sizeof *j.v) };
+    compile_jobs j = { .v = mem_calloc(MAX_BUCKETS + MOST + COMPILE_STAGES * MAX_BUCKETS, sizeof *j.v) };
     if (!j.v) return err_nomem();
     for (int i = 0; i < p->c.buckets.n; i++)
         if (chosen[i]) program_step_spec(&p->c, i, &j.v[j.n++].spec);
@@ -195,8 +196,10 @@ status compile_jobs_make(const compile_plan *p, const char *buckets, bool sample
         for (int k = 0; k < n_steps; k++) wanted = wanted || j.v[k].spec.bucket.rows == usual[i].rows;
         if (wanted) program_sampler_spec(&usual[i], &j.v[j.n++].spec);
     }
-    *out = j;
-    return ST_OK;
+    status st = compile_encoder_jobs(p, buckets, &j);
+    if (st == ST_OK) *out = j;
+    else compile_jobs_free(&j);
+    return st;
 }
 
 void compile_jobs_free(compile_jobs *j)

@@ -8,7 +8,7 @@
 
 static const double MIB = 1024.0 * 1024, GIB = 1024.0 * 1024 * 1024;
 
-static const char *kind_of(const program_spec *s) { return s->sampler ? "sampler" : s->bucket.decode ? "decode" : "step"; }
+static const char *kind_of(const program_spec *s) { return s->sampler ? "sampler" : s->bucket.encoder ? "encoder" : s->bucket.decode ? "decode" : "step"; }
 static int tokens_of(const program_spec *s) { return s->sampler ? s->kind.rows : s->bucket.tokens; }
 static int seqs_of(const program_spec *s) { return s->sampler ? s->kind.rows : s->bucket.seqs; }
 
@@ -50,6 +50,7 @@ void compile_say_plan(const compile_report *r, FILE *f)
             p->on.dp * p->on.tp, p->target.n_devices, p->target.device.kind, r->target);
     fprintf(f, "each device: memory %.2f GiB, weights %.2f GiB, KV %lld bytes per token\n", (double)p->memory_bytes / GIB, (double)program_weight_bytes(&p->c) / GIB,
             (long long)compile_token_bytes(p));
+    if (p->n_stages) fprintf(f, "of the memory of each device %.2f GiB are for encoders of images and sounds\n", (double)p->encoder_bytes / GIB);
     if (p->misfit[0]) {
         fprintf(f, "%s\n", p->misfit);
         return;
@@ -164,6 +165,7 @@ static void json_memory(jw *w, const compile_plan *p)
     put_size(w, "memory_bytes", p->memory_bytes > 0 ? p->memory_bytes : -1);
     jw_put_f64(w, "gpu_memory_utilization", p->utilization);
     jw_put_i64(w, "weight_bytes_per_device", program_weight_bytes(&p->c));
+    jw_put_i64(w, "encoder_bytes_per_device", p->encoder_bytes);
     jw_put_i64(w, "kv_bytes_per_token_per_device", compile_token_bytes(p));
     jw_put_i64(w, "kv_bytes_per_token", compile_token_bytes(p) * p->on.tp);
     put_size(w, "kv_bytes_per_device", p->memory_bytes <= 0 ? -1 : p->kv_bytes > 0 ? p->kv_bytes : 0);

@@ -232,6 +232,13 @@ static status check_kv_scales(const instance *s)
     return ST_OK;
 }
 
+/* What the model and its encoders leave for KV; 0 = the host's memory decides. */
+static int64_t instance_kv_bytes(const instance *s)
+{
+    const int64_t bytes = device_kv_bytes(s->loaded, flags_f64(s->f, "gpu-memory-utilization", 0.92)), taken = s->towers ? towers_device_bytes(s->towers) : 0;
+    return bytes > 0 && bytes <= taken ? 1 : bytes > 0 ? bytes - taken : 0;
+}
+
 static status load_model(instance *s)
 {
     const flags *f = s->f;
@@ -255,9 +262,9 @@ static status load_model(instance *s)
     TRY(model_weights_open(s->m, s->dir, dummy, s->eo.seed, &s->weights));
     TRY(check_kv_scales(s));
     TRY(device_load(s->dev, g, s->weights, &limits, log_loading, &said, &s->loaded));
-    if (s->eo.kv_cache_bytes == 0) s->eo.kv_cache_bytes = device_kv_bytes(s->loaded, flags_f64(f, "gpu-memory-utilization", 0.92));
     log_info("Loading weights took %.2f seconds", clock_now() - t0);
     TRY(instance_open_media(s));
+    if (s->eo.kv_cache_bytes == 0) s->eo.kv_cache_bytes = instance_kv_bytes(s);
     t0 = clock_now();
     TRY(engine_start(s->loaded, s->m, &s->eo, &s->e));
     log_info("init engine (profile, create kv cache, warmup model) took %.2f seconds", clock_now() - t0);

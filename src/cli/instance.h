@@ -46,7 +46,7 @@ status instance_open_media(instance *s) FALLIBLE;
 void instance_close_media(instance *s);
 
 /* config.json of a directory, a file, a preset's name or a hub name, whose weights are left where they are. *files: of a directory; they say
- * whether it is served with images and sounds. NULL for a config.json or a name alone. */
+ * whether it is served with images and sounds. NULL for a config.json or a name alone, which is taken to be. */
 status instance_read_config(const flags *f, const char *where, jv **config, model_dir **files) FALLIBLE;
 
 mesh instance_mesh(const flags *f);

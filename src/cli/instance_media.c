@@ -5,9 +5,10 @@
 #include "base/log.h"
 #include "cli/instance.h"
 
+/* Of a configuration alone (`compile`, `plan`) nobody knows what else there is: it is taken to be served with all that the model can. */
 static bool wants_media(const instance *s)
 {
-    return s->files && s->files->preprocessor_config && strcmp(flags_str(s->f, "load-format"), "dummy") != 0 && !flags_bool(s->f, "language-model-only", false);
+    return (!s->files || s->files->preprocessor_config) && strcmp(flags_str(s->f, "load-format"), "dummy") != 0 && !flags_bool(s->f, "language-model-only", false);
 }
 
 status instance_media_levels(const instance *s, const jv *config, int *out)
@@ -29,10 +30,13 @@ status instance_open_media(instance *s)
     if (model_describe(s->m)->media == 0) return ST_OK;
     TRY(media_processor_open(s->files->preprocessor_config, &s->processor));
     const double t0 = clock_now();
-    const towers_options o = { .dir = s->dir, .type = s->dt, .n_threads = (int)instance_i64(f, "threads", 0), .isa = flags_str(f, "isa"), .most_tokens = s->eo.max_model_len,
+    device_info di;
+    device_describe(s->dev, &di);
+    const towers_options o = { .dir = s->dir, .type = s->dt, .n_threads = (int)instance_i64(f, "threads", 0), .isa = flags_str(f, "isa"), .dev = di.loops && !di.own_time ? s->dev : NULL, .most_tokens = s->eo.max_model_len,
                                .cache_bytes = (int64_t)(flags_f64(f, "mm-processor-cache-gb", 4) * 1073741824) };
     TRY(towers_open(s->files->config, &o, &s->towers));
-    log_info("Loading the encoders of images and sounds took %.2f seconds", clock_now() - t0);
+    const int64_t taken = s->towers ? towers_device_bytes(s->towers) : 0;
+    log_info("Loading the encoders of images and sounds took %.2f seconds; they run on %s", clock_now() - t0, taken > 0 ? di.name : "the host's CPU");
     return ST_OK;
 }
 

@@ -70,6 +70,7 @@ status device_kv_read(device_model *m, int32_t block, void *dst) { return m->cls
 status device_kv_write(device_model *m, int32_t block, const void *src) { return m->cls->kv_write(m, block, src); }
 status device_run(device_model *m, const batch *b) { return m->cls->run(m, b); }
 int64_t device_kv_bytes(const device_model *m, double utilization) { return m->cls->kv_bytes ? m->cls->kv_bytes(m, utilization) : 0; }
+int64_t device_step_bytes(const device_model *m) { return m->cls->step_bytes ? m->cls->step_bytes(m) : 0; }
 int device_n_threads(const device_model *m) { return m->cls->n_threads ? m->cls->n_threads(m) : 1; }
 
 void device_parallel(device_model *m, void (*fn)(void *arg, int thread), void *arg)

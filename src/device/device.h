@@ -47,6 +47,8 @@ typedef struct device_limits {
     int block_size;         /* tokens per KV block */
     dtype kv_dtype;         /* DT_F32, DT_BF16, DT_F16, DT_F8E4M3, DT_F8E5M2; on the CPU also DT_I8 (ops/kv.h) */
     attention_choice attention; /* TPUs: blocks, kernels and KV padding by chip and policy; zeros elsewhere */
+    int least_rows;         /* 0: a language model. Else an encoder's graph: rows of one item in, as many out (batch.logits), without a cache and without
+                             * tokens. A device that compiles programs has one for so many rows, and for twice as many each up to max_tokens */
 } device_limits;
 
 /* spec: "cpu", "tpu", "cuda", "pjrt:PATH[?NAME=VALUE,...]", "sim[:TARGET][?NAME=VALUE,...]" (device/sim/sim.h). An unknown one is ST_INVALID and lists what exists. */
@@ -70,6 +72,8 @@ void device_kv_layout(const device_model *m, kv_layout *out);
 /* How many bytes a KV cache may have on a device whose memory is managed to `utilization` (0 to 1) of it: what weights and steps
  * leave. 0 = no such limit: the host's memory decides. */
 int64_t device_kv_bytes(const device_model *m, double utilization);
+/* About what steps need beside weights and KV on a device that has its own memory; 0 where that is the host's. */
+int64_t device_step_bytes(const device_model *m);
 /* Reserves address space for n_blocks; memory is touched as blocks are used. */
 status device_kv_resize(device_model *m, int32_t n_blocks) FALLIBLE;
 /* Copies one block out or in: offloading, transfer. `bytes` = device_kv_block_bytes. */

@@ -20,6 +20,7 @@ typedef struct device_class {
     status (*kv_write)(device_model *m, int32_t block, const void *src);
     status (*run)(device_model *m, const batch *b);
     int64_t (*kv_bytes)(const device_model *m, double utilization);  /* NULL: no limit of its own */
+    int64_t (*step_bytes)(const device_model *m);                    /* NULL: the host's memory */
     /* NULL where all threads are the host's. */
     int (*n_threads)(const device_model *m);
     void (*parallel)(device_model *m, void (*fn)(void *arg, int thread), void *arg);

@@ -6,16 +6,18 @@
 #include "base/log.h"
 #include "base/mem.h"
 
+enum { STAGES = 8, LEAST_ROWS = 256 };
+
 typedef struct tower {
     encoder *e;
     weight_source *w;
-    device_model *dm[8];        /* per stage, loaded for most_rows */
+    device_model *dm[STAGES];   /* loaded for towers_limits */
 } tower;
 
 typedef struct kept { media_rows *r; uint64_t used; } kept;
 
 struct towers {
-    device *dev;
+    device *own;                /* the CPU; NULL where the language model's device runs them */
     tower t[ENCODER_KINDS];
     int64_t most_tokens, cache_bytes;
     pthread_mutex_t run_mu;     /* the device runs one item at a time */
@@ -38,22 +40,50 @@ void media_rows_release(media_rows *r)
 
 /* ---- opening ---- */
 
-/* What buffers are planned for: pictures of 12.8 million pixels, 40 minutes of sound. */
-static int64_t most_tokens(const towers *ts, encoder_kind kind)
+int64_t towers_most_tokens(encoder_kind kind, int64_t max_model_len)
 {
     const int64_t most = kind == ENCODER_IMAGE ? 16384 : 32768;
-    return ts->most_tokens < most ? ts->most_tokens : most;
+    return max_model_len < most ? max_model_len : most;
 }
 
-static status load_tower(towers *ts, tower *t, encoder_kind kind, const char *dir)
+static int64_t most_tokens(const towers *ts, encoder_kind kind) { return towers_most_tokens(kind, ts->most_tokens); }
+
+/* A stage that has as many rows for any item needs but one program. */
+device_limits towers_limits(const encoder *e, int stage, int64_t tokens)
 {
-    TRY(encoder_weights_open(t->e, dir, &t->w));
-    for (int s = 0; s < encoder_n_stages(t->e); s++) {
-        const int64_t rows = encoder_most_rows(t->e, s, most_tokens(ts, kind));
-        const device_limits l = { .max_tokens = (int)rows, .max_seqs = 1, .max_rows = 1, .max_model_len = (int)rows, .block_size = 16, .kv_dtype = DT_F32 };
-        TRY(device_load(ts->dev, encoder_graph(t->e, s), t->w, &l, NULL, NULL, &t->dm[s]));
-    }
+    const int64_t rows = encoder_most_rows(e, stage, tokens), always = encoder_most_rows(e, stage, 1) == rows ? rows : LEAST_ROWS;
+    return (device_limits){ .max_tokens = (int)rows, .max_seqs = 1, .max_rows = (int)rows, .max_model_len = (int)rows, .block_size = 16, .kv_dtype = DT_F32, .least_rows = (int)always };
+}
+
+static void unload(towers *ts)
+{
+    for (int k = 0; k < ENCODER_KINDS; k++)
+        for (int s = 0; s < STAGES; s++) {
+            if (ts->t[k].dm[s]) device_unload(ts->t[k].dm[s]);
+            ts->t[k].dm[s] = NULL;
+        }
+}
+
+static status load(towers *ts, device *dev)
+{
+    for (int k = 0; k < ENCODER_KINDS; k++)
+        for (int s = 0; ts->t[k].e && s < encoder_n_stages(ts->t[k].e); s++) {
+            const device_limits l = towers_limits(ts->t[k].e, s, most_tokens(ts, (encoder_kind)k));
+            TRY(device_load(dev, encoder_graph(ts->t[k].e, s), ts->t[k].w, &l, NULL, NULL, &ts->t[k].dm[s]));
+        }
     return ST_OK;
+}
+
+/* On the device that was given, else on the CPU. */
+static status load_somewhere(towers *ts, const towers_options *o)
+{
+    if (o->dev) {
+        if (load(ts, o->dev) == ST_OK) return ST_OK;
+        log_warn("The encoders of images and sounds run on the host's CPU, the device cannot: %s", err_msg());
+        unload(ts);
+    }
+    TRY(device_open("cpu", &(device_options){ .n_threads = o->n_threads, .isa = o->isa }, &ts->own));
+    return load(ts, ts->own);
 }
 
 status towers_open(const jv *config, const towers_options *o, towers **out)
@@ -71,9 +101,9 @@ status towers_open(const jv *config, const towers_options *o, towers **out)
         st = encoder_new(config, (encoder_kind)k, o->type, &ts->t[k].e);
         any |= ts->t[k].e != NULL;
     }
-    if (st == ST_OK && any) st = device_open("cpu", &(device_options){ .n_threads = o->n_threads, .isa = o->isa }, &ts->dev);
     for (int k = 0; k < ENCODER_KINDS && st == ST_OK; k++)
-        if (ts->t[k].e) st = load_tower(ts, &ts->t[k], (encoder_kind)k, o->dir);
+        if (ts->t[k].e) st = encoder_weights_open(ts->t[k].e, o->dir, &ts->t[k].w);
+    if (st == ST_OK && any) st = load_somewhere(ts, o);
     if (st == ST_OK && any) *out = ts;
     else towers_close(ts);
     return st;
@@ -82,18 +112,30 @@ status towers_open(const jv *config, const towers_options *o, towers **out)
 void towers_close(towers *ts)
 {
     if (!ts) return;
+    unload(ts);
     for (int k = 0; k < ENCODER_KINDS; k++) {
-        for (int s = 0; s < 8; s++)
-            if (ts->t[k].dm[s]) device_unload(ts->t[k].dm[s]);
         encoder_weights_close(ts->t[k].w);
         encoder_free(ts->t[k].e);
     }
-    if (ts->dev) device_close(ts->dev);
+    if (ts->own) device_close(ts->own);
     for (int i = 0; i < ts->n_kept; i++) media_rows_release(ts->kept[i].r);
     mem_free(ts->kept);
     pthread_mutex_destroy(&ts->run_mu);
     pthread_mutex_destroy(&ts->mu);
     mem_free(ts);
+}
+
+/* One stage runs at a time. */
+int64_t towers_device_bytes(const towers *t)
+{
+    int64_t weights = 0, step = 0;
+    for (int k = 0; k < ENCODER_KINDS && !t->own; k++)
+        for (int s = 0; s < STAGES; s++) {
+            if (!t->t[k].dm[s]) continue;
+            weights += device_weight_bytes(t->t[k].dm[s]);
+            if (device_step_bytes(t->t[k].dm[s]) > step) step = device_step_bytes(t->t[k].dm[s]);
+        }
+    return weights + step;
 }
 
 bool towers_has(const towers *t, encoder_kind kind) { return t->t[kind].e != NULL; }

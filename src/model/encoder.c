@@ -87,6 +87,12 @@ status enc_end(enc *n, tensor out)
     return st;
 }
 
+void enc_layer(enc *n, int layer)
+{
+    n->layer = layer;
+    graph_set_layer(n->g, layer);
+}
+
 const char *enc_name(enc *n, const char *name, char *dst, size_t cap)
 {
     const char *mark = strstr(n->prefix, "%d");

@@ -55,7 +55,11 @@ static status build(encoder *e, const jv *config)
     n.prefix = "audio_tower.";
     x = enc_add(&n, enc_linear(&n, x, "conv_out", e->hidden, false), enc_input(&n, e->hidden));
     n.prefix = "audio_tower.layers.%d.";
-    for (n.layer = 0; n.layer < e->layers; n.layer++) x = block(&n, x, segments);
+    for (int l = 0; l < e->layers; l++) {
+        enc_layer(&n, l);
+        x = block(&n, x, segments);
+    }
+    enc_layer(&n, -1);
     n.prefix = "audio_tower.";
     x = enc_linear(&n, enc_layer_norm(&n, x, "ln_post", 1e-5), "proj1", e->hidden, true);
     return enc_end(&n, enc_linear(&n, enc_act(&n, x, ACT_GELU), "proj2", e->text_hidden, true));

@@ -39,6 +39,7 @@ struct encoder {
 typedef struct enc { encoder *e; graph *g; const char *prefix; int layer, n_inputs; } enc;
 status enc_begin(encoder *e, enc *n) FALLIBLE;                     /* a new stage */
 status enc_end(enc *n, tensor out) FALLIBLE;
+void enc_layer(enc *n, int layer);                                 /* what follows belongs to it; -1 = to none. Equal layers become one loop on devices */
 const char *enc_name(enc *n, const char *name, char *dst, size_t cap);   /* "%d" in the prefix is the layer */
 tensor enc_input(enc *n, int64_t cols);                            /* the stage's next activation [T, cols] */
 tensor enc_positions(enc *n);

@@ -18,7 +18,11 @@ static status build_tower(encoder *e, double theta)
     x = enc_layer_norm(&n, x, "layernorm_pre", eps);
     const tensor table = enc_rope_table(&n, theta);
     n.prefix = "vision_model.model.layers.%d.";
-    for (n.layer = 0; n.layer < e->layers; n.layer++) x = enc_vit_block(&n, x, "input_layernorm", "post_attention_layernorm", "self_attn.o_proj", eps, ACT_GELU, table, segments);
+    for (int l = 0; l < e->layers; l++) {
+        enc_layer(&n, l);
+        x = enc_vit_block(&n, x, "input_layernorm", "post_attention_layernorm", "self_attn.o_proj", eps, ACT_GELU, table, segments);
+    }
+    enc_layer(&n, -1);
     n.prefix = "vision_model.";
     return enc_end(&n, enc_layer_norm(&n, x, "layernorm_post", eps));
 }

@@ -56,11 +56,13 @@ static status build_tower(encoder *e)
     if (is_omni(e)) x = enc_add(&n, x, enc_input(&n, e->hidden));
     const tensor table = enc_rope_table(&n, 10000);
     n.prefix = "visual.blocks.%d.";
-    for (n.layer = 0; n.layer < e->layers; n.layer++) {
-        x = block(&n, x, table, segments[e->window && !e->full[n.layer]]);
+    for (int l = 0; l < e->layers; l++) {
+        enc_layer(&n, l);
+        x = block(&n, x, table, segments[e->window && !e->full[l]]);
         for (int k = 0; k < e->levels; k++)
-            if (e->level_at[k] == n.layer) level[k] = x;
+            if (e->level_at[k] == l) level[k] = x;
     }
+    enc_layer(&n, -1);
     n.prefix = "visual.";
     x = is_omni(e) ? enc_layer_norm(&n, x, "merger.ln_q", 1e-6) : enc_rms_norm(&n, x, "merger.ln_q", 1e-6, false);
     for (int k = 0; k < e->levels; k++) x = beside(&n, x, level[k]);

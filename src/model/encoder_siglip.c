@@ -34,7 +34,11 @@ static status build(encoder *e, const jv *config)
     n.prefix = PREFIX;
     x = enc_add(&n, enc_linear(&n, x, "embeddings.patch_embedding", e->hidden, true), enc_input(&n, e->hidden));
     n.prefix = PREFIX "encoder.layers.%d.";
-    for (n.layer = 0; n.layer < e->layers; n.layer++) x = enc_vit_block(&n, x, "layer_norm1", "layer_norm2", "self_attn.out_proj", eps, ACT_GELU_TANH, NO_TENSOR, segments);
+    for (int l = 0; l < e->layers; l++) {
+        enc_layer(&n, l);
+        x = enc_vit_block(&n, x, "layer_norm1", "layer_norm2", "self_attn.out_proj", eps, ACT_GELU_TANH, NO_TENSOR, segments);
+    }
+    enc_layer(&n, -1);
     n.prefix = PREFIX;
     TRY(enc_end(&n, enc_layer_norm(&n, x, "post_layernorm", eps)));
     TRY(enc_begin(e, &n));

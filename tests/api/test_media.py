@@ -124,11 +124,12 @@ def test(f):
 
 # ---- goldens ----
 
-def golden(name, prompts, *args, **kw):
+def golden(name, prompts, *args, encoders="the host's CPU", **kw):
     m = Model(name)
     media = {"a": m.image("a"), "b": m.image("b"), "s": m.audio() if "audio" in m.family else None}
     with m.serve(*args, **kw) as s:
         for prompt, kinds in prompts.items(): check_prompt(m, s, prompt, [media[k] for k in kinds])
+        assert f"they run on {encoders}" in s.log_text(), s.log_text()
 
 @test
 def golden_qwen2_5_vl(): golden("qwen2_5_vl", {"img1": "a", "img2": "ab"})
@@ -147,7 +148,7 @@ def golden_gemma3_in_chunks(): golden("gemma3_mm", {"img2": "ab"}, "--max-num-ba
 @test
 def golden_qwen3_omni_in_chunks(): golden("qwen3_omni", {"img_audio": "bs"}, "--max-num-batched-tokens", "8", "--max-num-seqs", "2")
 
-# ---- on a PJRT device: the encoders stay on the CPU, their rows go into its steps ----
+# ---- on a PJRT device, encoders too: their rows come back and go into its steps ----
 
 def pjrt(name, prompts, *args, devices=1):
     plugin = os.environ.get("SYSTOLIC_PJRT_CPU", os.path.join(ROOT, "build", "pjrt", "libpjrt_cpu.so"))
@@ -155,7 +156,7 @@ def pjrt(name, prompts, *args, devices=1):
     quick = {"XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"}     # as in test_pjrt.py
     cache = os.path.join(ROOT, "build", "pjrt", "programs-quick")
     os.makedirs(cache, exist_ok=True)
-    golden(name, prompts, "--device", f"pjrt:{plugin}?cpu_device_count={devices}", "--program-cache", cache, "--lazy-compile", "--max-num-seqs", "2", *args, env=quick, wait=300)
+    golden(name, prompts, "--device", f"pjrt:{plugin}?cpu_device_count={devices}", "--program-cache", cache, "--lazy-compile", "--max-num-seqs", "2", *args, encoders=f"{devices} x cpu", env=quick, wait=300)
 
 @test
 def pjrt_qwen2_5_vl(): pjrt("qwen2_5_vl", {"img1": "a", "img2": "ab"}, "--max-num-batched-tokens", "64")

@@ -74,6 +74,11 @@ static void unpack_step(lowering *l, const lower_bucket *b, hlo_val meta, hlo_va
                      .q_tile = bucket_q_tile(b), .n_tiles = bucket_n_tiles(b), .attention = l->o->attention };
     s->attention.head_multiple = l->p->head_multiple;
     hlo_comment(h, "the step's inputs");
+    if (b->encoder) {
+        s->positions = meta_part(l, meta, &m, STEP_POSITIONS);
+        if (l->o->three) s->positions3 = hlo_reshape(h, meta_part(l, meta, &m, STEP_POSITIONS3), 2, (int64_t[]){ b->tokens, 3 });
+        return;
+    }
     s->tokens = resolve_tokens(l, meta_part(l, meta, &m, STEP_TOKENS), ring);
     s->positions = meta_part(l, meta, &m, STEP_POSITIONS);
     if (one) s->write_page = meta_part(l, meta, &m, STEP_WRITE_PAGE);
@@ -317,11 +322,12 @@ static status emit_program(lowering *l, const lower_bucket *b, buf *out, hlo_arg
     hlo_val results[HLO_CARRIED];
     char name[64];
     int n = make_args(p, b, l->o, args), at = lower_n_leading(p->g);
-    snprintf(name, sizeof name, "%s_t%d_s%d", b->decode ? "decode" : "step", b->tokens, b->seqs);
+    snprintf(name, sizeof name, "%s_t%d_s%d", b->encoder ? "encoder" : b->decode ? "decode" : "step", b->tokens, b->seqs);
     hlo_begin(&l->h, name, graph_mesh(p->g), args, n, arg_vals);
     if (at > 2) l->h.rank = arg_vals[2];
     for (int c = 0; c < p->n_caches; c++) l->caches[c] = arg_vals[at++];
-    for (int i = 0; i < p->n_inputs; i++) l->vals[p->inputs[i]] = hlo_convert(&l->h, arg_vals[at++], l->o->act);
+    for (int i = 0; i < p->n_inputs; i++, at++) /* a single column is a mask or numbers of segments, which are exact in f32 alone */
+        l->vals[p->inputs[i]] = arg_vals[at].dim[1] == 1 ? arg_vals[at] : hlo_convert(&l->h, arg_vals[at], l->o->act);
     l->weights = arg_vals + at;
     unpack_step(l, b, arg_vals[0], arg_vals[1]);
     emit_segments(l);

@@ -11,7 +11,7 @@
  *
  * Arguments of a program, in order: meta i32 [step_meta_len], ring i32 [n_slots * BATCH_RING] (sampled tokens, only read), with
  * more than one tensor rank the device's own (i32 scalar), the caches, float inputs f32 (IN_ACTIVATION nodes, by id: the rows of encoders, [T, width], and
- * their mask, [T, 1]), the weights.
+ * their mask, [T, 1]), the weights. Encoders' programs are the same with the positions alone as meta; rows of padding hold LOWER_PADDING.
  * Results: the caches, then the output (logits f32 [R, vocab]).
  *
  * Threads: a plan is read-only once it is made. */
@@ -56,7 +56,11 @@ typedef struct lower_plan {
 status lower_plan_new(const graph *g, dtype kv_dtype, int head_multiple, lower_plan **out) FALLIBLE;
 void lower_plan_free(lower_plan *p);
 
-typedef struct lower_bucket { int tokens, seqs, rows; bool decode; /* every sequence has one token: tokens == seqs */ } lower_bucket;
+typedef struct lower_bucket {
+    int tokens, seqs, rows;
+    bool decode;                    /* every sequence has one token: tokens == seqs */
+    bool encoder;                   /* rows of one item in, as many out: no tokens, sequences or cache (device_limits.least_rows) */
+} lower_bucket;
 typedef struct lower_options {
     dtype act;                      /* DT_F32, DT_BF16, DT_F16 */
     int page;                       /* tokens per KV page */
@@ -68,6 +72,9 @@ typedef struct lower_options {
     attention_choice attention;     /* hlo_step.attention; the plan's head_multiple counts */
     int64_t kv_block;               /* hlo_step.kv_block */
 } lower_options;
+
+/* What rows of padding hold in an encoder's float inputs of one column: a segment behind all others, which sees nothing. */
+#define LOWER_PADDING 3.402823466e38f
 
 /* Arguments before the caches. */
 int lower_n_leading(const graph *g);

@@ -72,6 +72,7 @@ void pjrt_device_close(device *dev)
     if (d->client) pjrt_client_close(d->client);
     if (d->plugin) pjrt_plugin_close(d->plugin);
     if (d->cache) pjrt_cache_close(d->cache);
+    pthread_mutex_destroy(&d->compiling);
     mem_free(d);
 }
 
@@ -84,6 +85,7 @@ static status open_spec(const char *spec, const device_class *cls, const device_
     status st = d ? ST_OK : err_nomem();
     if (d) {
         d->base.cls = cls;
+        pthread_mutex_init(&d->compiling, NULL);
         d->lazy = o && o->lazy_compile;
         st = open_client(d, &place, o ? o : &none);
     }

@@ -39,7 +39,7 @@ static void check_temporaries(const pjrt_model *m, const program_spec *spec, con
 }
 
 /* What cannot be compiled apart may compile here; only then is the child of no use. */
-status pjrt_model_compile(pjrt_model *m, const pjrt_source *src, pjrt_stats *stats, pjrt_program **out)
+static status compile_anywhere(pjrt_model *m, const pjrt_source *src, pjrt_stats *stats, pjrt_program **out)
 {
     pjrt_compile_options o;
     program_options(m->c.plan->g, m->dev->target.device.kind, &o);
@@ -51,6 +51,14 @@ status pjrt_model_compile(pjrt_model *m, const pjrt_source *src, pjrt_stats *sta
     pjrt_compiler_close(m->dev->compiler);
     m->dev->compiler = NULL;
     return ST_OK;
+}
+
+status pjrt_model_compile(pjrt_model *m, const pjrt_source *src, pjrt_stats *stats, pjrt_program **out)
+{
+    pthread_mutex_lock(&m->dev->compiling);
+    status st = compile_anywhere(m, src, stats, out);
+    pthread_mutex_unlock(&m->dev->compiling);
+    return st;
 }
 
 static status make_program(pjrt_model *m, const program_spec *spec, pjrt_program **out)
@@ -109,7 +117,7 @@ status pjrt_model_sampler(pjrt_model *m, const sampler_kind *k, pjrt_program **o
     return ST_OK;
 }
 
-/* All buckets and the usual samplers, before the server says that it is ready. */
+/* All buckets and the usual samplers, before the server says that it is ready; of a language model once its cache is there. */
 static status warm_up(pjrt_model *m)
 {
     sampler_kind usual[MAX_USUAL];
@@ -186,6 +194,8 @@ static status pjrt_kv_resize(device_model *dm, int32_t n_blocks)
 static int64_t pjrt_kv_block_bytes(const device_model *dm) { return program_page_bytes(&((const pjrt_model *)(const void *)dm)->c); }
 static void pjrt_kv_layout(const device_model *dm, kv_layout *out) { *out = ((const pjrt_model *)(const void *)dm)->c.plan->groups; }
 static int64_t pjrt_weight_bytes(const device_model *dm) { return ((const pjrt_model *)(const void *)dm)->weight_bytes; }
+
+static int64_t pjrt_step_bytes(const device_model *dm) { return program_step_bytes(&((const pjrt_model *)(const void *)dm)->c); }
 
 static int64_t pjrt_kv_bytes(const device_model *dm, double utilization)
 {
@@ -330,6 +340,7 @@ static status pjrt_load(device *dev, const graph *g, const weight_source *w, con
     st = check_inputs(m->c.plan);
     if (st == ST_OK) st = allocate(m);
     if (st == ST_OK) st = pjrt_weights_load(m, w, progress, arg);
+    if (st == ST_OK && l->least_rows && !d->lazy) st = warm_up(m);  /* there is no cache to wait for */
     if (st == ST_OK) *out = &m->base;
     else pjrt_unload(&m->base);
     return st;
@@ -345,7 +356,7 @@ static int pjrt_n_slots(const device_model *dm) { return ((const pjrt_model *)(c
 
 #define PJRT_CLASS(NAME, OPEN) \
     { .name = NAME, .open = OPEN, .close = pjrt_device_close, .describe = pjrt_device_describe, .load = pjrt_load, .unload = pjrt_unload, \
-      .weight_bytes = pjrt_weight_bytes, .kv_block_bytes = pjrt_kv_block_bytes, .kv_layout = pjrt_kv_layout, .kv_bytes = pjrt_kv_bytes, .kv_resize = pjrt_kv_resize, \
+      .weight_bytes = pjrt_weight_bytes, .kv_block_bytes = pjrt_kv_block_bytes, .kv_layout = pjrt_kv_layout, .kv_bytes = pjrt_kv_bytes, .step_bytes = pjrt_step_bytes, .kv_resize = pjrt_kv_resize, \
       .kv_read = pjrt_kv_read, .kv_write = pjrt_kv_write, .run = pjrt_model_run, .depth = pjrt_depth, .n_slots = pjrt_n_slots, \
       .submit = pjrt_model_submit, .wait = pjrt_model_wait }
 const device_class device_tpu = PJRT_CLASS("tpu", pjrt_device_open_tpu);

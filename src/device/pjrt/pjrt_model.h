@@ -24,6 +24,7 @@ typedef struct pjrt_device {
     char platform[64], name[160];
     const chip *chip;               /* of a TPU; else NULL */
     bool lazy;                      /* programs are compiled when they are first needed */
+    pthread_mutex_t compiling;      /* models on one device are used by different threads */
 } pjrt_device;
 
 /* A program that is loaded, or not yet. */

@@ -86,6 +86,8 @@ static status check_seq(const pjrt_model *m, const batch *b, int s)
 static status check_batch(const pjrt_model *m, const batch *b)
 {
     const device_limits *l = &m->c.limits;
+    if (l->least_rows) return b->n_tokens >= 1 && b->n_tokens <= l->max_tokens && b->activations && b->logits
+        ? ST_OK : err_set(ST_INVALID, "batch: %d rows of an encoder, planned for %d", b->n_tokens, l->max_tokens);
     if (b->n_tokens < 1 || b->n_tokens > l->max_tokens || b->n_seqs < 1 || b->n_seqs > l->max_seqs || b->n_rows < 0 || b->n_rows > l->max_rows)
         return err_set(ST_INVALID, "batch: %d tokens, %d sequences, %d rows; planned for %d, %d, %d", b->n_tokens, b->n_seqs, b->n_rows, l->max_tokens, l->max_seqs, l->max_rows);
     if (b->cu_q_lens[0] != 0 || b->cu_q_lens[b->n_seqs] != b->n_tokens) return err_set(ST_INVALID, "batch: cu_q_lens does not span the tokens");
@@ -160,7 +162,8 @@ static status upload_media(pjrt_model *m, flight *f, size_t arg, size_t n_args)
     for (int i = 0; i < m->c.plan->n_inputs; i++) {
         const int64_t cols = input_cols(m, i), number = graph_at(m->c.plan->g, m->c.plan->inputs[i])->a.input.number;
         memcpy(at, f->b->activations[number], (size_t)(n * cols) * sizeof *at);
-        memset(at + n * cols, 0, (size_t)((T - n) * cols) * sizeof *at);
+        const float fill = m->c.limits.least_rows && cols == 1 ? LOWER_PADDING : 0;
+        for (int64_t k = n * cols; k < T * cols; k++) at[k] = fill;
         TRY(upload_all(m, f, DT_F32, 2, (int64_t[]){ T, cols }, at, arg + (size_t)i, n_args));
         at += T * cols;
     }
@@ -249,12 +252,15 @@ static status run_sampler(pjrt_model *m, flight *f, pjrt_buffer *const *logits)
 
 /* ---- steps ---- */
 
+/* Rows of the output that are the batch's. */
+static int rows_out(const pjrt_model *m, const batch *b) { return m->c.limits.least_rows ? b->n_tokens : b->n_rows; }
+
 static status start(pjrt_model *m, flight *f)
 {
     pjrt_buffer *logits[PJRT_MAX_DEVICES];
     pjrt_client *c = m->dev->client;
     const size_t rows = (size_t)m->c.buckets.v[f->bucket].rows;
-    const bool sample = f->b->samples && f->b->n_rows, show = f->b->logits && f->b->n_rows;
+    const bool sample = f->b->samples && f->b->n_rows, show = f->b->logits && rows_out(m, f->b);
     TRY(run_step(m, f, logits));
     status st = sample ? run_sampler(m, f, logits) : ST_OK;
     for (int d = 1; d < m->n_devices; d++) pjrt_buffer_free(c, logits[d]);
@@ -275,7 +281,7 @@ status pjrt_model_submit(device_model *dm, const batch *b)
 {
     pjrt_model *m = (pjrt_model *)(void *)dm;
     if (m->n_flights == STEP_DEPTH) return err_set(ST_INTERNAL, "%d steps are in flight already", STEP_DEPTH);
-    if (m->n_blocks == 0) return err_set(ST_INTERNAL, "a step before there is a KV cache");
+    if (m->n_blocks == 0 && !m->c.limits.least_rows) return err_set(ST_INTERNAL, "a step before there is a KV cache");
     TRY(check_batch(m, b));
     flight *f = &m->flights[(m->first + m->n_flights) % STEP_DEPTH];
     f->bucket = buckets_pick(&m->c.buckets, b);
@@ -300,7 +306,7 @@ status pjrt_model_wait(device_model *dm)
     pjrt_model *m = (pjrt_model *)(void *)dm;
     if (m->n_flights == 0) return err_set(ST_INTERNAL, "no step is in flight");
     flight *f = &m->flights[m->first];
-    size_t rows = (size_t)f->b->n_rows;
+    size_t rows = (size_t)rows_out(m, f->b);
     status st = flight_wait(m, f);
     if (st == ST_OK && f->token_buffer) memcpy(f->b->sampled, f->tokens, rows * sizeof *f->tokens);
     if (st == ST_OK && f->b->logits && rows) memcpy(f->b->logits, f->logits, rows * (size_t)m->c.vocab * sizeof *f->logits);

@@ -6,7 +6,7 @@
 
 #include "ops/op.h"
 
-enum { LEAST_DECODE = 8, LEAST_TOKENS = 16, LEAST_COPY = 64 << 20 };
+enum { LEAST_DECODE = 8, LEAST_TOKENS = 16, LEAST_COPY = 64 << 20, STEP_ROOM = 256 << 20, ENCODER_ROOM = 64 << 20 };
 
 /* ---- buckets ---- */
 
@@ -27,13 +27,20 @@ void buckets_make(const device_limits *l, mesh m, bucket_list *out)
 {
     int most_seqs = at_most(l->max_seqs, l->max_tokens);
     out->n = 0;
+    if (l->least_rows) {
+        for (int t = at_most(l->least_rows, l->max_tokens);; t = at_most(2 * t, l->max_tokens)) {
+            add_bucket(out, (lower_bucket){ .tokens = t, .seqs = 1, .rows = t, .encoder = true });
+            if (t == l->max_tokens) break;
+        }
+        return;
+    }
     for (int s = at_most(LEAST_DECODE, most_seqs);; s = at_most(2 * s, most_seqs)) {
-        add_bucket(out, (lower_bucket){ even(s, m), even(s, m), even(s, m), true });
+        add_bucket(out, (lower_bucket){ even(s, m), even(s, m), even(s, m), true, false });
         if (s == most_seqs) break;
     }
     for (int t = at_most(LEAST_TOKENS, l->max_tokens);; t = at_most(2 * t, l->max_tokens)) {
         int n = even(t, m);
-        add_bucket(out, (lower_bucket){ n, at_most(n, l->max_seqs), at_most(n, l->max_rows), false });
+        add_bucket(out, (lower_bucket){ n, at_most(n, l->max_seqs), at_most(n, l->max_rows), false, false });
         if (t == l->max_tokens) break;
     }
 }
@@ -68,9 +75,9 @@ status program_context_new(const graph *g, const device_limits *l, dtype act, pr
     lower_plan *plan;
     mesh m = graph_mesh(g);
     TRY(lower_plan_new(g, l->kv_dtype, l->attention.head_multiple, &plan));
-    *out = (program_context){ .plan = plan, .limits = *l, .vocab = (int)graph_node(g, graph_output(g))->s.dim[1] };
+    *out = (program_context){ .plan = plan, .limits = *l, .vocab = (int)shape_cols(&graph_node(g, graph_output(g))->s) };
     out->lower = (lower_options){ .act = act, .page = l->block_size, .max_pages = (l->max_model_len + l->block_size - 1) / l->block_size,
-                                  .groups = &plan->groups, .three = plan->n_inputs && has_three_positions(g), .see = plan->n_inputs > 0,
+                                  .groups = &plan->groups, .three = plan->n_inputs && has_three_positions(g), .see = plan->n_inputs > 0 && !l->least_rows,
                                   .n_slots = STEP_DEPTH * l->max_seqs + 1, .attention = l->attention };
     buckets_make(l, m, &out->buckets);
     return ST_OK;
@@ -88,6 +95,7 @@ void program_step_spec(const program_context *c, int bucket, program_spec *out)
 {
     *out = (program_spec){ .bucket = c->buckets.v[bucket] };
     snprintf(out->name, sizeof out->name, "%s t%d s%d", out->bucket.decode ? "decode" : "step", out->bucket.tokens, out->bucket.seqs);
+    if (out->bucket.encoder) snprintf(out->name, sizeof out->name, "encoder t%d", out->bucket.tokens);
 }
 
 void program_sampler_spec(const sampler_kind *k, program_spec *out)
@@ -99,7 +107,7 @@ void program_sampler_spec(const sampler_kind *k, program_spec *out)
 int program_usual_samplers(const program_context *c, sampler_kind *out, int cap)
 {
     int n = 0;
-    for (int i = 0; i < c->buckets.n; i++)
+    for (int i = 0; i < c->buckets.n && !c->limits.least_rows; i++)
         for (int random = 0; random < 2; random++) {
             sampler_kind k = { .rows = c->buckets.v[i].rows, .vocab = c->vocab, .n_slots = c->lower.n_slots, .random = random, .cut = random };
             bool have = false;
@@ -185,16 +193,22 @@ static int64_t input_bytes(const program_context *c)
     return (2 + STEP_DEPTH) * cols * c->limits.max_tokens * 4;
 }
 
-/* The widest activation of a layer decides what lives beside each other; attention gathers KV in blocks of 32 MiB. */
-static int64_t beside(const program_context *c)
+/* The widest activation of a layer decides what lives beside each other; attention gathers KV in blocks of 32 MiB. An encoder's rows come and go
+ * one item at a time. */
+int64_t program_step_bytes(const program_context *c)
 {
+    if (c->limits.least_rows) {
+        int64_t cols = c->vocab, act = (int64_t)dtype_bytes(c->lower.act, 1);
+        for (int i = 0; i < c->plan->n_inputs; i++) cols += shape_cols(&graph_at(c->plan->g, c->plan->inputs[i])->s);
+        return (3 * act * widest_activation(c) + 4 * cols) * c->limits.max_tokens + ENCODER_ROOM;
+    }
     int64_t vocab_bytes = (int64_t)c->limits.max_rows * c->vocab * 4;
-    return 6 * widest_activation(c) * c->limits.max_tokens * 4 + 4 * vocab_bytes + input_bytes(c) + (256 << 20);
+    return 6 * widest_activation(c) * c->limits.max_tokens * 4 + 4 * vocab_bytes + input_bytes(c) + STEP_ROOM;
 }
 
 int64_t program_kv_bytes(const program_context *c, int64_t memory_bytes, double utilization)
 {
-    return (int64_t)((double)memory_bytes * utilization) - program_weight_bytes(c) - beside(c);
+    return (int64_t)((double)memory_bytes * utilization) - program_weight_bytes(c) - program_step_bytes(c);
 }
 
 bool program_copies_cache(const program_context *c, const lower_bucket *b, const pjrt_stats *s)

@@ -12,7 +12,8 @@
 enum { MAX_BUCKETS = 64, STEP_DEPTH = 4 };      /* STEP_DEPTH: steps in flight */
 
 typedef struct bucket_list { int n; lower_bucket v[MAX_BUCKETS]; } bucket_list;
-/* Decode buckets of 8, 16, 32, ... sequences, mixed ones of 16, 32, ... tokens; the largest are the limits themselves. */
+/* Decode buckets of 8, 16, 32, ... sequences, mixed ones of 16, 32, ... tokens; the largest are the limits themselves. Encoders: least_rows, twice as
+ * many, ... rows. */
 void buckets_make(const device_limits *l, mesh m, bucket_list *out);
 /* The least one that the batch fits, -1 if it fits none (which limits forbid). */
 int buckets_pick(const bucket_list *l, const batch *x);
@@ -45,6 +46,8 @@ void program_options(const graph *g, const char *kind, pjrt_compile_options *out
 int64_t program_weight_bytes(const program_context *c);
 int64_t program_page_bytes(const program_context *c);                   /* one page over all places */
 int64_t program_layer_cache_bytes(const program_context *c);            /* of the smallest array, with n_pages set */
+/* About what its largest step needs beside weights and KV: compilers say how much only when n_pages is known. */
+int64_t program_step_bytes(const program_context *c);
 /* Memory for KV: utilization of memory_bytes less the weights and what steps and sampling need beside (an estimate on the safe
  * side: compilers say how much only when n_pages is known). Below 0: it does not fit by that much. */
 int64_t program_kv_bytes(const program_context *c, int64_t memory_bytes, double utilization);

@@ -46,6 +46,7 @@ static int64_t find_groups(const lower_bucket *b, const lower_options *o, step_l
 void step_layout_of(const lower_bucket *b, const lower_options *o, step_layout *out)
 {
     int64_t tiles = bucket_n_tiles(b), at = 0, pages = find_groups(b, o, out), groups = out->n_groups;
+    const int64_t rows_only[STEP_PARTS] = { [STEP_POSITIONS] = b->tokens, [STEP_POSITIONS3] = o->three ? 3 * (int64_t)b->tokens : 0 };
     const int64_t len[STEP_PARTS] = {
         [STEP_TOKENS] = b->tokens, [STEP_POSITIONS] = b->tokens, [STEP_WRITE_PAGE] = groups * b->tokens, [STEP_WRITE_SLOT] = b->tokens, [STEP_ROPE_VARIANT] = b->tokens,
         [STEP_ROWS] = b->rows, [STEP_PAGE_TABLE] = pages * b->seqs, [STEP_POSITIONS3] = o->three ? 3 * (int64_t)b->tokens : 0, [STEP_KV_LENS] = groups * b->seqs,
@@ -54,8 +55,8 @@ void step_layout_of(const lower_bucket *b, const lower_options *o, step_layout *
         [STEP_TILE_POS] = groups * tiles, [STEP_TILE_LEN] = tiles, [STEP_TILES] = b->decode ? 0 : 1 };
     for (int i = 0; i < STEP_PARTS; i++) {
         out->at[i] = at;
-        out->len[i] = len[i];
-        at += len[i];
+        out->len[i] = b->encoder ? rows_only[i] : len[i];
+        at += out->len[i];
     }
     out->total = at;
 }
@@ -119,6 +120,10 @@ void step_meta_fill(const lower_bucket *b, const lower_options *o, const batch *
     int n_tiles = 0;
     step_layout_of(b, o, &l);
     memset(meta, 0, (size_t)l.total * sizeof *meta);
+    if (b->encoder) {
+        fill_media(x, &l, meta);
+        return;
+    }
     memcpy(meta + l.at[STEP_TOKENS], x->token_ids, (size_t)x->n_tokens * sizeof *meta);
     memcpy(meta + l.at[STEP_POSITIONS], x->positions, (size_t)x->n_tokens * sizeof *meta);
     memcpy(meta + l.at[STEP_ROWS], x->rows, (size_t)x->n_rows * sizeof *meta);

@@ -185,7 +185,7 @@ TEST(another_plugin_compiles_what_it_calls_a_topology)
     CHECK_FAILS(RUN(LLAMA, "--target", "cpu:1", "--plugin", plugin, "-tp", "2", FEW, "--out", out), 1, "--tensor-parallel-size 2 is more than the 1 devices of target cpu:1");
     CHECK_FAILS(RUN(LLAMA, "--target", "cpu:4", "--plugin", plugin, "-tp", "2", "-dp", "4", FEW, "--out", out), 1, "--data-parallel-size 4 times --tensor-parallel-size 2 is 8 devices");
     CHECK_FAILS(RUN(LLAMA, "--target", "cpu:1", "--plugin", plugin, FEW, "--out", out, "--buckets", "decode:9"), 1, "decode:9 is beyond the largest bucket");
-    CHECK_FAILS(RUN(LLAMA, "--target", "cpu:1", "--plugin", plugin, FEW, "--out", out, "--buckets", "prefill:9"), 1, "decode:SEQUENCES or step:TOKENS");
+    CHECK_FAILS(RUN(LLAMA, "--target", "cpu:1", "--plugin", plugin, FEW, "--out", out, "--buckets", "prefill:9"), 1, "decode:SEQUENCES, step:TOKENS or encoder:ROWS");
 }
 
 /* What is left for the next runs: everything that was compiled for the same model and devices, by whichever --buckets. */
@@ -265,6 +265,68 @@ TEST(what_does_not_fit_is_told_by_how_much)
     CHECK(gib > 115 && gib < 130);
     CHECK(strstr(jv_get_str(o, "message", ""), "GiB too much per device"));
     jv_free(o);
+}
+
+/* ---- encoders ---- */
+
+typedef struct planned { flags *f; flag_set set; flag_def own, *table; compile_plan p; compile_jobs jobs; } planned;
+
+/* A preset's plan for v6e:2x2 and its jobs for some buckets. */
+static status plan_preset(const char *name, bool language_only, const char *buckets, planned *x)
+{
+    const char *args[] = { name, "-tp", "4", "--max-model-len", "8192", language_only ? "--language-model-only" : "--no-language-model-only" };
+    const pjrt_target_info info = { .platform = "tpu", .version = "test", .topology = "test", .n_devices = 4, .device = { .kind = "TPU v6 lite", .memory_bytes = 33546041344, .n_cores = 1 } };
+    char *argv[6];
+    memset(x, 0, sizeof *x);
+    x->set = (flag_set){ .prog = "test", .positional = "model", .positional_flag = "model" };
+    x->own = (flag_def){ "buckets", NULL, "Compile", FLAG_STR, FLAG_YES, NULL, NULL, NULL, "" };
+    for (int i = 0; i < 6; i++) argv[i] = (char *)(uintptr_t)args[i];
+    TRY(serve_flags_with(&x->own, 1, false, &x->table, &x->set.n_defs));
+    x->set.defs = x->table;
+    TRY(flags_parse(&x->set, 6, argv, &x->f));
+    TRY(compile_plan_model(x->f, name, &x->p));
+    TRY(compile_plan_cut(&x->p, compile_plan_mesh(x->f)));
+    TRY(compile_plan_target("v6e:2x2", &info, &x->p));
+    return compile_jobs_make(&x->p, buckets, false, &x->jobs);
+}
+
+static void drop_planned(planned *x)
+{
+    compile_jobs_free(&x->jobs);
+    compile_plan_free(&x->p);
+    flags_free(x->f);
+    mem_free(x->table);
+}
+
+/* Every multimodal preset: its encoders' programs are listed and print, at full size, and their memory is not the KV cache's. */
+TEST(encoders_are_compiled_too)
+{
+    static const struct { const char *model; int n; const char *first; } cases[] = {
+        { "Qwen2.5-VL-7B-Instruct", 2, "image encoder 0 t1024" }, { "gemma-3-27b-it", 2, "image encoder 0 t4096" }, { "Llama-Guard-4-12B", 2, "image encoder 0 t577" },
+        { "Llama-4-Maverick-17B-128E-Instruct", 2, "image encoder 0 t577" }, { "Qwen3-Omni-30B-A3B-Instruct", 9, "image encoder 0 t1024" }, { "Llama-3.1-8B", 0, NULL } };
+    planned x, text;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        if (plan_preset(cases[i].model, false, cases[i].first ? "decode:8,encoder:1000" : "decode:8", &x) != ST_OK) FAIL("%s: %s", cases[i].model, err_msg());
+        CHECK_INT(x.jobs.n, 1 + cases[i].n);
+        if (cases[i].first && x.jobs.n > 1) CHECK_STR(x.jobs.v[1].spec.name, cases[i].first);
+        for (int k = 1; k < x.jobs.n; k++) {
+            chip_work work;
+            buf out = {0};
+            CHECK_OK(program_text(x.jobs.v[k].c, &x.jobs.v[k].spec, &out));
+            CHECK(out.len > 0 && out.len < 1 << 20);
+            CHECK_OK(compile_cost(&x.p, &x.jobs.v[k], &work));
+            CHECK(work.flops > 0 && work.bytes > 0);
+            buf_free(&out);
+        }
+        CHECK_OK(plan_preset(cases[i].model, true, "decode:8", &text));
+        CHECK_INT(text.p.encoder_bytes, 0);
+        CHECK((x.p.encoder_bytes > 0) == (cases[i].n > 0));
+        CHECK(text.p.kv_bytes - x.p.kv_bytes >= x.p.encoder_bytes);
+        drop_planned(&x);
+        drop_planned(&text);
+    }
+    CHECK_ERR(plan_preset("Llama-3.1-8B", false, "encoder:64", &x), ST_INVALID, "encoder:64: this model has no encoders");
+    drop_planned(&x);
 }
 
 /* ---- memory ---- */

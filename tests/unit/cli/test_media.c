@@ -1,6 +1,6 @@
 /* Images and sounds of the multimodal goldens: what the processors make of them is what transformers made. */
 #include "tests/file.h"
-#include "tests/test.h"
+#include "tests/unit/device/pjrt/help.h"
 
 #include "base/mem.h"
 #include "engine/towers.h"
@@ -99,6 +99,8 @@ TEST(log_mel_of_qwen3_omni)
 
 /* ---- encoders ---- */
 
+static device *on;      /* that is to run them; NULL: the host's CPU */
+
 static status open_towers_with(const char *model, int n_threads, int64_t cache_bytes, towers **out)
 {
     jv *config = NULL;
@@ -106,7 +108,7 @@ static status open_towers_with(const char *model, int n_threads, int64_t cache_b
     snprintf(dir, sizeof dir, "%s", in_model(model, "config.json"));
     TRY(jv_parse_file(dir, 1 << 20, &config));
     *strrchr(dir, '/') = 0;
-    const status st = towers_open(config, &(towers_options){ .dir = dir, .type = DT_F32, .n_threads = n_threads, .most_tokens = 4096, .cache_bytes = cache_bytes }, out);
+    const status st = towers_open(config, &(towers_options){ .dir = dir, .type = DT_F32, .n_threads = n_threads, .dev = on, .most_tokens = 4096, .cache_bytes = cache_bytes }, out);
     jv_free(config);
     return st;
 }
@@ -155,6 +157,7 @@ static void check_features(const char *model, const char *name, int levels)
     if (!in_model(model, "golden.safetensors")) SKIP("no goldens of %s", model);
     REQUIRE_OK(open_towers(model, &ts));
     REQUIRE(ts);
+    CHECK((towers_device_bytes(ts) > 0) == (on != NULL));
     REQUIRE_OK(st_open_file(in_model(model, "golden.safetensors"), &g));
     REQUIRE_OK(encode_image(model, 'a', ts, &r));
     check_rows(r, g, name, 0, 0);
@@ -180,7 +183,7 @@ TEST(features_of_llama4_scout) { check_features("llama4_scout", "image_a.feature
 TEST(features_of_llama4_guard) { check_features("llama4_guard", "image_a.features", 0); }
 TEST(features_of_qwen3_omni) { check_features("qwen3_omni", "image_a.features", 2); }
 
-TEST(audio_features_of_qwen3_omni)
+static void check_audio(void)
 {
     media_processor *p = NULL;
     towers *ts = NULL;
@@ -207,6 +210,29 @@ TEST(audio_features_of_qwen3_omni)
     media_processor_close(p);
     st_close(g);
     towers_close(ts);
+}
+
+TEST(audio_features_of_qwen3_omni) { check_audio(); }
+
+/* The same on a device that compiles programs: XLA:CPU. */
+TEST(features_of_all_on_a_device)
+{
+    NEED_CPU;
+    static char cache_dir[] = "/tmp/systolic-programs-XXXXXX";
+    char spec[4400], command[128];
+    if (!in_model("gemma3_mm", "golden.safetensors")) SKIP("no goldens");
+    REQUIRE(mkdtemp(cache_dir));
+    snprintf(spec, sizeof spec, "pjrt:%s", plugin_path);
+    REQUIRE_OK(device_open(spec, &(device_options){ .lazy_compile = true, .program_cache = cache_dir }, &on));
+    check_features("qwen2_5_vl", "image_a.features", 0);
+    check_features("gemma3_mm", "image_features", 0);
+    check_features("llama4_scout", "image_a.features", 0);
+    check_features("qwen3_omni", "image_a.features", 2);
+    check_audio();
+    device_close(on);
+    on = NULL;
+    snprintf(command, sizeof command, "rm -rf %s", cache_dir);
+    if (system(command) != 0) perror(command);
 }
 
 /* Every allocation of building an encoder's graphs, of opening the towers and of encoding an item fails once. */
