@@ -94,7 +94,7 @@ static status make_cache(rig *r)
 
 static device_limits limits_of(const model_case *x, dtype kv, attention_choice attention)
 {
-    return (device_limits){ TOKENS, 8, TOKENS, LEN, x->page ? x->page : 16, x->kv ? x->kv : kv, attention };
+    return (device_limits){ TOKENS, 8, TOKENS, LEN, x->page ? x->page : 16, x->kv ? x->kv : kv, attention, 0 };
 }
 
 /* The same weights where everything else is f32. */
