@@ -286,11 +286,15 @@ static void bench_quantised(quant_scheme s, int64_t n, int64_t k, const int *row
     graph_free(g);
 }
 
-static void bench_schemes(const char *name)
+static void bench_schemes(const char *name, int64_t n, int64_t k)
 {
     static const int few[] = { 1, 2, 4, 8, 16, 32 }, many[] = { 1, 8, 32, 128, 512 };
     for (int s = QUANT_NONE + 1; s < QUANT_COUNT; s++) {
         if (strcmp(name, "all") != 0 && strcmp(name, quant_name((quant_scheme)s)) != 0) continue;
+        if (n) {
+            bench_quantised((quant_scheme)s, n, k, many, 5);
+            continue;
+        }
         bench_quantised((quant_scheme)s, quant_describe((quant_scheme)s).type == DT_I4 ? 65536 : 32768, 2048, few, 6);    /* larger than caches */
         bench_quantised((quant_scheme)s, 3072, 1024, many, 5);
         bench_quantised((quant_scheme)s, 1024, 3072, many, 5);
@@ -359,15 +363,17 @@ int main(int argc, char **argv)
     const char *name = NULL, *quant = NULL;
     bool quick = false;
     int want = 0;
+    int64_t n = 0, k = 0;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--isa") == 0 && i + 1 < argc) name = argv[++i];
         else if (strcmp(argv[i], "--threads") == 0 && i + 1 < argc) want = (int)strtol(argv[++i], NULL, 10);
         else if (strcmp(argv[i], "--quick") == 0) quick = true;
         else if (strcmp(argv[i], "--cpu-time") == 0) cpu_time = true;
         else if (strcmp(argv[i], "--quant") == 0 && i + 1 < argc) quant = argv[++i];
+        else if (strcmp(argv[i], "--shape") == 0 && i + 2 < argc) n = strtol(argv[++i], NULL, 10), k = strtol(argv[++i], NULL, 10);
         else if (strcmp(argv[i], "--runs") == 0 && i + 1 < argc) n_runs = (int)strtol(argv[++i], NULL, 10);
         else {
-            fprintf(stderr, "usage: bench_ops [--isa NAME] [--threads N] [--quick] [--cpu-time] [--runs N] [--quant NAME|all]\n");
+            fprintf(stderr, "usage: bench_ops [--isa NAME] [--threads N] [--quick] [--cpu-time] [--runs N] [--quant NAME|all] [--shape COLUMNS K]\n");
             return 2;
         }
     }
@@ -377,13 +383,18 @@ int main(int argc, char **argv)
     n_threads = cpus.n;
     check(pool_new(n_threads, cpus.pinned ? cpus.cpu : NULL, &threads_pool));
     if (quant) {
-        bench_schemes(quant);
+        bench_schemes(quant, n, k);
         pool_free(threads_pool);
         return 0;
     }
     double peak = peak_gflops();
     printf("%s, %d threads, multiply-add peak %.1f GFLOP/s\n", isa_name(set), n_threads, peak);
     static const int rows[] = { 1, 4, 8, 32, 128, 512 };
+    if (n > 0 && k > 0) {
+        bench_linear(n, k, DT_BF16, peak, rows, 6);
+        pool_free(threads_pool);
+        return 0;
+    }
     bench_linear(8192, 2048, DT_BF16, peak, rows, quick ? 4 : 6);
     bench_linear(2048, 8192, DT_BF16, peak, rows, quick ? 4 : 6);
     if (!quick) bench_linear(3072, 1024, DT_F32, peak, rows, 6);

@@ -1,5 +1,6 @@
 /* linear(x [M, K], w [N, K], bias [N]?, residual [M, N]?) -> x @ w^T + bias + residual. The kernels are in gemm.h. */
 #include "ops/linear/qgemm_linear.h"
+#include "ops/linear/share.h"
 #include "ops/op.h"
 
 enum { X, W, BIAS, RESIDUAL };
@@ -56,22 +57,16 @@ typedef struct operand { const float *x; int64_t ld; } operand;
 static void product(const cpu_call *c, const cpu_thread *t, int phase, gemm_fn *fn, operand in, int64_t block)
 {
     const gemm_weight *w = c->in[W].w;
-    int64_t panels = gemm_n_panels(w->n), rows = c->out.rows, from, to;
-    /* About 8 pieces a thread balance well; 12 panels at least keep the rows' reads worth it. */
-    int64_t grain = panels / (8 * c->limits->n_threads);
-    grain = grain < 12 ? 12 : grain > 96 ? 96 : grain / 12 * 12;
-    if (grain * c->limits->n_threads > panels) grain = (panels + c->limits->n_threads - 1) / c->limits->n_threads;
-    while (cpu_take(c, phase, panels, grain, &from, &to))
-        for (int64_t r = 0; r < rows; r += block) {
-            gemm_call call = { .w = w, .x = in.x + r * in.ld, .m = rows - r < block ? rows - r : block, .ldx = in.ld,
-                               .y = c->out.f + r * c->out.ld, .ldy = c->out.ld, .scratch = t->scratch };
-            if (op_has_in(c->n, BIAS)) call.bias = c->in[BIAS].f;
-            if (op_has_in(c->n, RESIDUAL)) {
-                call.residual = c->in[RESIDUAL].f + r * c->in[RESIDUAL].ld;
-                call.ldr = c->in[RESIDUAL].ld;
-            }
-            fn(&call, from, to);
+    gemm_piece p;
+    while (gemm_take(c, phase, gemm_n_panels(w->n), c->out.rows >= GEMM_MR ? 3 : 4, block, &p)) {
+        gemm_call call = { .w = w, .x = in.x + p.row * in.ld, .m = p.m, .ldx = in.ld, .y = c->out.f + p.row * c->out.ld, .ldy = c->out.ld, .scratch = t->scratch };
+        if (op_has_in(c->n, BIAS)) call.bias = c->in[BIAS].f;
+        if (op_has_in(c->n, RESIDUAL)) {
+            call.residual = c->in[RESIDUAL].f + p.row * c->in[RESIDUAL].ld;
+            call.ldr = c->in[RESIDUAL].ld;
         }
+        fn(&call, p.p0, p.p1);
+    }
 }
 
 #if defined(__x86_64__)

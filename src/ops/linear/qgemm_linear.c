@@ -1,4 +1,5 @@
 #include "ops/linear/qgemm_linear.h"
+#include "ops/linear/share.h"
 
 enum { X, W, BIAS, RESIDUAL };
 
@@ -79,32 +80,27 @@ static void product(const cpu_call *c, const cpu_thread *t, int phase, const rou
     const qgemm_weight *w = weight_of(c);
     bool int8 = kind_of(w->scheme) == INT8;
     qgemm_fn *fn = int8 ? qgemm_kernels_of(c->isa)->run : qgemm_wide_of(c->isa);
-    int64_t panels = gemm_n_panels(w->base.n), rows = c->out.rows, from, to;
-    /* As for 16-bit weights (linear.c), in pieces of whole tiles: twelve panels are widths 1, 2, 3 and 4 */
-    int64_t grain = panels / (8 * c->limits->n_threads);
-    grain = grain < 12 ? 12 : grain > 96 ? 96 : grain / 12 * 12;
-    if (grain * c->limits->n_threads > panels) grain = (panels + c->limits->n_threads - 1) / c->limits->n_threads;
     /* rows that stay in the second-level cache while panels pass */
     int64_t block = (512 << 10) / (in ? in->ld : w->base.k * 4) / 24 * 24;
-    if (block < 48) block = 48;
-    while (cpu_take(c, phase, panels, grain, &from, &to))
-        for (int64_t r = 0; r < rows; r += block) {
-            qgemm_call call = { .w = w, .m = rows - r < block ? rows - r : block, .y = c->out.f + r * c->out.ld, .ldy = c->out.ld, .scratch = t->scratch };
-            if (int8) {
-                call.q = (const int8_t *)in->rows + r * in->ld, call.ldq = in->ld;
-                call.s = in->s + r * in->lds, call.lds = in->lds;
-            } else if (in) {
-                call.x = (const float *)(const void *)(in->rows + r * in->ld), call.ldx = in->ld / (int64_t)sizeof(float);
-            } else {
-                call.x = c->in[X].f + r * c->in[X].ld, call.ldx = c->in[X].ld;
-            }
-            if (op_has_in(c->n, BIAS)) call.bias = c->in[BIAS].f;
-            if (op_has_in(c->n, RESIDUAL)) {
-                call.residual = c->in[RESIDUAL].f + r * c->in[RESIDUAL].ld;
-                call.ldr = c->in[RESIDUAL].ld;
-            }
-            fn(&call, from, to);
+    int64_t width = int8 && qgemm_group(w->scheme, w->base.k) < w->base.k ? 2 : 3;   /* sums per group take more registers */
+    gemm_piece p;
+    while (gemm_take(c, phase, gemm_n_panels(w->base.n), width, block < 48 ? 48 : block, &p)) {
+        qgemm_call call = { .w = w, .m = p.m, .y = c->out.f + p.row * c->out.ld, .ldy = c->out.ld, .scratch = t->scratch };
+        if (int8) {
+            call.q = (const int8_t *)in->rows + p.row * in->ld, call.ldq = in->ld;
+            call.s = in->s + p.row * in->lds, call.lds = in->lds;
+        } else if (in) {
+            call.x = (const float *)(const void *)(in->rows + p.row * in->ld), call.ldx = in->ld / (int64_t)sizeof(float);
+        } else {
+            call.x = c->in[X].f + p.row * c->in[X].ld, call.ldx = c->in[X].ld;
         }
+        if (op_has_in(c->n, BIAS)) call.bias = c->in[BIAS].f;
+        if (op_has_in(c->n, RESIDUAL)) {
+            call.residual = c->in[RESIDUAL].f + p.row * c->in[RESIDUAL].ld;
+            call.ldr = c->in[RESIDUAL].ld;
+        }
+        fn(&call, p.p0, p.p1);
+    }
 }
 
 static bool rounds(const cpu_call *c) { return kind_of(weight_of(c)->scheme) != AS_THEY_ARE; }
