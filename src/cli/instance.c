@@ -204,32 +204,37 @@ static void log_loading(void *arg, int64_t done, int64_t total)
     log_info("Loading weights: %lld%% of %.2f GiB", (long long)(done * 100 / total), (double)total / 1073741824);
 }
 
+/* Shall the cache be divided by the checkpoint's scales? Where there are no weights the configuration tells. */
+static status find_kv_scales(const instance *s, const jv *config, bool *out)
+{
+    *out = false;
+    if (s->kv_dt != DT_F8E4M3 && s->kv_dt != DT_F8E5M2) return ST_OK;
+    *out = quantization_fp8_cache(config);
+    if (!s->files || strcmp(flags_str(s->f, "load-format"), "dummy") == 0) return ST_OK;
+    bool stored;
+    const status st = model_kv_scales_stored(s->files->path, &stored);
+    if (st != ST_OK) return st == ST_NOMEM ? st : ST_OK;    /* of a file that is no good, loading tells */
+    *out = *out || stored;
+    if (stored) log_info("The fp8 KV cache uses the checkpoint's scales.");
+    else if (s->kv_dt == DT_F8E4M3) log_warn("Using KV cache scaling factor 1.0 for fp8_e4m3. If accuracy suffers: a checkpoint with k_scale and v_scale, int8_per_token_head or a 16-bit type lose less.");
+    return ST_OK;
+}
+
 status instance_plan(instance *s, const jv *config, device_limits *limits)
 {
     const flags *f = s->f;
     dtype stored = checkpoint_dtype(config);
     s->dt = dtype_of(flags_str(f, "dtype"), stored == DT_F32 ? DT_F16 : stored); /* auto, as vLLM: float32 checkpoints are served in float16 */
-    s->kv_dt = kv_dtype_of(flags_str(f, "kv-cache-dtype"), s->dt);
+    s->kv_dt = kv_dtype_of(flags_str(f, "kv-cache-dtype"), quantization_fp8_cache(config) ? DT_F8E4M3 : s->dt);
     int64_t len = instance_i64(f, "max-model-len", 0);
     model_options mo = { .weight_dtype = s->dt, .max_model_len = len > 0 ? (int)len : 0 };
+    TRY(find_kv_scales(s, config, &mo.kv_scales));
     mo.keep_activations = !flags_bool(f, "quantized-activations", true);
     TRY(quantization_flag(config, flags_str(f, "quantization"), &mo.quant));
     TRY(instance_media_levels(s, config, &mo.media));
     TRY(model_new(config, &mo, &s->m));
     engine_flags(s);
     return engine_plan(&s->eo, model_describe(s->m), &s->eo, limits);
-}
-
-/* An fp8 cache keeps keys and values as they are. A checkpoint's scales would keep more of their digits: who asked for both should know. */
-static status check_kv_scales(const instance *s)
-{
-    const char *name;
-    if (s->kv_dt != DT_F8E4M3 && s->kv_dt != DT_F8E5M2) return ST_OK;
-    TRY(model_kv_scales(s->weights, &name));
-    if (name)
-        log_warn("The checkpoint has scales for an fp8 KV cache (%s, ...), which are not supported yet: with --kv-cache-dtype %s every scale is 1. int8_per_token_head or a 16-bit type lose less.",
-                 name, flags_str(s->f, "kv-cache-dtype"));
-    return ST_OK;
 }
 
 /* What the model and its encoders leave for KV; 0 = the host's memory decides. */
@@ -260,7 +265,6 @@ static status load_model(instance *s)
     log_engine(s, &di);
     attention_log(g, &limits);
     TRY(model_weights_open(s->m, s->dir, dummy, s->eo.seed, &s->weights));
-    TRY(check_kv_scales(s));
     TRY(device_load(s->dev, g, s->weights, &limits, log_loading, &said, &s->loaded));
     log_info("Loading weights took %.2f seconds", clock_now() - t0);
     TRY(instance_open_media(s));

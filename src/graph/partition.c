@@ -268,16 +268,17 @@ static void do_attention(partition *p, int id, const node *n)
     const place *q = &p->at[n->in[0].id], *k = &p->at[n->in[1].id], *v = &p->at[n->in[2].id];
     bool cut = q->lay == CUT;
     if (n->a.paged_attention.latent) {   /* one head, which every rank has */
-        tensor own[] = { cut ? q->t : whole(p, n->in[0]), whole(p, n->in[1]) };
-        p->at[id] = (place){ graph_add_like(p->out, n, own, 2), cut ? CUT : WHOLE, q->shards, NO_TENSOR };
+        tensor own[GRAPH_MAX_INPUTS] = { cut ? q->t : whole(p, n->in[0]), whole(p, n->in[1]), NO_TENSOR, NO_TENSOR, n->n_in > 4 ? cut_weight(p, n->in[4], 0, 0) : NO_TENSOR };
+        p->at[id] = (place){ graph_add_like(p->out, n, own, n->n_in), cut ? CUT : WHOLE, q->shards, NO_TENSOR };
         return;
     }
     if ((k->lay == CUT) != cut || (v->lay == CUT) != cut || k->shards != v->shards || (cut && q->shards != p->m.tp && !p->m.ep))
         graph_fail(p->out, ST_INVALID, "paged_attention: q, k and v are not cut alike");
-    tensor in[4] = { { 0 } };
+    tensor in[GRAPH_MAX_INPUTS] = { { 0 } };
     for (int i = 0; i < 3; i++) in[i] = cut ? p->at[n->in[i].id].t : whole(p, n->in[i]);
-    if (n->n_in > 3) in[3] = cut_weight(p, n->in[3], cut ? q->shards : 0, 0);   /* sinks, one for each query head */
-    p->at[id] = (place){ graph_add_like(p->out, n, in, 4), q->lay == CUT ? CUT : WHOLE, q->shards, NO_TENSOR };
+    if (n->n_in > 3 && n->in[3].id) in[3] = cut_weight(p, n->in[3], cut ? q->shards : 0, 0);   /* sinks, one for each query head */
+    if (n->n_in > 4) in[4] = cut_weight(p, n->in[4], 0, 0);     /* the cache's scales */
+    p->at[id] = (place){ graph_add_like(p->out, n, in, n->n_in), q->lay == CUT ? CUT : WHOLE, q->shards, NO_TENSOR };
 }
 
 /* How many of an operation's inputs share the layout of its result, and which layouts it can compute in besides WHOLE. The

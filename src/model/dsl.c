@@ -66,11 +66,20 @@ tensor rope(net *n, tensor x)
     return graph_add(n->g, OP_ROPE, (tensor[]){ x, n->rope_tables[at] }, 2, &(op_attrs){ .rope = { n->c->rope_interleaved } });
 }
 
+/* Two numbers, of K and of V, that a checkpoint need not have (weights.c). */
+static tensor kv_scales(net *n)
+{
+    char name[2][256];
+    weight_part parts[2];
+    for (int i = 0; i < 2; i++) parts[i] = (weight_part){ full_name(n, i ? "self_attn.v_scale" : "self_attn.k_scale", "", name[i], sizeof name[i]), 0, 1, 1, AX_NONE, 0, 0 };
+    return n->kv_scales ? graph_weight(n->g, ROLE_REPL, &(shape){ DT_F32, 1, { 2 }, { AX_NONE } }, parts, 2) : NO_TENSOR;
+}
+
 static tensor attend(net *n, tensor q, tensor k, tensor v, tensor sinks)
 {
     const layer_config *l = &n->c->layers[n->layer];
     op_attrs a = { .paged_attention = { .cache = n->layer, .scale = n->c->attention_scale, .window = l->window, .chunk = l->chunk, .softcap = n->c->softcap } };
-    return graph_add(n->g, OP_PAGED_ATTENTION, (tensor[]){ q, k, v, sinks }, 4, &a);
+    return graph_add(n->g, OP_PAGED_ATTENTION, (tensor[]){ q, k, v, sinks, kv_scales(n) }, 5, &a);
 }
 
 tensor paged_attention(net *n, tensor q, tensor k, tensor v) { return attend(n, q, k, v, NO_TENSOR); }
@@ -84,7 +93,7 @@ tensor attention_with_sinks(net *n, tensor q, tensor k, tensor v, const char *na
 tensor latent_attention(net *n, tensor q, tensor k, int latent)
 {
     op_attrs a = { .paged_attention = { .cache = n->layer, .scale = n->c->attention_scale, .latent = latent } };
-    return graph_add(n->g, OP_PAGED_ATTENTION, (tensor[]){ q, k }, 2, &a);
+    return graph_add(n->g, OP_PAGED_ATTENTION, (tensor[]){ q, k, NO_TENSOR, NO_TENSOR, kv_scales(n) }, 5, &a);
 }
 
 tensor slice(net *n, tensor x, int64_t from, int64_t to) { return graph_add(n->g, OP_SLICE, &x, 1, &(op_attrs){ .slice = { from, to } }); }

@@ -14,6 +14,7 @@ typedef struct net {
     quant_scheme quant; /* of the linears' weights, made while they load */
     const quantization *stored;   /* or how the checkpoint has them; NULL = unquantised */
     int media;          /* model_options.media */
+    bool kv_scales;     /* model_options.kv_scales */
     int layer;          /* -1 = outside the layers */
     tensor positions;
     tensor rope_tables[CONFIG_MAX_ROPES];   /* made once, shared by the layers */

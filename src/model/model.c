@@ -85,7 +85,7 @@ static status build(model *m, const model_family *f, const model_options *o)
     TRY(graph_new(ops_rules(), &m->plain));
     if (m->stored && o->quant)
         return err_set(ST_INVALID, "the checkpoint is quantised already (%s): its weights cannot become %s", quantization_method(m->stored), quant_name(o->quant));
-    net n = { .g = m->plain, .c = &m->config, .type = o->weight_dtype, .quant = o->quant, .stored = m->stored, .media = o->media, .layer = -1 };
+    net n = { .g = m->plain, .c = &m->config, .type = o->weight_dtype, .quant = o->quant, .stored = m->stored, .media = o->media, .kv_scales = o->kv_scales, .layer = -1 };
     TRY(graph_finish(m->plain, decoder_lm(&n, f->layer)));
     return graph_optimize(m->plain, &m->g);
 }

@@ -17,6 +17,7 @@ typedef struct model_options {
     int max_model_len;         /* 0 = from the configuration */
     int media;                 /* rows of encoders take the places of placeholder tokens: 0 = no, else 1 + deepstack levels */
     bool keep_activations;     /* of quantised checkpoints that want them rounded: weights alone are quantised */
+    bool kv_scales;            /* the cache is fp8 and divided by the checkpoint's scales, 1 where it has none */
     quant_scheme quant;        /* what linear weights, the head's included, become while they load; QUANT_NONE = they stay */
 } model_options;
 
@@ -56,8 +57,7 @@ const char *const *model_architectures(void);
  * ones missing. Values are converted to the graph's weight dtype by the device while packing. */
 status model_weights_open(const model *m, const char *dir, bool dummy, uint64_t seed, weight_source **out) FALLIBLE;
 void model_weights_close(weight_source *w);
-/* Scales for an fp8 KV cache that a checkpoint holds: *name is that of one that is not 1, NULL if there is none (none at all, or
- * all are 1, which is what caches have). ST_INVALID names one that is no positive number. Of what model_weights_open gave. */
-status model_kv_scales(const weight_source *w, const char **name) FALLIBLE;
+/* Does a checkpoint directory hold scales for an fp8 KV cache (model/kv_scales.h)? */
+status model_kv_scales_stored(const char *dir, bool *out) FALLIBLE;
 
 #endif

@@ -401,6 +401,19 @@ status quantization_flag(const jv *config, const char *flag, quant_scheme *out)
     return quant_parse(flag, out);
 }
 
+bool quantization_fp8_cache(const jv *config)
+{
+    const jv *j = find_config(config), *inner = jv_is(jv_get(j, "quantization"), JV_OBJ) ? jv_get(j, "quantization") : j, *scheme = jv_get(inner, "kv_cache_scheme");
+    if (!jv_is(j, JV_OBJ)) return false;
+    const bool modelopt = is(method_of(j), "modelopt");
+    if (!modelopt && !is(method_of(j), "compressed-tensors")) return false;
+    if (jv_is(scheme, JV_OBJ)) {
+        const args a = args_of(scheme);
+        return a.floating && a.bits == 8 && !a.dynamic;
+    }
+    return modelopt && is(jv_get_str(inner, "kv_cache_quant_algo", ""), "FP8");
+}
+
 static status parse_into(quantization *q, const jv *j)
 {
     const char *method = method_of(j);

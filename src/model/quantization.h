@@ -18,6 +18,9 @@ const char *quantization_method(const quantization *q);
 /* How a module ("model.layers.0.self_attn.q_proj", "lm_head"; experts have a number, a * for it, or "[*]" behind it; a ".weight" is left out) is stored. format NONE: as it is. q may be
  * NULL. */
 void quantization_module(const quantization *q, const char *name, quant_module *out);
+/* Does a config.json say that the checkpoint was made for an fp8 KV cache (kv_cache_scheme, modelopt's kv_cache_quant_algo)? Then that is what
+ * --kv-cache-dtype auto means, as in vLLM. */
+bool quantization_fp8_cache(const jv *config);
 /* Of a model, NULL if it is not quantised. */
 struct model;
 const quantization *model_quantization(const struct model *m);

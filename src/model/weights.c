@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "load/dummy.h"
 #include "load/safetensors.h"
+#include "model/kv_scales.h"
 #include "model/model.h"
 #include "model/quantization.h"
 
@@ -151,10 +152,28 @@ static status get_run(const source *src, const quant_module *q, const slice_name
     return st;
 }
 
+/* One number that is made up. */
+static status get_number(float x, weight_data *out)
+{
+    float *f = mem_alloc(sizeof *f);
+    if (!f) return err_nomem();
+    *f = x;
+    *out = (weight_data){ .type = DT_F32, .rank = 1, .shape = { 1 }, .values = f, .owned = f };
+    return ST_OK;
+}
+
+static status get_kv_scale(const source *s, const char *name, weight_data *out)
+{
+    float x;
+    TRY(kv_scale_read(&(quant_files){ find_in, s->set }, name, &x));
+    return get_number(x, out);
+}
+
 static status get_stored(const weight_source *s, const char *name, weight_data *out)
 {
     const source *src = (const source *)(const void *)s;
     quant_module q;
+    if (kv_scale_wanted(name)) return get_kv_scale(src, name, out);
     if (find_quantised(src, name, &q)) {
         slice_name run;
         if (parse_slice(name, &run) && run.of > 0) return get_run(src, &q, &run, out);
@@ -214,6 +233,7 @@ static bool has_stored(const weight_source *s, const char *name)
     const source *src = (const source *)(const void *)s;
     const st_set *set = src->set;
     bool sliced = parse_slice(name, &slice);
+    if (kv_scale_wanted(name)) return true;
     if (find_quantised(src, name, &q)) return quant_has(&q, &(quant_files){ find_in, set }, sliced && slice.of > 0 ? slice.base : name);
     return find(set, name) || (sliced && find(set, slice.base));
 }
@@ -257,6 +277,7 @@ static status get_dummy(const weight_source *s, const char *name, weight_data *o
     int64_t rows = 0;
     const node *n = find_part(src->g, name, &rows);
     if (!n) return err_set(ST_NOT_FOUND, "tensor %s is not in the model", name);
+    if (kv_scale_wanted(name)) return get_number(1, out);
     int rank = n->s.rank - weight_rows_dim(n);
     weight_data d = { .type = n->s.type, .rank = rank, .shape = { rows, rank == 2 ? weight_cols(n) : 0 } };
     size_t count = (size_t)(rows * weight_cols(n));
@@ -289,6 +310,10 @@ static status check_part(const source *s, const node *n, const weight_part *p, i
     const char *name = weight_expert_name(p->name, expert, space, sizeof space);
     stored at;
     if (!name) return err_set(ST_LIMIT, "the name %s is too long", p->name);
+    if (kv_scale_wanted(name)) {
+        float x;
+        return kv_scale_read(&(quant_files){ find_in, s->set }, name, &x);
+    }
     status st = locate(s->set, name, &at);
     const st_tensor *t = &at.t;
     bool quantised = quant_is_stored((quant_scheme)n->a.weight.scheme);
@@ -353,27 +378,13 @@ status model_weights_open(const model *m, const char *dir, bool dummy, uint64_t 
     return ST_OK;
 }
 
-static bool ends_with(const char *s, const char *end)
+status model_kv_scales_stored(const char *dir, bool *out)
 {
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && strcmp(s + n - m, end) == 0;
-}
-
-/* compressed-tensors has self_attn.k_scale, modelopt self_attn.k_proj.k_scale. */
-status model_kv_scales(const weight_source *w, const char **name)
-{
-    const st_set *set = ((const source *)(const void *)w)->set;
-    *name = NULL;
-    for (size_t i = 0; set && i < st_count(set); i++) {
-        const st_tensor *t = st_get(set, i);
-        float x;
-        if (!ends_with(t->name, ".k_scale") && !ends_with(t->name, ".v_scale")) continue;
-        bool one = (t->type == DT_F32 || t->type == DT_BF16 || t->type == DT_F16) && t->bytes == dtype_bytes(t->type, 1);
-        if (!one) return err_set(ST_INVALID, "tensor %s is %s of %zu bytes, expected one f32, bf16 or f16", t->name, dtype_name(t->type), t->bytes);
-        dtype_to_f32(t->type, t->data, &x, 1);
-        if (!(x > 0 && isfinite(x))) return err_set(ST_INVALID, "tensor %s is %g, expected a positive number", t->name, (double)x);
-        if (x != 1 && !*name) *name = t->name;
-    }
+    st_set *set;
+    *out = false;
+    TRY(st_open_dir(dir, &set));
+    for (size_t i = 0; i < st_count(set); i++) *out = *out || kv_scale_stored(st_get(set, i)->name);
+    st_close(set);
     return ST_OK;
 }
 

@@ -16,13 +16,13 @@ kv_layer kv_layer_of(const graph *g, const node *attention, dtype type, int bloc
     return kv;
 }
 
-/* The factor that takes x[n] to numbers of DT_I8, and through *scale the one that takes them back. */
-static float int8_factor(const float *x, int64_t n, float *scale)
+/* The factor that takes x[n] / by to numbers of DT_I8, and through *scale the one that takes them back. */
+static float int8_factor(const float *x, int64_t n, float by, float *scale)
 {
     float most = 0;
     bool finite = true;
     for (int64_t i = 0; i < n; i++) {
-        float a = fabsf(x[i]);
+        float a = fabsf(x[i] / by);
         finite &= isfinite(a) != 0;
         most = a > most ? a : most;
     }
@@ -55,17 +55,22 @@ WIDE_BODY store_bf16_body(const float *x, int64_t n, uint16_t *to, int64_t step)
 }
 WIDE_TWICE(store_bf16, (const float *x, int64_t n, uint16_t *to, int64_t step), (x, n, to, step))
 
-/* x[n] to every step-th element; *scale is set for types that have one. */
-static void store(dtype type, const float *x, int64_t n, void *to, int64_t step, float *scale)
+/* x[n] / by to every step-th element; *scale is set for types that have one. */
+static void store(dtype type, const float *x, int64_t n, float by, void *to, int64_t step, float *scale)
 {
-    float factor = type == DT_I8 ? int8_factor(x, n, scale) : 1;
+    float factor = type == DT_I8 ? int8_factor(x, n, by, scale) : 1;
     switch (type) {
-    case DT_BF16: store_bf16(x, n, to, step); break;
-    case DT_F16: STORE(uint16_t, f32_to_f16(x[i]));
-    case DT_F8E4M3: STORE(uint8_t, f32_to_f8e4m3(x[i]));
-    case DT_F8E5M2: STORE(uint8_t, f32_to_f8e5m2(x[i]));
-    case DT_I8: STORE(int8_t, to_int8(x[i], factor));
-    default: STORE(float, x[i]);
+    case DT_BF16:
+        if (by == 1) {
+            store_bf16(x, n, to, step);
+            break;
+        }
+        STORE(uint16_t, f32_to_bf16(x[i] / by));
+    case DT_F16: STORE(uint16_t, f32_to_f16(x[i] / by));
+    case DT_F8E4M3: STORE(uint8_t, f32_to_f8e4m3(x[i] / by));
+    case DT_F8E5M2: STORE(uint8_t, f32_to_f8e5m2(x[i] / by));
+    case DT_I8: STORE(int8_t, to_int8(x[i] / by, factor));
+    default: STORE(float, x[i] / by);
     }
 }
 
@@ -82,17 +87,17 @@ static token find(const kv_layer *kv, int32_t slot, int64_t head)
                     scaled ? kv_k_scales(kv, block) + head * bs + off : NULL, scaled ? kv_v_scales(kv, block) + head * bs + off : NULL };
 }
 
-void kv_store(const kv_layer *kv, int32_t slot, int64_t head, const float *k, const float *v)
+void kv_store(const kv_layer *kv, int32_t slot, int64_t head, const float *k, const float *v, kv_scales by)
 {
     token t = find(kv, slot, head);
     size_t size = dtype_bytes(kv->type, 1);
     if (kv->latent) {
-        store(kv->type, k, kv->dim, t.k, 1, t.ks);
+        store(kv->type, k, kv->dim, by.k, t.k, 1, t.ks);
         memset(t.k + (size_t)kv->dim * size, 0, (size_t)(kv->dim_pad - kv->dim) * size);
         return;
     }
-    store(kv->type, k, kv->dim, t.k, kv->block_size, t.ks);
-    store(kv->type, v, kv->dim, t.v, 1, t.vs);
+    store(kv->type, k, kv->dim, by.k, t.k, kv->block_size, t.ks);
+    store(kv->type, v, kv->dim, by.v, t.v, 1, t.vs);
     memset(t.v + (size_t)kv->dim * size, 0, (size_t)(kv->dim_pad - kv->dim) * size);
 }
 
@@ -109,16 +114,16 @@ void kv_fetch(const kv_layer *kv, int32_t slot, int64_t head, float *k, float *v
     }
 }
 
-void kv_rounded(dtype type, const float *x, int64_t dim, float *out)
+void kv_rounded(dtype type, const float *x, int64_t dim, float by, float *out)
 {
-    float scale = 1, factor = type == DT_I8 ? int8_factor(x, dim, &scale) : 1;
+    float scale = 1, factor = type == DT_I8 ? int8_factor(x, dim, by, &scale) : 1;
     for (int64_t i = 0; i < dim; i++) {
         uint32_t bits = 0;
         if (type == DT_I8) {
-            out[i] = (float)to_int8(x[i], factor) * scale;
+            out[i] = (float)to_int8(x[i] / by, factor) * scale;
             continue;
         }
-        store(type, &x[i], 1, &bits, 1, NULL);
+        store(type, &x[i], 1, by, &bits, 1, NULL);
         dtype_to_f32(type, &bits, &out[i], 1);
     }
 }

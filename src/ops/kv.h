@@ -5,7 +5,9 @@
  *   V  [kv_heads][block_size][dim_pad]       dim_pad: head_dim rounded up to 16, so that lanes run over the head
  *      [kv_heads][block_size] float          as for K
  *
- * Types: DT_F32, DT_BF16, DT_F16 (rounded to nearest even); DT_F8E4M3, DT_F8E5M2 (the same, with a scale of 1: beyond the
+ * A token's K is divided by one number before it is stored, its V by another (paged_attention's kv_scales): 1 where nothing is said.
+ *
+ * Types: DT_F32, DT_BF16, DT_F16 (rounded to nearest even); DT_F8E4M3, DT_F8E5M2 (the same: beyond the
  * largest number they saturate, as in vLLM); DT_I8: scale = greatest magnitude of the token's head / 127, number =
  * round(x * (127 / greatest magnitude)). A NaN makes a scale of DT_I8 NaN, and stays one in all other types but DT_F8E4M3, where
  * attention reads its code as 480: no number of that type is larger, and testing for it would cost more than all of the conversion.
@@ -51,11 +53,15 @@ static inline float *kv_v_scales(const kv_layer *kv, char *block) { return (floa
 /* The layer of an attention node, at offset 0 of a block with nothing else. */
 kv_layer kv_layer_of(const graph *g, const node *attention, dtype type, int block_size);
 
+/* What keys and values are divided by when they are stored. */
+typedef struct kv_scales { float k, v; } kv_scales;
+#define KV_UNSCALED ((kv_scales){ 1, 1 })
+
 /* Stores a token's K and V of one head, dim numbers each; v is not read of a latent layer, nor written by kv_fetch. */
-void kv_store(const kv_layer *kv, int32_t slot, int64_t head, const float *k, const float *v);
-/* What kernels find there. */
+void kv_store(const kv_layer *kv, int32_t slot, int64_t head, const float *k, const float *v, kv_scales by);
+/* What kernels find there: what was stored, not multiplied by what it was divided by. */
 void kv_fetch(const kv_layer *kv, int32_t slot, int64_t head, float *k, float *v);
-/* The numbers that x[dim] becomes in a cache of this type. */
-void kv_rounded(dtype type, const float *x, int64_t dim, float *out);
+/* The numbers that x[dim] / by becomes in a cache of this type. */
+void kv_rounded(dtype type, const float *x, int64_t dim, float by, float *out);
 
 #endif

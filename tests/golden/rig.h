@@ -9,7 +9,7 @@
 
 enum { RIG_MAX_SEQS = 16, RIG_MAX_LEN = 1024, RIG_MAX_GROUPS = 8 };
 
-typedef struct rig_options { dtype weights, kv; int threads, block_size, max_tokens, max_model_len; const char *isa; quant_scheme quant; bool keep_activations; } rig_options;
+typedef struct rig_options { dtype weights, kv; int threads, block_size, max_tokens, max_model_len; const char *isa; quant_scheme quant; bool keep_activations, kv_scales; } rig_options;
 
 typedef struct rig {
     device *dev;
@@ -40,7 +40,7 @@ static inline void rig_close(rig *r)
 static inline status rig_open_config(rig *r, const jv *config, const char *dir, rig_options o)
 {
     status st;
-    TRY_OUT(model_new(config, &(model_options){ .weight_dtype = o.weights, .quant = o.quant, .keep_activations = o.keep_activations }, &r->m));
+    TRY_OUT(model_new(config, &(model_options){ .weight_dtype = o.weights, .quant = o.quant, .keep_activations = o.keep_activations, .kv_scales = o.kv_scales }, &r->m));
     TRY_OUT(model_weights_open(r->m, dir, dir == NULL, 1, &r->w));
     TRY_OUT(device_open("cpu", &(device_options){ .n_threads = o.threads, .isa = o.isa }, &r->dev));
     int len = o.max_model_len ? o.max_model_len : RIG_MAX_LEN, tokens = o.max_tokens ? o.max_tokens : 256;

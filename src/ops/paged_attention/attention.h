@@ -27,9 +27,9 @@ typedef struct attn_state { float *m, *l, *acc; int64_t acc_ld; } attn_state;   
 typedef struct attn_tile {
     int rows;                        /* at most ATTN_ROWS */
     int64_t d, dp;                   /* head size, and rounded up to 16 */
-    float scale;                     /* of scores, ATTN_RAW included */
+    float scale;                     /* of scores: attn_raw and what keys were divided by included */
     float softcap;                   /* scores become softcap * tanh(score / softcap); 0 = they stay */
-    float v_scale;                   /* of values: ATTN_RAW, or 1 */
+    float v_scale;                   /* of values: attn_raw times what they were divided by */
     const float *q;                  /* [rows][d] */
     dtype type;                      /* of k and v */
     const void *k[2 * ATTN_GROUPS];  /* per 16 keys: element (i of head, key) at i * k_ld + key; then the next part's, or NULL */

@@ -57,7 +57,7 @@ TILE void weigh_row(const attn_tile *t, float *s, int lo, int hi)
     if (!t->scaled && t->v_scale == 1) return;
     V all = v_set1(t->v_scale);
     for (int j = lo / VEC_LANES * VEC_LANES; j < hi; j += VW)
-        v_store(s + j, v_mul(v_load(s + j), t->scaled ? v_load(t->vs[j / VEC_LANES] + j % VEC_LANES) : all));
+        v_store(s + j, v_mul(v_load(s + j), t->scaled ? v_mul(v_load(t->vs[j / VEC_LANES] + j % VEC_LANES), all) : all));
 }
 
 /* exp of one number with the vectors' bits. */

@@ -35,6 +35,8 @@ dtype kv_update_rows_type(const kv_update *u);
 /* The step's tokens into c->cache by the kernel, if there is one for this cache: true if that was done. For programs whose attention is a
  * kernel too: compilers may want other layouts for their own gathers. */
 bool kv_update_hlo(hlo_call *c, const hlo_kv *kv);
+/* What keys, or values, are divided by when they are written (paged_attention's kv_scales): f32 scalar, none if nothing. */
+hlo_val kv_scale(hlo_call *c, bool of_values);
 /* What it writes: k and v [T, kv_heads, d] as rows of the cache, [T, rows, lanes] of its type (paged_attention_hlo.c). */
 hlo_val kv_cache_rows(hlo_call *c, const hlo_kv *kv);
 

@@ -120,8 +120,9 @@ static hlo_val attend(hlo_call *c, const mla *m, const items *x, hlo_val q)
 {
     hlo *h = c->h;
     const int64_t table = m->seqs * m->max_pages;
+    const hlo_val scale = kv_scale(c, false), factor = hlo_is(scale) ? scale : hlo_float(h, DT_F32, 1);
     const hlo_val operands[] = { kernel_scalar(h, c->first_page), kernel_scalar(h, x->count), x->seq, x->token, x->pos, x->len, hlo_reshape(h, c->step->page_table, 1, &table),
-                                 hlo_full(h, hlo_float(h, DT_F32, 1), 1, (int64_t[]){ 1 }), q, hlo_reshape(h, c->cache, 3, (int64_t[]){ m->pages, m->page, m->lanes }) };
+                                 hlo_full(h, factor, 1, (int64_t[]){ 1 }), q, hlo_reshape(h, c->cache, 3, (int64_t[]){ m->pages, m->page, m->lanes }) };
     return hlo_slice(h, kernel_call(h, mla_kernel(m), operands, 10), 1, 0, c->in[Q].dim[1]);
 }
 

@@ -1,4 +1,4 @@
-/* paged_attention(q [T, heads, d], k [T, kv_heads, d], v [T, kv_heads, d]?, sinks [heads]?) -> [T, heads, d]
+/* paged_attention(q [T, heads, d], k [T, kv_heads, d], v [T, kv_heads, d]?, sinks [heads]?, kv_scales [2]?) -> [T, heads, d]
  *
  * Writes the tokens' K and V into the cache at batch.slots, then attends causally: token i of a sequence sees the keys at
  * positions 0 .. its own, of these the last `window`, or those that lie in its chunk (positions p with equal p / chunk: Llama 4).
@@ -7,6 +7,9 @@
  *
  * Without v, values are the first `latent` numbers of k: multi-head latent attention (DeepSeek-V2, arXiv:2405.04434) after its
  * projections have been moved to q and to the result, -> [T, heads, latent]. k has one head then.
+ *
+ * kv_scales are two positive numbers, of K and of V: what is stored is divided by them, and what is read multiplied, K as a factor of
+ * scores (before softcap), V of the result. So an 8-bit cache uses its range (vLLM's k_scale, v_scale). Latent: K's is both.
  *
  * On the CPU the work is cut into units: some consecutive tokens of one sequence, times a kv head with its query heads, so
  * that a part of the cache is read once for all of them. A long sequence with few queries is cut further, by parts; partial
@@ -18,7 +21,7 @@
 #include "ops/op.h"
 #include "ops/paged_attention/attention.h"
 
-enum { Q, K, VAL, SINKS };
+enum { Q, K, VAL, SINKS, SCALES };
 
 static status infer(const graph *g, const node *n, shape *out)
 {
@@ -39,6 +42,11 @@ static status infer(const graph *g, const node *n, shape *out)
         const shape *s = op_in(g, n, SINKS);
         if (graph_node(g, n->in[SINKS])->op != OP_WEIGHT || s->rank != 1 || s->dim[0] != q->dim[1])
             return err_set(ST_INTERNAL, "sinks are %s, expected a weight with one number per head of q, which is %s", shape_format(s, a, sizeof a), shape_format(q, b, sizeof b));
+    }
+    if (op_has_in(n, SCALES)) {
+        const shape *s = op_in(g, n, SCALES);
+        if (graph_node(g, n->in[SCALES])->op != OP_WEIGHT || s->rank != 1 || s->dim[0] != 2)
+            return err_set(ST_INTERNAL, "kv_scales are %s, expected a weight of two numbers", shape_format(s, a, sizeof a));
     }
     *out = *q;
     if (latent) out->dim[2] = latent;
@@ -66,12 +74,19 @@ static int64_t end_keys(const batch *b, int64_t t0, int64_t n, int64_t pos)
     return end;
 }
 
-static void ref_write(const ref_call *c, int which, float *cache)
+static kv_scales ref_scales(const ref_call *c)
+{
+    const float *f = c->in[SCALES].f;
+    if (!op_has_in(c->n, SCALES)) return KV_UNSCALED;
+    return (kv_scales){ f[0], c->n->a.paged_attention.latent ? f[0] : f[1] };
+}
+
+static void ref_write(const ref_call *c, int which, float by, float *cache)
 {
     int64_t heads = c->in[which].dim[1], d = c->in[which].dim[2];
     dtype type = c->caches[c->n->a.paged_attention.cache].type;
     for (int64_t t = 0; t < c->b->n_tokens; t++)
-        for (int64_t h = 0; h < heads; h++) kv_rounded(type, c->in[which].f + (t * heads + h) * d, d, &cache[(batch_slots(c->b, c->group)[t] * heads + h) * d]);
+        for (int64_t h = 0; h < heads; h++) kv_rounded(type, c->in[which].f + (t * heads + h) * d, d, by, &cache[(batch_slots(c->b, c->group)[t] * heads + h) * d]);
 }
 
 static int64_t slot_of(const ref_call *c, int s, int64_t pos)
@@ -84,7 +99,7 @@ static double ref_score(const ref_call *c, const float *q, const float *k, int64
 {
     double score = 0, cap = c->n->a.paged_attention.softcap;
     for (int64_t i = 0; i < d; i++) score += (double)q[i] * k[i];
-    score *= c->n->a.paged_attention.scale;
+    score *= c->n->a.paged_attention.scale * (double)ref_scales(c).k;
     return cap > 0 ? cap * tanh(score / cap) : score;
 }
 
@@ -111,15 +126,15 @@ static void ref_query(const ref_call *c, int s, int64_t t, int64_t pos, int64_t 
             int64_t at = (slot_of(c, s, j) * kv_heads + kh) * d;
             value += exp(ref_score(c, q, cache->k + at, d) - max) / sum * values[at + i];
         }
-        out[i] = (float)value;
+        out[i] = (float)(value * (double)ref_scales(c).v);
     }
 }
 
 static void ref(const ref_call *c)
 {
     const ref_cache *cache = &c->caches[c->n->a.paged_attention.cache];
-    ref_write(c, K, cache->k);
-    if (!c->n->a.paged_attention.latent) ref_write(c, VAL, cache->v);
+    ref_write(c, K, ref_scales(c).k, cache->k);
+    if (!c->n->a.paged_attention.latent) ref_write(c, VAL, ref_scales(c).v, cache->v);
     for (int s = 0; s < c->b->n_seqs; s++)
         for (int64_t t = c->b->cu_q_lens[s]; t < c->b->cu_q_lens[s + 1]; t++)
             for (int64_t h = 0; h < c->in[Q].dim[1]; h++)
@@ -229,11 +244,18 @@ static void make_plan(const cpu_call *c, const heads *h)
     for (int s = 0; s < c->b->n_seqs; s++) plan_seq(p, c, h, s, share, NULL);
 }
 
+static kv_scales scales_of(const cpu_call *c)
+{
+    const float *f = c->in[SCALES].f;
+    if (!op_has_in(c->n, SCALES)) return KV_UNSCALED;
+    return (kv_scales){ f[0], c->kv->latent ? f[0] : f[1] };
+}
+
 static void write_token(const cpu_call *c, int64_t t, int64_t head)
 {
     int64_t at = head * c->kv->dim;
     const float *v = c->kv->latent ? NULL : c->in[VAL].f + t * c->in[VAL].ld + at;
-    kv_store(c->kv, batch_slots(c->b, c->kv->group)[t], head, c->in[K].f + t * c->in[K].ld + at, v);
+    kv_store(c->kv, batch_slots(c->b, c->kv->group)[t], head, c->in[K].f + t * c->in[K].ld + at, v, scales_of(c));
 }
 
 /* ---- one unit ---- */
@@ -454,8 +476,9 @@ static void run_unit(const cpu_call *c, const heads *h, const unit *u, int64_t i
         else memcpy(w->q + r * h->d, q, (size_t)h->d * sizeof(float));
     }
     start_rows(c, h, w, h0, n_heads, rows, u->partial < 0 && op_has_in(c->n, SINKS));
-    attn_tile t = { .rows = (int)rows, .d = h->d, .dp = h->dp, .scale = (float)c->n->a.paged_attention.scale * attn_raw(c->kv->type),
-                    .softcap = (float)c->n->a.paged_attention.softcap, .v_scale = attn_raw(c->kv->type), .q = w->q, .lo = w->lo, .hi = w->hi, .s = w->s, .state = { w->m, w->l, w->acc, h->dp }, .empty = w->empty };
+    const kv_scales by = scales_of(c);
+    attn_tile t = { .rows = (int)rows, .d = h->d, .dp = h->dp, .scale = (float)c->n->a.paged_attention.scale * attn_raw(c->kv->type) * by.k,
+                    .softcap = (float)c->n->a.paged_attention.softcap, .v_scale = attn_raw(c->kv->type) * by.v, .q = w->q, .lo = w->lo, .hi = w->hi, .s = w->s, .state = { w->m, w->l, w->acc, h->dp }, .empty = w->empty };
     int64_t end = end_keys(c->b, u->t0, u->n, (int64_t)c->b->kv_lens[u->seq] - c->b->cu_q_lens[u->seq + 1] + u->t0);
     for (int part = u->p0; part < u->p1; part++) {
         int64_t next = (int64_t)(part + 1) * ATTN_PART;   /* the last part does not fetch what another unit reads */
@@ -549,22 +572,24 @@ static void cost(const graph *g, const node *n, const op_sizes *s, op_cost *out)
 
 static tensor build_case(graph *g, int i, dtype type)
 {
-    static const struct { int64_t heads, kv, d, window, chunk; double softcap; bool sinks; int64_t latent; } cases[] = {
-        { 1, 1, 8, 0, 0, 0, false, 0 }, { 4, 2, 16, 0, 0, 0, false, 0 }, { 8, 2, 64, 0, 0, 0, false, 0 }, { 4, 1, 128, 0, 0, 0, false, 0 },
-        { 3, 3, 20, 5, 0, 0, false, 0 }, { 4, 4, 80, 100, 0, 0, false, 0 }, { 70, 1, 16, 0, 0, 0, false, 0 }, { 14, 2, 48, 300, 0, 0, false, 0 },
-        { 4, 2, 32, 0, 7, 0, false, 0 }, { 2, 1, 64, 0, 256, 0, false, 0 }, { 4, 2, 16, 0, 0, 0.5, false, 0 }, { 4, 2, 64, 9, 0, 0, true, 0 }, { 70, 1, 16, 0, 0, 0, true, 0 },
-        { 6, 3, 20, 11, 24, 2, true, 0 }, { 4, 1, 24, 0, 0, 0, false, 16 }, { 70, 1, 40, 0, 0, 0, false, 33 }, { 5, 1, 200, 13, 0, 0, false, 136 } };
+    static const struct { int64_t heads, kv, d, window, chunk; double softcap; bool sinks; int64_t latent; bool scales; } cases[] = {
+        { 1, 1, 8, 0, 0, 0, false, 0, false }, { 4, 2, 16, 0, 0, 0, false, 0, false }, { 8, 2, 64, 0, 0, 0, false, 0, false }, { 4, 1, 128, 0, 0, 0, false, 0, false },
+        { 3, 3, 20, 5, 0, 0, false, 0, false }, { 4, 4, 80, 100, 0, 0, false, 0, false }, { 70, 1, 16, 0, 0, 0, false, 0, false }, { 14, 2, 48, 300, 0, 0, false, 0, false },
+        { 4, 2, 32, 0, 7, 0, false, 0, false }, { 2, 1, 64, 0, 256, 0, false, 0, false }, { 4, 2, 16, 0, 0, 0.5, false, 0, false }, { 4, 2, 64, 9, 0, 0, true, 0, false }, { 70, 1, 16, 0, 0, 0, true, 0, false },
+        { 6, 3, 20, 11, 24, 2, true, 0, false }, { 4, 1, 24, 0, 0, 0, false, 16, false }, { 70, 1, 40, 0, 0, 0, false, 33, false }, { 5, 1, 200, 13, 0, 0, false, 136, false },
+        { 4, 2, 16, 0, 0, 0, false, 0, true }, { 6, 3, 20, 11, 24, 2, true, 0, true }, { 4, 1, 24, 0, 0, 0, false, 16, true } };
     if (i >= (int)(sizeof cases / sizeof *cases)) return NO_TENSOR;
     int64_t d = cases[i].d, widths[] = { cases[i].heads * d, cases[i].kv * d, cases[i].kv * d }, at = 0;
-    tensor all = case_input(g, DIM_T, widths[0] + widths[1] + widths[2], AX_HEADS), in[4] = { { 0 } };
+    tensor all = case_input(g, DIM_T, widths[0] + widths[1] + widths[2], AX_HEADS), in[5] = { { 0 } };
     for (int j = 0; j < (cases[i].latent ? 2 : 3); j++) {
         in[j] = graph_add(g, OP_SLICE, &all, 1, &(op_attrs){ .slice = { at, at + widths[j] } });
         in[j] = graph_add(g, OP_SPLIT_HEADS, &in[j], 1, &(op_attrs){ .split_heads = { d } });
         at += widths[j];
     }
     if (cases[i].sinks) in[SINKS] = case_weight(g, "sinks", type, cases[i].heads, 0);
+    if (cases[i].scales) in[SCALES] = case_weight(g, "kv_scales", DT_F32, 2, 0);
     op_attrs a = { .paged_attention = { 0, 1 / sqrt((double)d), cases[i].window, cases[i].chunk, cases[i].softcap, cases[i].latent } };
-    return graph_add(g, OP_PAGED_ATTENTION, in, 4, &a);
+    return graph_add(g, OP_PAGED_ATTENTION, in, 5, &a);
 }
 
 const op_impl op_paged_attention = { infer, ref, OP_CPU_ALL(cpu), paged_attention_hlo, 3, skip_phase, needs, cost, build_case };

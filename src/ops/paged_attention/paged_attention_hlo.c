@@ -15,7 +15,7 @@
 #include "ops/paged_attention/mla.h"
 #include "ops/paged_attention/ragged.h"
 
-enum { Q, K, VAL, SINKS };
+enum { Q, K, VAL, SINKS, SCALES };
 enum { LANES = 128, HALF = LANES / 2, BLOCK_BYTES = 32 << 20, PART_BYTES = 1 << 20, SINGLE_TOKENS = 128, TILE_TOKENS = 512 };
 
 /* Below every score; finite, so that differences are. */
@@ -71,9 +71,23 @@ static dtype product_type(dtype act, dtype kv)
 
 /* ---- writing ---- */
 
-/* x in the cache's type. 8-bit floats saturate, as on the CPU (ops/kv.h); stablehlo.convert would make NaN or infinity of what is too large. */
-static hlo_val kv_number(hlo *h, hlo_val x, dtype type)
+hlo_val kv_scale(hlo_call *c, bool of_values)
 {
+    const int64_t at = of_values && !c->n->a.paged_attention.latent;
+    if (!op_has_in(c->n, SCALES)) return (hlo_val){ 0 };
+    return hlo_reshape(c->h, hlo_slice(c->h, hlo_convert(c->h, c->in[SCALES], DT_F32), 0, at, at + 1), 0, NULL);
+}
+
+/* x [..] times the scalar, if there is one. */
+static hlo_val times(hlo *h, hlo_val x, hlo_val scale)
+{
+    return hlo_is(scale) ? hlo_bin(h, "multiply", x, hlo_full_like(h, scale, x)) : x;
+}
+
+/* x, divided by the scalar if there is one, in the cache's type. 8-bit floats saturate, as on the CPU (ops/kv.h); stablehlo.convert would make NaN or infinity of what is too large. */
+static hlo_val kv_number(hlo *h, hlo_val x, dtype type, hlo_val scale)
+{
+    if (hlo_is(scale)) x = hlo_bin(h, "divide", hlo_convert(h, x, DT_F32), hlo_full_like(h, scale, x));
     double most = type == DT_F8E4M3 ? 448 : type == DT_F8E5M2 ? 57344 : 0;
     if (most == 0) return hlo_convert(h, x, type);
     x = hlo_convert(h, x, DT_F32);
@@ -85,9 +99,9 @@ static hlo_val kv_number(hlo *h, hlo_val x, dtype type)
 hlo_val kv_cache_rows(hlo_call *c, const hlo_kv *kv)
 {
     hlo *h = c->h;
-    hlo_val in[2] = { kv_number(h, c->in[K], kv->type) }, zero = hlo_float(h, kv->type, 0);
+    hlo_val in[2] = { kv_number(h, c->in[K], kv->type, kv_scale(c, false)) }, zero = hlo_float(h, kv->type, 0);
     if (kv->latent) return hlo_reshape(h, hlo_pad(h, in[0], 2, 0, kv->lanes - kv->dim, zero), 3, (int64_t[]){ c->step->T, 1, kv->lanes });
-    in[1] = kv_number(h, c->in[VAL], kv->type);
+    in[1] = kv_number(h, c->in[VAL], kv->type, kv_scale(c, true));
     int64_t width = kv->narrow ? HALF : kv->width;
     for (int i = 0; i < 2; i++) in[i] = hlo_pad(h, in[i], 2, 0, width - kv->dim, zero);
     for (int i = 0; kv->v_row && i < 2; i++) in[i] = hlo_pad(h, in[i], 1, 0, kv->v_row - kv->heads, zero);
@@ -118,6 +132,7 @@ typedef struct reader {
     hlo_val table;                  /* [B, blocks * pages] */
     hlo_val lo, hi;                 /* i32 [B, n] keys that a row sees: lo <= position < hi; hi 0 = none */
     hlo_val key_lo, key_hi;         /* i32 [B] keys that some row sees */
+    hlo_val k_scale;                /* f32 scalar: keys were divided by it; none = they were not */
 } reader;
 
 /* Large pages are read in parts: a block shall not be longer for them, and compilers copy the whole cache when what is gathered
@@ -132,7 +147,7 @@ static int64_t part_of_page(int64_t page, int64_t most_tokens, int64_t token_byt
 static void reader_init(reader *r, hlo_call *c, const hlo_kv *kv, int64_t B, int64_t queries, int64_t most_tokens)
 {
     const hlo_step *s = c->step;
-    *r = (reader){ .c = c, .kv = *kv, .B = B, .group = c->in[Q].dim[1] / kv->heads, .type = product_type(s->act, kv->type) };
+    *r = (reader){ .c = c, .kv = *kv, .B = B, .group = c->in[Q].dim[1] / kv->heads, .type = product_type(s->act, kv->type), .k_scale = kv_scale(c, false) };
     const int64_t token_bytes = (int64_t)dtype_bytes(kv->type, (size_t)(kv->rows * kv->lanes));
     r->page = part_of_page(s->page, most_tokens, token_bytes);
     r->split = s->page / r->page;
@@ -256,7 +271,7 @@ static void attend_block(const reader *r, hlo_val i, const hlo_val old[3], hlo_v
     hlo_val k, v;
     load_block(r, i, &k, &v);
     hlo_val s = hlo_dot(h, r->q, k, HLO_DIMS(0, 1), HLO_DIMS(0, 1), HLO_DIMS(3), HLO_DIMS(3), DT_F32);
-    s = capped(r, hlo_bin_scalar(h, "multiply", s, r->c->n->a.paged_attention.scale));
+    s = capped(r, times(h, hlo_bin_scalar(h, "multiply", s, r->c->n->a.paged_attention.scale), r->k_scale));
     hlo_val mask = hlo_broadcast(h, seen(r, i, r->lo, r->hi), (int[]){ 0, 2, 3 }, 4, s.dim);
     s = hlo_select(h, mask, s, hlo_full_like(h, hlo_float(h, DT_F32, NO_SCORE), s));
     next[0] = hlo_bin(h, "maximum", old[0], hlo_reduce(h, "maximum", s, 3));
@@ -291,7 +306,7 @@ static hlo_val attend(reader *r)
     attend_block(r, i, carried, next);
     hlo_end_for(h, next, state);
     hlo_val sum = hlo_bin_scalar(h, "maximum", state[1], 1e-30);     /* at least 1 where there is a key */
-    hlo_val out = hlo_bin(h, "divide", state[2], hlo_broadcast_at(h, sum, 0, state[2]));
+    hlo_val out = times(h, hlo_bin(h, "divide", state[2], hlo_broadcast_at(h, sum, 0, state[2])), kv_scale(r->c, true));
     int64_t lane = r->kv.narrow ? HALF : 0;
     return hlo_convert(h, hlo_slice(h, out, 3, lane, lane + v_dim(r)), r->c->step->act);
 }

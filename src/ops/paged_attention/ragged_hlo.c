@@ -68,6 +68,17 @@ static hlo_val heads_of_rows(hlo *h, const ragged *r, hlo_val x)
     return hlo_slice(h, hlo_slice(h, x, 1, 0, r->q_heads), 2, lane, lane + r->kv.dim);
 }
 
+/* Factors of scores and of results, with what the cache's numbers were divided by: f32 [2]. */
+static hlo_val factors(hlo_call *c)
+{
+    hlo *h = c->h;
+    hlo_val f = hlo_floats(h, (float[]){ (float)c->n->a.paged_attention.scale, 1 }, 1, (int64_t[]){ FACTORS });
+    hlo_val by[FACTORS] = { kv_scale(c, false), kv_scale(c, true) };
+    if (!hlo_is(by[0])) return f;
+    for (int i = 0; i < FACTORS; i++) by[i] = hlo_reshape(h, by[i], 1, (int64_t[]){ 1 });
+    return hlo_bin(h, "multiply", f, hlo_concat(h, by, FACTORS, 0));
+}
+
 static hlo_val attend_single(hlo_call *c, const ragged *r, hlo_val q)
 {
     hlo *h = c->h;
@@ -80,7 +91,7 @@ static hlo_val attend_single(hlo_call *c, const ragged *r, hlo_val q)
     in[n++] = kernel_scalar(h, c->first_page);
     in[n++] = s->kv_lens;
     in[n++] = hlo_reshape(h, s->page_table, 1, &table);
-    in[n++] = hlo_floats(h, (float[]){ (float)c->n->a.paged_attention.scale, 1 }, 1, (int64_t[]){ FACTORS });
+    in[n++] = factors(c);
     in[n++] = rows_of_heads(h, r, q, r->kv.width);
     if (r->sinks) {
         hlo_val sinks = hlo_reshape(h, hlo_convert(h, c->in[SINKS], DT_F32), 3, (int64_t[]){ 1, r->q_heads, 1 });

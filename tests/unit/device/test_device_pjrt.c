@@ -204,6 +204,36 @@ TEST(layers_of_chunks)
     against_cpu(&anywhere, one, 1e-4);
 }
 
+static status steps_with(device *d, const decoder *x, mesh on, dtype kv, float out[DECODER_STEPS][4 * VOCAB])
+{
+    loaded l = { 0 };
+    device_limits lim = limits;
+    lim.kv_dtype = kv;
+    status st = load_to(&l, d, x, on, &lim);
+    if (st == ST_OK) st = resize(l.m);
+    if (st == ST_OK) st = run_steps(&l, x, out);
+    drop(&l);
+    return st;
+}
+
+/* Every layer of the loop has scales of its own for what its cache keeps; 8-bit numbers may be rounded otherwise where sums' last bits differ. */
+TEST(scales_of_the_cache)
+{
+    NEED_CPU;
+    decoder scaled = llama;
+    device *here;
+    scaled.kv_scales = true;
+    static const struct { dtype kv; mesh on; double tolerance; } all[] = {
+        { DT_F32, { 1, 1, false, false }, 1e-4 }, { DT_F8E4M3, { 1, 1, false, false }, 0.05 }, { DT_F8E5M2, { 1, 2, false, false }, 0.1 } };
+    REQUIRE_OK(device_open("cpu", &(device_options){ .n_threads = 1 }, &here));
+    for (int i = 0; i < 3; i++) {
+        CHECK_OK(steps_with(here, &scaled, one, all[i].kv, want));
+        CHECK_OK(steps_with(opened(), &scaled, all[i].on, all[i].kv, got));
+        compare(&scaled, all[i].tolerance);
+    }
+    device_close(here);
+}
+
 /* The second time nothing is compiled. */
 TEST(programs_come_from_the_cache)
 {

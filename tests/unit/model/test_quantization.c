@@ -180,4 +180,26 @@ TEST(out_of_memory)
     CHECK_EVERY_ALLOCATION(parse_groups(&q), quantization_free(q));
 }
 
+/* What --kv-cache-dtype auto asks. */
+TEST(caches_of_eight_bits)
+{
+    static const struct { const char *config; bool fp8; } all[] = {
+        { "{}", false },
+        { "{\"quantization_config\": 3}", false },
+        { "{\"quantization_config\": {\"quant_method\": \"compressed-tensors\", \"kv_cache_scheme\": {\"num_bits\": 8, \"type\": \"float\", \"strategy\": \"tensor\", \"dynamic\": false}}}", true },
+        { "{\"quantization_config\": {\"quant_method\": \"compressed-tensors\", \"kv_cache_scheme\": null}}", false },
+        { "{\"text_config\": {\"quantization_config\": {\"quant_method\": \"modelopt\", \"kv_cache_scheme\": {\"num_bits\": 8, \"type\": \"float\", \"dynamic\": false}}}}", true },
+        { "{\"quantization_config\": {\"quant_method\": \"modelopt\", \"kv_cache_scheme\": {\"num_bits\": 4, \"type\": \"float\"}}}", false },
+        { "{\"quantization_config\": {\"quant_method\": \"modelopt\", \"quantization\": {\"kv_cache_quant_algo\": \"FP8\"}}}", true },
+        { "{\"quantization_config\": {\"quant_method\": \"modelopt\", \"kv_cache_quant_algo\": \"NVFP4\"}}", false },
+        { "{\"quantization_config\": {\"quant_method\": \"fp8\", \"kv_cache_scheme\": \"static\"}}", false },
+    };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        jv *j;
+        REQUIRE_OK(jv_parse(all[i].config, strlen(all[i].config), &j));
+        CHECK(quantization_fp8_cache(j) == all[i].fp8);
+        jv_free(j);
+    }
+}
+
 TEST_MAIN

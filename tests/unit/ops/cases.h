@@ -94,6 +94,9 @@ static inline void case_fill(void *arg, const node *n, float *dst)
     int64_t count = case_count(arg, n);
     uint32_t seed = n->op == OP_WEIGHT ? (uint32_t)strlen(n->a.weight.parts[0].name) * 7 : (uint32_t)count;
     for (int64_t i = 0; i < count; i++) dst[i] = case_value(seed, (uint32_t)i);
+    /* what caches are divided by is positive, and far from 1 */
+    bool scales = n->op == OP_WEIGHT && strstr(n->a.weight.parts[0].name, "kv_scales");
+    for (int64_t i = 0; scales && i < count; i++) dst[i] = i % 2 ? 3.0f : 0.375f;
     /* a single column is a mask or numbers of groups: few whole numbers */
     for (int64_t i = 0; n->op == OP_INPUT && n->s.rank == 2 && n->s.dim[1] == 1 && i < count; i++) dst[i] = floorf(2 * dst[i]);
 }
@@ -123,8 +126,8 @@ static inline ref_cache case_cache(const graph *g, dtype type, int n_slots, int6
         c.v[i] = case_value(12, (uint32_t)i);
     }
     for (size_t i = 0; i < n && dtype_bits(type) == 8; i += (size_t)*dim) {
-        kv_rounded(type, c.k + i, *dim, c.k + i);
-        kv_rounded(type, c.v + i, *dim, c.v + i);
+        kv_rounded(type, c.k + i, *dim, 1, c.k + i);
+        kv_rounded(type, c.v + i, *dim, 1, c.v + i);
     }
     return c;
 }

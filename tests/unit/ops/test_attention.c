@@ -34,7 +34,7 @@ static void check_small_float(dtype type, float (*value)(uint8_t))
     uint32_t seed = 1;
     for (int i = 0; i < 20000; i++) {
         x = random_float(&seed);
-        kv_rounded(type, &x, 1, &y);
+        kv_rounded(type, &x, 1, 1, &y);
         if (y != nearest(value, x)) FAIL("%s: %.9g became %.9g, wanted %.9g", dtype_name(type), (double)x, (double)y, (double)nearest(value, x));
     }
     for (int code = 0; code < 127; code++) { /* every number, and the middle between it and the next, and what is beside that */
@@ -42,15 +42,15 @@ static void check_small_float(dtype type, float (*value)(uint8_t))
         if (!isfinite(v)) continue;
         float all[] = { v, -v, nextafterf(v, INFINITY), isfinite(next) ? (v + next) / 2 : v * 2, isfinite(next) ? nextafterf((v + next) / 2, 0) : FLT_MAX };
         for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
-            kv_rounded(type, &all[i], 1, &y);
+            kv_rounded(type, &all[i], 1, 1, &y);
             if (y != nearest(value, all[i])) FAIL("%s: %.9g became %.9g", dtype_name(type), (double)all[i], (double)y);
         }
     }
     x = NAN;
-    kv_rounded(type, &x, 1, &y);
+    kv_rounded(type, &x, 1, 1, &y);
     CHECK(isnan(y));
     x = -INFINITY;
-    kv_rounded(type, &x, 1, &y);
+    kv_rounded(type, &x, 1, 1, &y);
     CHECK(y == nearest(value, -FLT_MAX) && y < -400); /* as vLLM: infinity saturates too */
 }
 
@@ -65,7 +65,7 @@ TEST(int8_has_a_scale_per_token_and_head)
         float most = 0;
         int n = 1 + turn % 80;
         for (int i = 0; i < n; i++) x[i] = random_float(&seed), most = fmaxf(most, fabsf(x[i]));
-        kv_rounded(DT_I8, x, n, y);
+        kv_rounded(DT_I8, x, n, 1, y);
         for (int i = 0; i < n; i++) {
             double steps = (double)y[i] / ((double)most / 127);
             if (fabs((double)y[i] - (double)x[i]) > (double)most / 127 * 0.50001) FAIL("%.9g became %.9g, scale %.9g", (double)x[i], (double)y[i], (double)most / 127);
@@ -74,7 +74,7 @@ TEST(int8_has_a_scale_per_token_and_head)
     }
     float odd[][3] = { { 0, 0, 0 }, { 3e38f, -3e38f, 0 }, { 1e-40f, 0, -1e-41f }, { INFINITY, 1, 2 }, { 1, NAN, 2 } };
     for (int i = 0; i < 5; i++) {
-        kv_rounded(DT_I8, odd[i], 3, y);
+        kv_rounded(DT_I8, odd[i], 3, 1, y);
         for (int j = 0; j < 3; j++) CHECK(i < 3 ? isfinite(y[j]) : isnan(y[j]));
     }
 }
@@ -99,13 +99,13 @@ TEST(tokens_are_found_again)
                     for (int h = 0; h < HEADS; h++) {
                         for (int i = 0; i < DIM; i++) k[i] = random_float(&seed), v[i] = random_float(&seed);
                         if (pass == 0) {
-                            kv_store(&kv, slot, h, k, v);
+                            kv_store(&kv, slot, h, k, v, KV_UNSCALED);
                             continue;
                         }
                         kv_fetch(&kv, slot, h, got_k, got_v);
-                        kv_rounded(types[t], k, DIM, want);
+                        kv_rounded(types[t], k, DIM, 1, want);
                         CHECK(memcmp(got_k, want, sizeof want) == 0);
-                        kv_rounded(types[t], v, DIM, want);
+                        kv_rounded(types[t], v, DIM, 1, want);
                         CHECK(memcmp(got_v, want, sizeof want) == 0);
                     }
             }

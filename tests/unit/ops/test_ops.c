@@ -132,7 +132,7 @@ static void make_cache(runner *r, const node *attention, const ref_cache *ref, i
         for (int pos = 0; pos < b->kv_lens[s] - (b->cu_q_lens[s + 1] - b->cu_q_lens[s]); pos++)
             for (int64_t h = 0; h < heads; h++) {
                 int64_t slot = case_slot(r->step, s, pos), at = (slot * heads + h) * dim;
-                kv_store(kv, (int32_t)slot, h, ref->k + at, ref->v + at);
+                kv_store(kv, (int32_t)slot, h, ref->k + at, ref->v + at, KV_UNSCALED);
             }
 }
 

@@ -12,6 +12,7 @@
 typedef struct decoder { int layers, hidden, heads, kv_heads, head_dim, mlp, vocab, period; bool qk_norm, bias, tied; dtype type; int experts, top_k; /* 0: a dense MLP */
     bool sinks, gemma, llama4;   /* a logit for each head; norms of 1 + w behind attention and MLP; every second layer without rope, the others with chunks */
     int chunk;                   /* of these; 0: 5 */
+    bool kv_scales;              /* of each layer its own */
 } decoder;
 
 /* ---- the graph ---- */
@@ -93,16 +94,25 @@ static inline tensor decoder_rope(graph *g, const decoder *d, int l, tensor x, t
     return graph_add(g, OP_RMS_NORM, &x, 1, &(op_attrs){ .rms_norm = { 1e-5, 0 } });
 }
 
+static inline tensor decoder_scales(graph *g, int l)
+{
+    char full[64];
+    snprintf(full, sizeof full, "%d.kv_scales", l);
+    graph_set_layer(g, l);
+    return graph_weight(g, ROLE_REPL, &(shape){ DT_F32, 1, { 2 }, { AX_NONE } }, &(weight_part){ full, 0, 2, 2, AX_NONE, 0, 0 }, 1);
+}
+
 static inline tensor decoder_layer(graph *g, const decoder *d, int l, tensor x, tensor table)
 {
     tensor y = decoder_norm(g, d, l, x, "in"), q = decoder_heads(g, d, l, y, "q", AX_HEADS, d->heads), k, v;
     k = decoder_heads(g, d, l, y, "k", AX_KV_HEADS, d->kv_heads);
     v = decoder_heads(g, d, l, y, "v", AX_KV_HEADS, d->kv_heads);
     if (d->qk_norm) q = decoder_norm(g, d, l, q, "q_norm"), k = decoder_norm(g, d, l, k, "k_norm");
-    tensor in[] = { decoder_rope(g, d, l, q, table, true), decoder_rope(g, d, l, k, table, false), v, NO_TENSOR };
+    tensor in[] = { decoder_rope(g, d, l, q, table, true), decoder_rope(g, d, l, k, table, false), v, NO_TENSOR, NO_TENSOR };
+    if (d->kv_scales) in[4] = decoder_scales(g, l);
     if (d->sinks) in[3] = decoder_weight(g, d, l, ROLE_COL, "sinks", AX_HEADS, d->heads, AX_NONE, 0);
     int64_t window = d->period && (l + 1) % d->period ? 6 : 0;
-    y = graph_add(g, OP_PAGED_ATTENTION, in, 4, &(op_attrs){ .paged_attention = { .cache = l, .scale = 0.4, .window = window, .chunk = d->llama4 && l % 2 == 0 ? d->chunk ? d->chunk : 5 : 0 } });
+    y = graph_add(g, OP_PAGED_ATTENTION, in, 5, &(op_attrs){ .paged_attention = { .cache = l, .scale = 0.4, .window = window, .chunk = d->llama4 && l % 2 == 0 ? d->chunk ? d->chunk : 5 : 0 } });
     y = graph_add(g, OP_MERGE_HEADS, &y, 1, NULL);
     x = decoder_two(g, OP_ADD, x, decoder_made(g, d, l, decoder_linear(g, d, l, y, ROLE_ROW, "o", AX_EMBED, d->hidden, d->bias), "o_norm"));
     y = decoder_norm(g, d, l, x, "post");
@@ -164,6 +174,7 @@ static inline float decoder_value(const char *name, const node *n, uint32_t i)
     uint32_t seed = 5381;
     for (const char *c = name; *c; c++) seed = seed * 33 + (unsigned char)*c;
     float v = case_value(seed, i);
+    if (strstr(name, "kv_scales")) return 0.25f + fabsf(v);
     return n->s.rank == weight_rows_dim(n) + 2 ? v / 4 : strstr(name, "bias") ? v / 8 : 1 + floorf(v * 8) / 32;
 }
 
