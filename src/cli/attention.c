@@ -126,6 +126,7 @@ void attention_log(const graph *g, const device_limits *l)
     if (attention_look(g, l, &v) != ST_OK) return;
     attention_describe(&v.decode, &line);
     log_info("Attention by the policy %s; %.1f us per layer in a decode step of %d sequences, by the model", buf_cstr(&line), v.decode.seconds * 1e6, v.decode_shape.seqs);
+    if (l->kv_dtype == DT_I8 && l->attention.backend != ATTENTION_BACKEND_STABLEHLO) log_info("Attention: a KV cache of int8 with a scale for each token and head is read and written by StableHLO; there are no kernels for it");
     if (v.decode.warning) log_warn("Attention: %s", v.decode.warning);
     buf_free(&line);
 }

@@ -260,7 +260,6 @@ static status compile_for(const flags *f, compile_plan *p, const tools *t, doubl
     const bool json = flags_bool(f, "json", false);
     compile_jobs jobs = {0};
     compile_report r = { .p = p, .jobs = &jobs, .model = flags_str(f, "model"), .target = target, .compiler = buf_cstr(&t->package), .cache_dir = pjrt_cache_dir(t->cache) };
-    TRY(program_check_kv(&p->c.limits));
     TRY(compile_plan_target(target, &t->info, p));
     compile_say_plan(&r, json ? stderr : stdout);
     fflush(stdout);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "graph/kv_groups.h"
+#include "model/kv_scales.h"
 #include "ops/op.h"
 
 /* A tied head is the embedding again; where it is quantised it has a node of its own but the same values on disk. */
@@ -62,8 +63,8 @@ void model_count_params(const graph *g, model_params *out)
         if (w->op != OP_WEIGHT) continue;
         int64_t n = w->s.dim[0] * shape_cols(&w->s);
         out->bytes += (double)n * bits_of(w) / 8;
-        /* what corrects a router's choice is a buffer to those who count parameters */
-        if (seen_before(g, id) || reader_of(g, id, OP_ROUTE)) continue;
+        /* what corrects a router's choice is a buffer to those who count parameters, and so are scales of a cache */
+        if (seen_before(g, id) || reader_of(g, id, OP_ROUTE) || kv_scale_wanted(w->a.weight.parts[0].name)) continue;
         out->total += n;
         out->active += (int64_t)((double)n * active_share(g, id) + 0.5);
         if (w->a.weight.scheme) out->quantised += n;

@@ -380,8 +380,12 @@ hlo_val hlo_convert(hlo *h, hlo_val x, dtype t) { return x.type == t ? x : retyp
 
 hlo_val hlo_bitcast(hlo *h, hlo_val x, dtype t)
 {
-    if (dtype_bits(x.type) != dtype_bits(t)) hlo_fail(h, "bitcast from %s to %s", type_name(x.type), type_name(t));
-    return x.type == t ? x : retyped(h, "stablehlo.bitcast_convert", x, make(t, x.rank, x.dim));
+    const int64_t from = (int64_t)dtype_bits(x.type), to = (int64_t)dtype_bits(t);
+    hlo_val out = make(t, x.rank, x.dim);
+    if (from > to && from % to == 0 && need_rank(h, "bitcast", x.rank + 1)) out.dim[out.rank++] = from / to;
+    else if (from < to && x.rank > 0 && x.dim[x.rank - 1] * from == to) out.rank--;
+    else if (from != to) hlo_fail(h, "bitcast from %s to %s", type_name(x.type), type_name(t));
+    return x.type == t ? x : retyped(h, "stablehlo.bitcast_convert", x, out);
 }
 
 /* ---- shapes ---- */

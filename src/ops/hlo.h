@@ -70,7 +70,8 @@ hlo_val hlo_cmp(hlo *h, const char *op, hlo_val x, hlo_val y);
 hlo_val hlo_cmp_scalar(hlo *h, const char *op, hlo_val x, double y);
 hlo_val hlo_select(hlo *h, hlo_val pred, hlo_val yes, hlo_val no);
 hlo_val hlo_convert(hlo *h, hlo_val x, dtype t);              /* x itself if it has that type */
-hlo_val hlo_bitcast(hlo *h, hlo_val x, dtype t);              /* same width */
+/* Bits as they are. Of a narrower type they are one more dimension, the last; to a wider one that dimension goes. */
+hlo_val hlo_bitcast(hlo *h, hlo_val x, dtype t);
 
 /* ---- shapes ---- */
 hlo_val hlo_reshape(hlo *h, hlo_val x, int rank, const int64_t *dim);
@@ -176,6 +177,9 @@ typedef struct hlo_kv {
 hlo_kv hlo_kv_of(dtype type, int64_t kv_heads, int64_t head_dim);
 /* With heads padded to a multiple of 128 or 256 lanes (attention_choice.head_multiple); 0 and 64: as few as the layout takes. */
 hlo_kv hlo_kv_padded(dtype type, int64_t kv_heads, int64_t head_dim, int multiple);
+/* Beside a cache of DT_I8 there is an array [layers * pages, page, 1, these lanes] of DT_I8: of each token the bytes of its scales, f32,
+ * one for each head's K, then for each one's V (latent: none); 0 for other types. */
+int64_t hlo_kv_scale_lanes(const hlo_kv *kv);
 /* Of an attention node. */
 hlo_kv hlo_kv_for(const graph *g, const node *attention, dtype type, int multiple);
 
@@ -194,6 +198,7 @@ typedef struct hlo_call {
     hlo_val place;                  /* i32 scalar: which of the layers in `all` */
     const hlo_step *step;
     hlo_val cache;                  /* attention: in and, updated, out */
+    hlo_val cache_scales;           /* the same of caches of DT_I8 (hlo_kv_scale_lanes); else none */
     hlo_val first_page;             /* i32 scalar: page 0 of this layer */
 } hlo_call;
 typedef hlo_val op_hlo_fn(hlo_call *c);

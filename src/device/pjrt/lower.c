@@ -166,6 +166,7 @@ static void bind_cache(lowering *l, const node *n, hlo_call *c, hlo_step *step)
     bool one = true;
     for (int k = 1; k < count; k++) one = one && l->repeat_groups[k] == at.group;
     c->cache = l->caches[at.array];
+    if (l->p->caches[at.array].scales >= 0) c->cache_scales = l->caches[l->p->caches[at.array].scales];
     c->first_page = count ? by_iteration(l, l->first_pages, count) : hlo_int(h, DT_I32, (int64_t)at.index * l->o->n_pages);
     c->step = step;
     *step = l->step;
@@ -233,7 +234,10 @@ static void emit_node(lowering *l, int id)
     hlo_step step;
     if (op_is(n->op, OPF_EFFECT)) bind_cache(l, n, &c, &step);
     l->vals[id] = impl->hlo(&c);
-    if (op_is(n->op, OPF_EFFECT)) l->caches[l->p->cache_at[n->a.kv.cache].array] = c.cache;
+    if (!op_is(n->op, OPF_EFFECT)) return;
+    const int array = l->p->cache_at[n->a.kv.cache].array, scales = l->p->caches[array].scales;
+    l->caches[array] = c.cache;
+    if (scales >= 0) l->caches[scales] = c.cache_scales;
 }
 
 /* ---- segments ---- */
@@ -304,7 +308,7 @@ static int make_args(const lower_plan *p, const lower_bucket *b, const lower_opt
     if (lower_n_leading(p->g) > n) args[n++] = (hlo_arg){ "rank", DT_I32, 0, { 0 }, -1 };
     for (int c = 0; c < p->n_caches; c++) {
         const lower_cache *x = &p->caches[c];
-        args[n++] = (hlo_arg){ "kv", x->kv.type, 4, { (int64_t)x->n_places * o->n_pages, o->page, x->kv.rows, x->kv.lanes }, c };
+        args[n++] = (hlo_arg){ x->of_scales ? "kv scales" : "kv", x->kv.type, 4, { (int64_t)x->n_places * o->n_pages, o->page, x->kv.rows, x->kv.lanes }, c };
     }
     for (int i = 0; i < p->n_inputs; i++) {
         const shape *s = &graph_at(p->g, p->inputs[i])->s;

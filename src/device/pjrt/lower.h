@@ -27,8 +27,9 @@
 /* An argument that holds a piece of a weight (ops/hlo_weight.h): of one node, or of n layers stacked into one more dimension in front. The
  * pieces of a weight follow each other, values first. */
 typedef struct lower_weight { int n; const int *nodes; bool stacked; shape s; /* of one layer, local */ weight_piece piece; } lower_weight;
-/* A flat cache: [n_places * pages, page, kv.rows, kv.lanes] */
-typedef struct lower_cache { hlo_kv kv; int n_places; } lower_cache;
+/* A flat cache: [n_places * pages, page, kv.rows, kv.lanes]. One of DT_I8 has another one with its numbers' scales
+ * (hlo_kv_scale_lanes), which has no heads. */
+typedef struct lower_cache { hlo_kv kv; int n_places, scales; /* where that is in lower_plan.caches; -1 = there is none */ bool of_scales; } lower_cache;
 
 /* A run of layers: `count` repetitions of a group of nodes that differ only in their weights. count 1: emitted as they are.
  * What one repetition hands to the next (the residual stream) is carried: position carry_at[c] in the group's nodes. */

@@ -156,10 +156,13 @@ static int array_of(lower_plan *p, const node *n, dtype type)
     hlo_kv kv = hlo_kv_for(p->g, n, type, p->head_multiple);
     for (int c = 0; c < p->n_caches; c++) {
         const hlo_kv *x = &p->caches[c].kv;
-        if (x->heads == kv.heads && x->dim == kv.dim && x->latent == kv.latent) return c;
+        if (!p->caches[c].of_scales && x->heads == kv.heads && x->dim == kv.dim && x->latent == kv.latent) return c;
     }
-    p->caches[p->n_caches] = (lower_cache){ .kv = kv };
-    return p->n_caches++;
+    const int made = p->n_caches++;
+    const int64_t lanes = hlo_kv_scale_lanes(&kv);
+    p->caches[made] = (lower_cache){ .kv = kv, .scales = lanes ? p->n_caches : -1 };
+    if (lanes) p->caches[p->n_caches++] = (lower_cache){ .kv = { .type = DT_I8, .rows = 1, .lanes = lanes }, .scales = -1, .of_scales = true };
+    return made;
 }
 
 /* Layers of a group take places one after the other, those of each shape for themselves. */
@@ -176,6 +179,7 @@ static status place_caches(lower_plan *p, dtype type)
         int c = array_of(p, x, type), group = at[s.cache].group, index = used[c * KV_MAX_GROUPS + group]++;
         p->cache_at[s.cache] = (struct lower_place){ c, index, group };
         if (index >= p->caches[c].n_places) p->caches[c].n_places = index + 1;
+        if (p->caches[c].scales >= 0) p->caches[p->caches[c].scales].n_places = p->caches[c].n_places;
     }
     status st = at && used ? ST_OK : err_nomem();
     mem_free(at);
@@ -250,7 +254,7 @@ status lower_plan_new(const graph *g, dtype kv_dtype, int head_multiple, lower_p
     p->segments = arena_calloc(&p->mem, n, sizeof *p->segments);
     p->inputs = arena_calloc(&p->mem, n, sizeof *p->inputs);
     p->arg_of = arena_alloc(&p->mem, n * sizeof *p->arg_of);
-    p->caches = arena_calloc(&p->mem, n_caches, sizeof *p->caches);
+    p->caches = arena_calloc(&p->mem, 2 * n_caches, sizeof *p->caches);
     p->cache_at = arena_calloc(&p->mem, n_caches, sizeof *p->cache_at);
     f.order = arena_alloc(&p->mem, n * sizeof *f.order);
     f.spans = arena_alloc(&p->mem, n * sizeof *f.spans);

@@ -324,7 +324,6 @@ static status pjrt_load(device *dev, const graph *g, const weight_source *w, con
     int have = pjrt_client_n_devices(d->client), need = on.dp * on.tp;
     if (need > have) return err_set(ST_INVALID, "the model is cut for %d devices, %s has %d", need, d->name, have);
     if (on.dp > 1) return err_set(ST_UNSUPPORTED, "data parallel size %d: this device serves one batch at a time", on.dp);
-    TRY(program_check_kv(l));
     pjrt_model *m = mem_calloc(1, sizeof *m);
     if (!m) return err_nomem();
     m->base.cls = d->base.cls;

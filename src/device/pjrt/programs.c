@@ -63,13 +63,6 @@ static bool has_three_positions(const graph *g)
     return false;
 }
 
-status program_check_kv(const device_limits *l)
-{
-    if (l->kv_dtype == DT_I8)
-        return err_set(ST_UNSUPPORTED, "PJRT devices keep KV in f32, bf16, f16, f8e4m3 or f8e5m2, not in %s: leave --kv-cache-dtype at auto, or use the cpu device", dtype_name(l->kv_dtype));
-    return ST_OK;
-}
-
 status program_context_new(const graph *g, const device_limits *l, dtype act, program_context *out)
 {
     lower_plan *plan;
@@ -165,6 +158,7 @@ int64_t program_layer_cache_bytes(const program_context *c)
 {
     int64_t least = INT64_MAX;
     for (int i = 0; i < c->plan->n_caches; i++) {
+        if (c->plan->caches[i].of_scales) continue;
         int64_t b = page_bytes(&c->plan->caches[i], c->lower.page) * c->lower.n_pages;
         least = b < least ? b : least;
     }

@@ -27,8 +27,6 @@ typedef struct program_context {
     int vocab;
 } program_context;
 
-/* Can programs be made for this KV type? Simulations and plans count with those that only will be. */
-status program_check_kv(const device_limits *l) FALLIBLE;
 /* g: for the mesh that it was partitioned for. act: the type of activations. n_pages may be set later. */
 status program_context_new(const graph *g, const device_limits *l, dtype act, program_context *out) FALLIBLE;
 void program_context_free(program_context *c);

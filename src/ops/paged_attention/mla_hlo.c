@@ -73,6 +73,7 @@ static const char *refusal(const hlo_call *c, const hlo_kv *kv)
     const mla single = mla_of(c, kv, true), tiles = mla_of(c, kv, false);
     const kv_update u = update_of(c, kv);
     if (s->act != DT_BF16) return "activations of another type than bf16";
+    if (hlo_is(c->cache_scales)) return "a cache with a scale for each token";
     if (c->n->a.paged_attention.window || c->n->a.paged_attention.chunk || c->n->a.paged_attention.softcap != 0 || hlo_is(s->see)) return "windows, soft caps and images";
     if (kv_update_refusal(&u)) return kv_update_refusal(&u);
     if (mla_refusal(&single)) return mla_refusal(&single);

@@ -9,6 +9,8 @@
  * a row's keys never reaches its result, not even a NaN that another sequence left there.
  *
  * docs/performance.md, "Attention in StableHLO", has the variants that were measured. */
+#include <math.h>
+
 #include "ops/op.h"
 #include "ops/paged_attention/attention.h"
 #include "ops/paged_attention/kv_update.h"
@@ -62,6 +64,10 @@ hlo_kv hlo_kv_for(const graph *g, const node *attention, dtype type, int multipl
     return kv_of(attention, type, graph_node(g, attention->in[K])->s.dim, multiple);
 }
 
+static int64_t n_scales(const hlo_kv *kv) { return kv->latent ? kv->heads : 2 * kv->heads; }
+
+int64_t hlo_kv_scale_lanes(const hlo_kv *kv) { return kv->type == DT_I8 ? round_up(4 * n_scales(kv), LANES) : 0; }
+
 /* The type of both products' operands: the one that loses nothing of activations and cache. */
 static dtype product_type(dtype act, dtype kv)
 {
@@ -95,13 +101,34 @@ static hlo_val kv_number(hlo *h, hlo_val x, dtype type, hlo_val scale)
     return hlo_convert(h, hlo_bin(h, "maximum", x, hlo_full_like(h, hlo_float(h, DT_F32, -most), x)), type);
 }
 
-/* k and v [T, kv_heads, d] as rows of the cache [T, rows, lanes]. */
-hlo_val kv_cache_rows(hlo_call *c, const hlo_kv *kv)
+/* x [T, heads, d] in DT_I8, and the scale of each token's head, f32 [T, heads]: ops/kv.h has the rule. */
+static hlo_val int8_number(hlo *h, hlo_val x, hlo_val *scale)
+{
+    x = hlo_convert(h, x, DT_F32);
+    hlo_val most = hlo_reduce(h, "maximum", hlo_un(h, "abs", x), 2), zero = hlo_full_like(h, hlo_float(h, DT_F32, 0), most);
+    hlo_val infinite = hlo_full_like(h, hlo_float(h, DT_F32, INFINITY), most), factor = hlo_bin(h, "divide", hlo_full_like(h, hlo_float(h, DT_F32, 127), most), most);
+    hlo_val finite = hlo_cmp(h, "LT", most, infinite), some = hlo_bin(h, "and", finite, hlo_cmp(h, "LT", factor, infinite));
+    *scale = hlo_select(h, some, hlo_bin_scalar(h, "divide", most, 127), hlo_select(h, finite, zero, hlo_bin(h, "subtract", most, most)));   /* inf - inf: NaN */
+    hlo_val q = hlo_un(h, "round_nearest_even", hlo_bin(h, "multiply", x, hlo_broadcast_at(h, factor, 0, x)));
+    return hlo_convert(h, hlo_select(h, hlo_broadcast_at(h, some, 0, q), q, hlo_full_like(h, hlo_float(h, DT_F32, 0), q)), DT_I8);
+}
+
+/* The step's keys and values in the cache's type, [T, kv_heads, d]; of DT_I8 with their scales. */
+static void kv_numbers(hlo_call *c, const hlo_kv *kv, hlo_val out[2], hlo_val scales[2])
 {
     hlo *h = c->h;
-    hlo_val in[2] = { kv_number(h, c->in[K], kv->type, kv_scale(c, false)) }, zero = hlo_float(h, kv->type, 0);
+    for (int i = 0; i < (kv->latent ? 1 : 2); i++) {
+        out[i] = kv_number(h, c->in[i ? VAL : K], kv->type == DT_I8 ? DT_F32 : kv->type, kv_scale(c, i));
+        if (kv->type == DT_I8) out[i] = int8_number(h, out[i], &scales[i]);
+    }
+}
+
+/* These as rows of the cache, [T, rows, lanes]. */
+static hlo_val rows_of_numbers(hlo_call *c, const hlo_kv *kv, hlo_val in[2])
+{
+    hlo *h = c->h;
+    hlo_val zero = kv->type == DT_I8 ? hlo_int(h, DT_I8, 0) : hlo_float(h, kv->type, 0);
     if (kv->latent) return hlo_reshape(h, hlo_pad(h, in[0], 2, 0, kv->lanes - kv->dim, zero), 3, (int64_t[]){ c->step->T, 1, kv->lanes });
-    in[1] = kv_number(h, c->in[VAL], kv->type, kv_scale(c, true));
     int64_t width = kv->narrow ? HALF : kv->width;
     for (int i = 0; i < 2; i++) in[i] = hlo_pad(h, in[i], 2, 0, width - kv->dim, zero);
     for (int i = 0; kv->v_row && i < 2; i++) in[i] = hlo_pad(h, in[i], 1, 0, kv->v_row - kv->heads, zero);
@@ -110,13 +137,32 @@ hlo_val kv_cache_rows(hlo_call *c, const hlo_kv *kv)
     return hlo_pad(h, all, 1, 0, kv->rows - all.dim[1], zero);
 }
 
+hlo_val kv_cache_rows(hlo_call *c, const hlo_kv *kv)
+{
+    hlo_val in[2], scales[2];
+    kv_numbers(c, kv, in, scales);
+    return rows_of_numbers(c, kv, in);
+}
+
+/* Scales [T, kv_heads] as rows of their array, [T, 1, lanes]. */
+static hlo_val rows_of_scales(hlo_call *c, const hlo_kv *kv, const hlo_val scales[2])
+{
+    hlo *h = c->h;
+    hlo_val all = kv->latent ? scales[0] : hlo_concat(h, scales, 2, 1);
+    all = hlo_reshape(h, hlo_bitcast(h, all, DT_I8), 3, (int64_t[]){ c->step->T, 1, 4 * n_scales(kv) });
+    return hlo_pad(h, all, 2, 0, hlo_kv_scale_lanes(kv) - all.dim[2], hlo_int(h, DT_I8, 0));
+}
+
 static void write_cache(hlo_call *c, const hlo_kv *kv)
 {
     hlo *h = c->h;
     const hlo_step *s = c->step;
-    hlo_val page = hlo_bin(h, "add", s->write_page, hlo_full_like(h, c->first_page, s->write_page));
+    hlo_val numbers[2], scales[2], page = hlo_bin(h, "add", s->write_page, hlo_full_like(h, c->first_page, s->write_page));
     hlo_val at[2] = { hlo_reshape(h, page, 2, (int64_t[]){ s->T, 1 }), hlo_reshape(h, s->write_slot, 2, (int64_t[]){ s->T, 1 }) };
-    c->cache = hlo_put(h, c->cache, hlo_concat(h, at, 2, 1), kv_cache_rows(c, kv));
+    hlo_val where = hlo_concat(h, at, 2, 1);
+    kv_numbers(c, kv, numbers, scales);
+    c->cache = hlo_put(h, c->cache, where, rows_of_numbers(c, kv, numbers));
+    if (hlo_is(c->cache_scales)) c->cache_scales = hlo_put(h, c->cache_scales, where, rows_of_scales(c, kv, scales));
 }
 
 /* ---- reading ---- */
@@ -237,23 +283,59 @@ static hlo_val heads_of_block(const reader *r, hlo_val all, int64_t row, int64_t
 static int64_t v_dim(const reader *r) { return r->kv.latent ? r->c->n->a.paged_attention.latent : r->kv.dim; }
 static int64_t v_width(const reader *r) { return r->kv.latent ? round_up(v_dim(r), LANES) : r->kv.width; }
 
-/* Keys and values of block i: [B, kv_heads, tokens, kv.width and v_width]. Values that nobody sees are 0. */
-static void load_block(const reader *r, hlo_val i, hlo_val *k, hlo_val *v)
+/* Block i of an array of the cache: [B, tokens, rows, lanes] */
+static hlo_val block_of(const reader *r, hlo_val array, hlo_val i)
 {
     hlo *h = r->c->h;
+    const int64_t rows = array.dim[2], lanes = array.dim[3];
     hlo_val at[2] = { { 0 }, hlo_bin_scalar(h, "multiply", i, (double)r->pages) };
-    hlo_val ids = hlo_dynamic_slice(h, r->table, at, (int64_t[]){ r->B, r->pages });
-    hlo_val cache = r->c->cache, first = r->c->first_page;
+    hlo_val ids = hlo_dynamic_slice(h, r->table, at, (int64_t[]){ r->B, r->pages }), first = r->c->first_page;
     if (r->split > 1) {
         first = hlo_bin_scalar(h, "multiply", first, (double)r->split);
-        cache = hlo_reshape(h, cache, 4, (int64_t[]){ cache.dim[0] * r->split, r->page, r->kv.rows, r->kv.lanes });
+        array = hlo_reshape(h, array, 4, (int64_t[]){ array.dim[0] * r->split, r->page, rows, lanes });
     }
     ids = hlo_bin(h, "add", ids, hlo_full_like(h, first, ids));
-    hlo_val all = hlo_reshape(h, hlo_take(h, cache, ids), 4, (int64_t[]){ r->B, r->tokens, r->kv.rows, r->kv.lanes });
-    *k = hlo_convert(h, heads_of_block(r, all, 0, 0), r->type);
-    *v = r->kv.narrow ? *k : r->kv.latent ? hlo_slice(h, *k, 3, 0, v_width(r)) : hlo_convert(h, heads_of_block(r, all, r->kv.v_row, r->kv.v_lane), r->type);
-    hlo_val mask = hlo_broadcast(h, seen(r, i, r->key_lo, r->key_hi), (int[]){ 0, 2 }, 4, v->dim);
-    *v = hlo_select(h, mask, *v, hlo_full_like(h, hlo_float(h, r->type, 0), *v));
+    return hlo_reshape(h, hlo_take(h, array, ids), 4, (int64_t[]){ r->B, r->tokens, rows, lanes });
+}
+
+/* Keys and values of a block: [B, kv_heads, tokens, kv.width and v_width]. Values that nobody sees are 0. Scales, if there are any, f32
+ * [B, kv_heads, tokens], multiply scores and weights. */
+typedef struct block { hlo_val k, v, k_scales, v_scales; } block;
+
+static hlo_val seen_or_zero(const reader *r, hlo_val i, hlo_val x)
+{
+    hlo *h = r->c->h;
+    hlo_val mask = hlo_broadcast(h, seen(r, i, r->key_lo, r->key_hi), (int[]){ 0, 2 }, x.rank, x.dim);
+    return hlo_select(h, mask, x, hlo_full_like(h, hlo_float(h, x.type, 0), x));
+}
+
+static void load_scales(const reader *r, hlo_val i, block *b)
+{
+    hlo *h = r->c->h;
+    const int64_t n = n_scales(&r->kv), heads = r->kv.heads;
+    hlo_val all = hlo_slice(h, block_of(r, r->c->cache_scales, i), 3, 0, 4 * n);
+    all = hlo_bitcast(h, hlo_reshape(h, all, 4, (int64_t[]){ r->B, r->tokens, n, 4 }), DT_F32);
+    all = hlo_transpose(h, all, (int[]){ 0, 2, 1 });
+    b->k_scales = hlo_slice(h, all, 1, 0, heads);
+    b->v_scales = seen_or_zero(r, i, r->kv.latent ? b->k_scales : hlo_slice(h, all, 1, heads, 2 * heads));
+}
+
+static block load_block(const reader *r, hlo_val i)
+{
+    hlo *h = r->c->h;
+    block b = { 0 };
+    hlo_val all = block_of(r, r->c->cache, i);
+    b.k = hlo_convert(h, heads_of_block(r, all, 0, 0), r->type);
+    b.v = r->kv.narrow ? b.k : r->kv.latent ? hlo_slice(h, b.k, 3, 0, v_width(r)) : hlo_convert(h, heads_of_block(r, all, r->kv.v_row, r->kv.v_lane), r->type);
+    b.v = seen_or_zero(r, i, b.v);
+    if (hlo_is(r->c->cache_scales)) load_scales(r, i, &b);
+    return b;
+}
+
+/* x [B, kv_heads, n, tokens] by a factor for each key, if there is one. */
+static hlo_val by_key(hlo *h, hlo_val x, hlo_val scales)
+{
+    return hlo_is(scales) ? hlo_bin(h, "multiply", x, hlo_broadcast(h, scales, (int[]){ 0, 1, 3 }, 4, x.dim)) : x;
 }
 
 static hlo_val capped(const reader *r, hlo_val s)
@@ -268,9 +350,9 @@ static hlo_val capped(const reader *r, hlo_val s)
 static void attend_block(const reader *r, hlo_val i, const hlo_val old[3], hlo_val next[3])
 {
     hlo *h = r->c->h;
-    hlo_val k, v;
-    load_block(r, i, &k, &v);
-    hlo_val s = hlo_dot(h, r->q, k, HLO_DIMS(0, 1), HLO_DIMS(0, 1), HLO_DIMS(3), HLO_DIMS(3), DT_F32);
+    const block b = load_block(r, i);
+    hlo_val s = hlo_dot(h, r->q, b.k, HLO_DIMS(0, 1), HLO_DIMS(0, 1), HLO_DIMS(3), HLO_DIMS(3), DT_F32);
+    s = by_key(h, s, b.k_scales);
     s = capped(r, times(h, hlo_bin_scalar(h, "multiply", s, r->c->n->a.paged_attention.scale), r->k_scale));
     hlo_val mask = hlo_broadcast(h, seen(r, i, r->lo, r->hi), (int[]){ 0, 2, 3 }, 4, s.dim);
     s = hlo_select(h, mask, s, hlo_full_like(h, hlo_float(h, DT_F32, NO_SCORE), s));
@@ -279,7 +361,7 @@ static void attend_block(const reader *r, hlo_val i, const hlo_val old[3], hlo_v
     p = hlo_select(h, mask, p, hlo_full_like(h, hlo_float(h, DT_F32, 0), p));
     hlo_val keep = hlo_un(h, "exponential", hlo_bin(h, "subtract", old[0], next[0]));
     next[1] = hlo_bin(h, "add", hlo_bin(h, "multiply", old[1], keep), hlo_reduce(h, "add", p, 3));
-    hlo_val pv = hlo_dot(h, hlo_convert(h, p, r->type), v, HLO_DIMS(0, 1), HLO_DIMS(0, 1), HLO_DIMS(3), HLO_DIMS(2), DT_F32);
+    hlo_val pv = hlo_dot(h, hlo_convert(h, by_key(h, p, b.v_scales), r->type), b.v, HLO_DIMS(0, 1), HLO_DIMS(0, 1), HLO_DIMS(3), HLO_DIMS(2), DT_F32);
     next[2] = hlo_bin(h, "add", hlo_bin(h, "multiply", old[2], hlo_broadcast_at(h, keep, 0, old[2])), pv);
 }
 

@@ -42,6 +42,7 @@ static ragged shape_of(const hlo_call *c, const hlo_kv *kv)
 static const char *refusal(const hlo_call *c, const hlo_kv *kv, ragged *r)
 {
     if (c->step->act != DT_BF16) return "activations of another type than bf16";
+    if (hlo_is(c->cache_scales)) return "a cache with a scale for each token and head";
     if (!configured(c, kv, r)) return "this shape by the attention policy";
     if (ragged_refusal(r)) return ragged_refusal(r);
     return r->vmem_bytes > c->step->attention.chip->vmem_bytes / 8 * 7 ? "blocks that do not fit in VMEM" : NULL;

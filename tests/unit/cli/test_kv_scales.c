@@ -13,6 +13,7 @@ static const char config_text[] =
 
 /* A tensor of every layer beside the model's own; n 0: a number without dimensions. */
 typedef struct extra { const char *name; float value; int64_t n; bool bf16; } extra;
+#define S(tensor, number) { .name = tensor, .value = number }
 /* Keys are k times greater, values v times. */
 typedef struct made { float k, v; extra extras[MAX_EXTRAS]; } made;
 
@@ -50,7 +51,7 @@ static status put_weights(const made *x, const model *m, weight_source *w, buf *
             float *f = mem_array(count, sizeof *f);
             if (!f) return err_nomem();
             dtype_to_f32(d.type, d.values, f, count);
-            for (size_t k = 0; k < count; k++) f[k] *= 8 * factor_of(x, name);
+            for (size_t k = 0; k < count; k++) f[k] = (d.rank == 1 ? 1 : 250 * f[k]) * factor_of(x, name);   /* norms of 1, products of about 1 */
             status st = put_tensor(header, data, name, "F32", d.shape, d.rank, f, count * sizeof *f);
             mem_free(f);
             w->release(w, name, &d);
@@ -145,16 +146,16 @@ static float want[N_TOKENS * VOCAB], got[N_TOKENS * VOCAB];
 TEST(every_spelling)
 {
     static const made all[] = {
-        { K, V, { { "k_scale", K }, { "v_scale", V } } },
+        { K, V, { S("k_scale", K), S("v_scale", V) } },
         { K, V, { { "k_scale", K, 1, true }, { "v_scale", V, 1, true } } },
-        { K, V, { { "attn.k_scale", K }, { "attn.v_scale", V } } },
-        { K, V, { { "k_proj.k_scale", K }, { "v_proj.v_scale", V } } },
-        { K, V, { { "qkv_proj.k_scale", K }, { "qkv_proj.v_scale", V } } },
-        { K, V, { { "k_proj.output_scale", K }, { "v_proj.output_scale", V }, { "q_proj.output_scale", 3 } } },
-        { K, K, { { "kv_scale", K } } },
-        { K, K, { { "k_scale", K } } },
-        { K, K, { { "k_scale", K }, { "v_scale", -1 } } },
-        { 1, 1, { { "k_scale", -1 }, { "v_scale", -1 }, { "q_scale", 7 }, { "prob_scale", 5 } } },
+        { K, V, { S("attn.k_scale", K), S("attn.v_scale", V) } },
+        { K, V, { S("k_proj.k_scale", K), S("v_proj.v_scale", V) } },
+        { K, V, { S("qkv_proj.k_scale", K), S("qkv_proj.v_scale", V) } },
+        { K, V, { S("k_proj.output_scale", K), S("v_proj.output_scale", V), S("q_proj.output_scale", 3) } },
+        { K, K, { S("kv_scale", K) } },
+        { K, K, { S("k_scale", K) } },
+        { K, K, { S("k_scale", K), S("v_scale", -1) } },
+        { 1, 1, { S("k_scale", -1), S("v_scale", -1), S("q_scale", 7), S("prob_scale", 5) } },
     };
     static const dtype types[] = { DT_F8E4M3, DT_F8E5M2 };
     for (int t = 0; t < 2; t++) {
@@ -171,16 +172,16 @@ TEST(every_spelling)
 /* What the scales are for: without them such keys and values are cut off. And they make a cache no worse than its type is. */
 TEST(large_keys_need_them)
 {
-    static const made large = { K, V, { { "k_scale", K }, { "v_scale", V } } }, odd = { 1, 1, { { "k_scale", 0.0123f }, { "v_scale", 0.0321f } } };
+    static const made large = { K, V, { S("k_scale", K), S("v_scale", V) } }, odd = { 1, 1, { S("k_scale", 0.0123f), S("v_scale", 0.0321f) } };
     REQUIRE_OK(logits_of(&plain, DT_F32, false, want));
     REQUIRE_OK(logits_of(&large, DT_F8E4M3, false, got));
     printf("  without scales: off by %g of the largest logit", off_by(got, want));
-    CHECK(off_by(got, want) > 0.1);
+    CHECK(off_by(got, want) > 1);
     REQUIRE_OK(logits_of(&large, DT_F8E4M3, true, got));
     printf(", with %g\n", off_by(got, want));
-    CHECK(off_by(got, want) < 0.05);
+    CHECK(off_by(got, want) < 0.2);
     REQUIRE_OK(logits_of(&odd, DT_F8E4M3, true, got));
-    CHECK(off_by(got, want) < 0.05);
+    CHECK(off_by(got, want) < 0.2);
     REQUIRE_OK(logits_of(&odd, DT_F32, false, got));            /* other caches do without */
     CHECK(memcmp(want, got, sizeof want) == 0);
 }
@@ -188,19 +189,19 @@ TEST(large_keys_need_them)
 TEST(wrong_ones_are_refused)
 {
     static const struct { made m; const char *says; } all[] = {
-        { { 1, 1, { { "k_scale", 0 }, { "v_scale", 1 } } }, "tensor model.layers.0.self_attn.k_scale is 0, expected a positive number" },
-        { { 1, 1, { { "k_scale", 1 }, { "v_scale", -2 } } }, "tensor model.layers.0.self_attn.v_scale is -2, expected a positive number" },
-        { { 1, 1, { { "k_scale", INFINITY }, { "v_scale", 1 } } }, "self_attn.k_scale is inf" },
-        { { 1, 1, { { "k_proj.k_scale", NAN } } }, "self_attn.k_proj.k_scale is" },
-        { { 1, 1, { { "k_scale", 1, 2 }, { "v_scale", 1, 2 } } }, "self_attn.k_scale is f32 of 8 bytes, expected one number of f32, bf16 or f16" },
-        { { 1, 1, { { "v_scale", 1 } } }, "tensor model.layers.0.self_attn.v_scale has no k_scale beside it" },
+        { { 1, 1, { S("k_scale", 0), S("v_scale", 1) } }, "tensor model.layers.0.self_attn.k_scale is 0, expected a positive number" },
+        { { 1, 1, { S("k_scale", 1), S("v_scale", -2) } }, "tensor model.layers.0.self_attn.v_scale is -2, expected a positive number" },
+        { { 1, 1, { S("k_scale", INFINITY), S("v_scale", 1) } }, "self_attn.k_scale is inf" },
+        { { 1, 1, { S("k_proj.k_scale", NAN) } }, "self_attn.k_proj.k_scale is" },
+        { { 1, 1, { { "k_scale", 1, 2, false }, { "v_scale", 1, 2, false } } }, "self_attn.k_scale is f32 of 8 bytes, expected one number of f32, bf16 or f16" },
+        { { 1, 1, { S("v_scale", 1) } }, "tensor model.layers.0.self_attn.v_scale has no k_scale beside it" },
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) CHECK_ERR(logits_of(&all[i].m, DT_F8E4M3, true, got), ST_INVALID, all[i].says);
 }
 
 TEST(what_a_checkpoint_holds)
 {
-    static const made all[] = { { 1, 1, { { "k_proj.k_scale", 1 } } }, { 1, 1, { { "kv_scale", 1 } } } };
+    static const made all[] = { { 1, 1, { S("k_proj.k_scale", 1) } }, { 1, 1, { S("kv_scale", 1) } } };
     bool stored = true;
     REQUIRE_OK(make(&plain));
     CHECK_OK(model_kv_scales_stored(tmpdir_path, &stored));

@@ -216,7 +216,7 @@ static status steps_with(device *d, const decoder *x, mesh on, dtype kv, float o
     return st;
 }
 
-/* Every layer of the loop has scales of its own for what its cache keeps; 8-bit numbers may be rounded otherwise where sums' last bits differ. */
+/* Every layer of the loop has scales of its own for what its cache keeps, and one of int8 has some for each token; 8-bit numbers may be rounded otherwise where sums' last bits differ. */
 TEST(scales_of_the_cache)
 {
     NEED_CPU;
@@ -224,9 +224,10 @@ TEST(scales_of_the_cache)
     device *here;
     scaled.kv_scales = true;
     static const struct { dtype kv; mesh on; double tolerance; } all[] = {
-        { DT_F32, { 1, 1, false, false }, 1e-4 }, { DT_F8E4M3, { 1, 1, false, false }, 0.05 }, { DT_F8E5M2, { 1, 2, false, false }, 0.1 } };
+        { DT_F32, { 1, 1, false, false }, 1e-4 }, { DT_F8E4M3, { 1, 1, false, false }, 0.05 }, { DT_F8E5M2, { 1, 2, false, false }, 0.1 },
+        { DT_I8, { 1, 1, false, false }, 0.02 }, { DT_I8, { 1, 2, false, false }, 0.02 } };
     REQUIRE_OK(device_open("cpu", &(device_options){ .n_threads = 1 }, &here));
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 5; i++) {
         CHECK_OK(steps_with(here, &scaled, one, all[i].kv, want));
         CHECK_OK(steps_with(opened(), &scaled, all[i].on, all[i].kv, got));
         compare(&scaled, all[i].tolerance);
@@ -418,15 +419,23 @@ TEST(cache_sizes)
     CHECK_OK(run_steps(&l, &llama, got));
     compare(&llama, 0);
     drop(&l);
+    device_limits lim = limits;     /* scales are bytes of a block, too: four for each of two heads' K and V, in whole rows of 128 */
+    lim.kv_dtype = DT_I8;
+    REQUIRE_OK(load_to(&l, opened(), &llama, one, &lim));
+    kv = hlo_kv_of(DT_I8, 2, 4);
+    CHECK_INT(device_kv_block_bytes(l.m), 3 * DECODER_BLOCK * (kv.rows * kv.lanes + 128));
+    drop(&l);
 }
 
-/* Blocks copied out, wiped and copied in elsewhere give the same continuation. */
-TEST(blocks_travel)
+/* Blocks copied out, wiped and copied in elsewhere give the same continuation; scales go with their numbers. */
+static void check_travel(dtype kv)
 {
-    NEED_CPU;
     static case_step s;
-    loaded l;
-    REQUIRE_OK(load(&l, &llama, one));
+    loaded l = { 0 };
+    device_limits lim = limits;
+    lim.kv_dtype = kv;
+    REQUIRE_OK(load_to(&l, opened(), &llama, one, &lim));
+    REQUIRE_OK(resize(l.m));
     size_t bytes = (size_t)device_kv_block_bytes(l.m);
     char *block = mem_alloc(bytes), *other = mem_alloc(bytes), *zero = mem_calloc(1, bytes);
     for (int i = 0; i < 2; i++) {
@@ -460,6 +469,14 @@ TEST(blocks_travel)
     mem_free(other);
     mem_free(zero);
     drop(&l);
+}
+
+TEST(blocks_travel)
+{
+    NEED_CPU;
+    loaded l;
+    check_travel(DT_F32);
+    check_travel(DT_I8);
     REQUIRE_OK(load(&l, &llama, (mesh){ 1, 2, true, false }));
     CHECK_ERR(device_kv_read(l.m, 1, got), ST_UNSUPPORTED, "copying KV blocks of 2 devices");
     drop(&l);

@@ -93,11 +93,40 @@ static void put_weights(machine *m, int device)
     }
 }
 
+/* The same of a cache of DT_I8: what the reference has of a token's head are whole multiples of the 127th part of the greatest. */
+static void put_int8_cache(machine *m, int device, int i, const ref_cache *ref)
+{
+    const hlo_kv *kv = &m->plan->caches[i].kv;
+    const int64_t lanes = m->plan->caches[m->plan->caches[i].scales].kv.lanes, slots = N_PAGES * PAGE;
+    int64_t dim[] = { N_PAGES, PAGE, kv->rows, kv->lanes }, scale_dim[] = { N_PAGES, PAGE, 1, lanes };
+    int8_t *v = mem_calloc((size_t)(slots * kv->rows * kv->lanes), 1), *scales = mem_calloc((size_t)(slots * lanes), 1);
+    for (int64_t at = 0; at < slots * kv->heads * (kv->latent ? 1 : 2); at++) {
+        const bool value = at >= slots * kv->heads;
+        const int64_t slot = at % (slots * kv->heads) / kv->heads, head = at % kv->heads;
+        const float *x = (value ? ref->v : ref->k) + (slot * kv->heads + head) * kv->dim;
+        float most = 0;
+        for (int64_t k = 0; k < kv->dim; k++) most = fmaxf(most, fabsf(x[k]));
+        const float scale = most / 127;
+        const int64_t row = slot * kv->rows + (kv->head_lanes ? 0 : head) + (value ? kv->v_row : 0), lane = head * kv->head_lanes + (value ? kv->v_lane : 0);
+        for (int64_t k = 0; k < kv->dim; k++) v[row * kv->lanes + lane + k] = (int8_t)lrintf(x[k] / scale);
+        memcpy(scales + slot * lanes + 4 * (head + (value ? kv->heads : 0)), &scale, sizeof scale);
+    }
+    CHECK_OK(pjrt_upload(m->c, device, DT_I8, dim, 4, v, PJRT_HOLD_CALL, &m->caches[device][i], NULL));
+    CHECK_OK(pjrt_upload(m->c, device, DT_I8, scale_dim, 4, scales, PJRT_HOLD_CALL, &m->caches[device][m->plan->caches[i].scales], NULL));
+    mem_free(v);
+    mem_free(scales);
+}
+
 /* The reference's cache as the program keeps it; page 0, which is padding's, too. */
 static void put_caches(machine *m, int device, const ref_cache *ref)
 {
     for (int i = 0; i < m->plan->n_caches; i++) {
         const hlo_kv *kv = &m->plan->caches[i].kv;
+        if (m->plan->caches[i].of_scales) continue;
+        if (kv->type == DT_I8) {
+            put_int8_cache(m, device, i, ref);
+            continue;
+        }
         int64_t dim[] = { N_PAGES, PAGE, kv->rows, kv->lanes }, n = dim[0] * dim[1] * dim[2] * dim[3];
         float *v = mem_calloc((size_t)n, sizeof *v);
         for (int64_t at = 0; at < N_PAGES * PAGE * kv->heads * kv->dim; at++) {
@@ -335,6 +364,18 @@ TEST(caches_of_8_bit_floats)
     }
     check_8_bit_cache(1, DT_F8E4M3, DT_F32, 3000);
     check_8_bit_cache(14, DT_F8E5M2, DT_F32, 300000);
+    check_8_bit_cache(17, DT_F8E4M3, DT_F32, 1);    /* divided by scales */
+    check_8_bit_cache(19, DT_F8E4M3, DT_BF16, 1);
+}
+
+/* int8 with a scale for each token and head: heads side by side, as rows, one of 128 lanes, latent, all that attention has. */
+TEST(caches_of_int8)
+{
+    NEED_CPU;
+    static const int cases[] = { 1, 3, 5, 13, 14 };
+    for (int i = 0; i < 5; i++) check_8_bit_cache(cases[i], DT_I8, i % 2 ? DT_F32 : DT_BF16, 1);
+    check_8_bit_cache(2, DT_I8, DT_F32, 3000);
+    check_8_bit_cache(18, DT_I8, DT_F32, 1);
 }
 
 /* ---- what the cases cannot say ---- */
