@@ -118,13 +118,16 @@ TEST(elements)
     IS(alone, hlo_convert(&h, a[F], DT_F32), "");
     IS(alone, hlo_bitcast(&h, a[I], DT_F32), "    %1 = stablehlo.bitcast_convert %arg1 : (tensor<4xi32>) -> tensor<4xf32>\n");
     IS(alone, hlo_bitcast(&h, a[I], DT_I32), "");
+    IS(alone, hlo_bitcast(&h, a[F], DT_BF16), "    %1 = stablehlo.bitcast_convert %arg0 : (tensor<4x6xf32>) -> tensor<4x6x2xbf16>\n");
+    IS(alone, hlo_bitcast(&h, hlo_bitcast(&h, a[I], DT_I8), DT_F32),
+       "    %1 = stablehlo.bitcast_convert %arg1 : (tensor<4xi32>) -> tensor<4x4xi8>\n    %2 = stablehlo.bitcast_convert %1 : (tensor<4x4xi8>) -> tensor<4xf32>\n");
     NOT(hlo_bin(&h, "add", a[F], a[B16]), "add of %-1 (f32, rank 2) and %-5 (bf16, rank 2): types or shapes differ");
     NOT(hlo_bin(&h, "add", a[F], a[SCALAR]), "types or shapes differ");
     NOT(hlo_cmp(&h, "LT", a[I], a[AT]), "compare of ");
     NOT(hlo_select(&h, a[I], a[F], a[F]), "select: the predicate");
     NOT(hlo_select(&h, a[PRED], a[I], a[I]), "select: the predicate");
     NOT(hlo_select(&h, a[PRED], a[F], a[B16]), "select of ");
-    NOT(hlo_bitcast(&h, a[F], DT_BF16), "bitcast from f32 to bf16");
+    NOT(hlo_bitcast(&h, a[B16], DT_F32), "bitcast from bf16 to f32");
     NOT(hlo_un(&h, "negate", (hlo_val){ 0 }), "an operand that does not exist");
 }
 
