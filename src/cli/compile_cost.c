@@ -13,7 +13,7 @@ int compile_assumed_context(const compile_plan *p)
 
 /* Decode: every sequence has the assumed context. Else one sequence's tokens, the last of which ends that context (or begins at
  * 0, if there are more of them); each tile of queries reads the keys that it may see. A chunk is taken at its fullest. */
-static step_reach reach_of(const lower_bucket *b, double context, const step_kind *k)
+static step_reach reach_of(const lower_bucket *b, double context, const step_kind *k, double tile)
 {
     double t = b->tokens, w = (double)(k->window > 0 ? k->window : k->chunk);
     step_reach r = {0};
@@ -21,7 +21,7 @@ static step_reach reach_of(const lower_bucket *b, double context, const step_kin
         double seen = w > 0 && w < context ? w : context;
         return (step_reach){ t * seen, t * seen };
     }
-    step_reach_add(&(step_kind){ .window = (int64_t)w }, t, context > t ? context : t, (double)bucket_q_tile(b), &r);
+    step_reach_add(&(step_kind){ .window = (int64_t)w }, t, context > t ? context : t, tile, &r);
     return r;
 }
 
@@ -38,7 +38,7 @@ status compile_cost(const compile_plan *p, const compile_job *j, chip_work *out)
     TRY(step_costs_new(j->c ? j->c : &p->c, &costs));
     const step_kind *kinds = step_costs_kinds(costs, &n);
     step_load l = { .tokens = s->bucket.tokens, .seqs = s->bucket.seqs, .rows = s->bucket.rows };
-    for (int i = 0; i < n; i++) l.reach[i] = reach_of(&s->bucket, compile_assumed_context(p), &kinds[i]);
+    for (int i = 0; i < n; i++) l.reach[i] = reach_of(&s->bucket, compile_assumed_context(p), &kinds[i], step_costs_tile(costs, i, &s->bucket));
     step_costs_work(costs, &l, out);
     step_costs_free(costs);
     return ST_OK;

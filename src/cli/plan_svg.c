@@ -64,7 +64,7 @@ static void add_points(const plan_sims *s, const compile_plan *p, const step_cos
     for (int n = l->max_tokens / 16 > 16 ? l->max_tokens / 16 : 16;; n = n * 4 < l->max_tokens ? n * 4 : l->max_tokens) {
         const lower_bucket b = { .tokens = n, .seqs = 1, .rows = 1 };
         step_load load = { .tokens = n, .seqs = 1, .rows = 1 };
-        for (int k = 0; k < n_kinds; k++) step_reach_add(&kinds[k], n, n, (double)bucket_q_tile(&b), &load.reach[k]);
+        for (int k = 0; k < n_kinds; k++) step_reach_add(&kinds[k], n, n, step_costs_tile(costs, k, &b), &load.reach[k]);
         snprintf(name, sizeof name, "%d tok", n);
         add_point(costs, m, &load, false, name, out);
         if (n >= l->max_tokens) break;

@@ -3,9 +3,9 @@
 
     test_sim.py [--bin build/systolic] [-k NAME]
 """
-import atexit, concurrent.futures, re, time
+import atexit, concurrent.futures, re, subprocess, time
 
-from server import Server, run as main
+from server import Server, binary, run as main
 
 TESTS = []
 def test(f):
@@ -73,5 +73,15 @@ def logprobs_and_streams_work():
     assert all(-1 < x <= 0 for x in r["choices"][0]["logprobs"]["token_logprobs"]), r
     events = list(s.stream("/v1/completions", {"model": MODEL, "prompt": [1, 2, 3], "max_tokens": 5, "temperature": 0, "return_token_ids": True}))
     assert sum(len(e["choices"][0].get("token_ids") or []) for e in events if e["choices"]) == 5
+
+@test
+def replicas_are_refused_and_idle_devices_told():
+    r = subprocess.run([binary(), "serve", MODEL, "--device", "sim:v6e-8", "--tensor-parallel-size", "4", "--data-parallel-size", "2"], capture_output=True, text=True, timeout=60)
+    assert r.returncode != 0 and "--data-parallel-size 2 is not supported" in r.stderr, (r.returncode, r.stderr)
+    s = Server("Qwen3-4B", "--device", "sim:v6e-8?speed=0", "--tensor-parallel-size", "4", "--max-model-len", "2048", "--max-num-seqs", "8")
+    try:
+        assert "has 8 devices; one batch at a time is served on 4 of them" in s.log_text()
+    finally:
+        s.stop()
 
 if __name__ == "__main__": main(TESTS)

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "ops/experts/experts.h"
 #include "ops/op.h"
 
 enum { LEAST_DECODE = 8, LEAST_TOKENS = 16, LEAST_COPY = 64 << 20, STEP_ROOM = 256 << 20, ENCODER_ROOM = 64 << 20 };
@@ -205,8 +206,25 @@ int64_t program_kv_bytes(const program_context *c, int64_t memory_bytes, double 
     return (int64_t)((double)memory_bytes * utilization) - program_weight_bytes(c) - program_step_bytes(c);
 }
 
+/* The largest matrix of one quantised expert in f32: a tile's expert is widened whole where rows are many (experts_hlo.c). */
+static int64_t widened_expert(const program_context *c)
+{
+    int64_t most = 0;
+    const graph *g = c->plan->g;
+    for (int id = 1; id <= graph_n_nodes(g); id++) {
+        const node *n = graph_at(g, id);
+        for (int i = EXPERTS_W_IN; n->op == OP_EXPERTS && i <= EXPERTS_W_OUT; i++) {
+            const node *w = graph_node(g, n->in[i]);
+            int64_t bytes = w->a.weight.scheme ? 4 * weight_rows(w) * weight_cols(w) : 0;
+            most = bytes > most ? bytes : most;
+        }
+    }
+    return most;
+}
+
+/* Activations as they are summed and quantised: in f32. */
 bool program_copies_cache(const program_context *c, const lower_bucket *b, const pjrt_stats *s)
 {
-    int64_t activations = 2 * (int64_t)b->tokens * widest_activation(c) * (int64_t)dtype_bytes(c->lower.act, 1);
-    return s->temp_bytes >= LEAST_COPY && s->temp_bytes >= program_layer_cache_bytes(c) + activations;
+    int64_t beside_it = 2 * (int64_t)b->tokens * widest_activation(c) * 4 + widened_expert(c);
+    return s->temp_bytes >= LEAST_COPY && s->temp_bytes >= program_layer_cache_bytes(c) + beside_it;
 }

@@ -51,7 +51,7 @@ int64_t program_step_bytes(const program_context *c);
 int64_t program_kv_bytes(const program_context *c, int64_t memory_bytes, double utilization);
 
 /* Does a program keep a copy of the cache? Its temporaries are then at least one layer's cache (and 64 MiB), beside two of its
- * widest activations. */
+ * widest activations and one expert in f32. */
 bool program_copies_cache(const program_context *c, const lower_bucket *b, const pjrt_stats *s);
 
 #endif

@@ -37,6 +37,7 @@ typedef struct sim_model {
     program_context c;
     step_costs *costs;
     const step_kind *kinds; int n_kinds;
+    double tiles[MAX_BUCKETS][STEP_MAX_KINDS];  /* step_costs_tile */
     int64_t weight_bytes;
     int32_t n_blocks;
     flight flights[STEP_DEPTH];
@@ -80,12 +81,12 @@ static void sim_advance(device_model *dm, double t)
 
 static void load_of(const sim_model *m, const batch *b, const lower_bucket *bucket, step_load *out)
 {
-    const double tile = (double)bucket_q_tile(bucket);
+    const double *tile = m->tiles[bucket - m->c.buckets.v];
     *out = (step_load){ .tokens = bucket->tokens, .seqs = bucket->seqs, .rows = bucket->rows };
     for (int k = 0; k < m->n_kinds; k++)
         for (int s = 0; s < b->n_seqs; s++) {
             const int n = b->cu_q_lens[s + 1] - b->cu_q_lens[s];
-            step_reach_add(&m->kinds[k], n, b->kv_lens[s], n == 1 ? 1 : tile, &out->reach[k]);
+            step_reach_add(&m->kinds[k], n, b->kv_lens[s], n == 1 ? 1 : tile[k], &out->reach[k]);
         }
 }
 
@@ -266,7 +267,7 @@ static status check_fit(const sim_model *m, const graph *g)
     if (m->weight_bytes > t->machine.chip->hbm_usable_bytes)
         return err_set(ST_LIMIT, "%.2f GiB of weights on each of %d device%s do not fit: a device of %s has %.2f GiB. A larger --tensor-parallel-size helps (%s has %d devices)",
                        (double)m->weight_bytes / gib, need, need == 1 ? "" : "s", t->name, (double)t->machine.chip->hbm_usable_bytes / gib, t->name, have);
-    if (need < have && t->speed > 0) log_warn("%s has %d devices, of which --tensor-parallel-size %d uses %d", t->name, have, need, need);
+    if (need < have) log_info("%s has %d devices; one batch at a time is served on %d of them (--tensor-parallel-size)", t->name, have, need);
     return ST_OK;
 }
 
@@ -275,6 +276,8 @@ static status init(sim_model *m, const graph *g, const device_limits *l)
     TRY(program_context_new(g, l, graph_activation_type(g), &m->c));
     TRY(step_costs_new(&m->c, &m->costs));
     m->kinds = step_costs_kinds(m->costs, &m->n_kinds);
+    for (int b = 0; b < m->c.buckets.n; b++)
+        for (int k = 0; k < m->n_kinds; k++) m->tiles[b][k] = step_costs_tile(m->costs, k, &m->c.buckets.v[b]);
     m->weight_bytes = program_weight_bytes(&m->c);
     return check_fit(m, g);
 }

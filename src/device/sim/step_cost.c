@@ -6,11 +6,15 @@
 #include "base/mem.h"
 #include "ops/experts/experts.h"
 #include "ops/op.h"
+#include "ops/paged_attention/kernel_call.h"
+#include "tpu/attention_config.h"
 
 /* Fitted by bench/calibrate_sim.py: docs/simulator.md has the figures and what they were fitted to. */
 const sim_constants sim_constants_default = { .mxu = 0.55, .hbm = 0.75, .ici = 0.99, .op_s = 5.2e-6, .step_s = 1.4e-3 };
 
 static const double DCN_HOP_S = 20e-6;  /* from host to host: a guess of the order */
+static const double GRID_STEP_S = 0.35e-6;      /* a step of a kernel's grid (Pallas' documentation) */
+enum { LATENT_ROWS = 512, TILE_LEAST = 16, TILE_MOST = 256 };   /* rows of products: of latent attention (mla_hlo.c); of a tile of experts (experts_hlo.c) */
 
 /* Operations that cost the same at every load. */
 typedef struct step_class {
@@ -32,6 +36,7 @@ struct step_costs {
     bool sp;
     int n, cap, n_kinds;
     step_kind kinds[STEP_MAX_KINDS];
+    const node *attention[STEP_MAX_KINDS];  /* one of each */
     step_class *v;
 };
 
@@ -41,8 +46,9 @@ static bool is_fused(op o)
     return o == OP_RMS_NORM || o == OP_LAYER_NORM || o == OP_ROPE || o == OP_GLU || o == OP_ACT || o == OP_SCALE || o == OP_SCALE_BY_POSITION || o == OP_ADD;
 }
 
-static status kind_of(step_costs *s, int64_t window, int64_t chunk, int *out)
+static status kind_of(step_costs *s, const node *n, int *out)
 {
+    const int64_t window = n->a.paged_attention.window, chunk = n->a.paged_attention.chunk;
     for (int i = 0; i < s->n_kinds; i++)
         if (s->kinds[i].window == window && s->kinds[i].chunk == chunk) {
             *out = i;
@@ -50,6 +56,7 @@ static status kind_of(step_costs *s, int64_t window, int64_t chunk, int *out)
         }
     if (s->n_kinds == STEP_MAX_KINDS) return err_set(ST_UNSUPPORTED, "attention of more than %d kinds cannot be priced", STEP_MAX_KINDS);
     s->kinds[s->n_kinds] = (step_kind){ window, chunk };
+    s->attention[s->n_kinds] = n;
     *out = s->n_kinds++;
     return ST_OK;
 }
@@ -81,7 +88,7 @@ static status describe(step_costs *s, const node *n, step_class *out)
         out->kv_token_bytes = (double)dtype_bytes(cache->kv.type, (size_t)(cache->kv.rows * cache->kv.lanes));
         if (cache->scales >= 0) out->kv_token_bytes += (double)s->c->plan->caches[cache->scales].kv.lanes;
         out->out_cols = (double)n->s.dim[n->s.rank - 1];    /* a head: of each of its products one side; the other one is keys */
-        TRY(kind_of(s, n->a.paged_attention.window, n->a.paged_attention.chunk, &out->kind));
+        TRY(kind_of(s, n, &out->kind));
     } else if (n->op == OP_LINEAR) {
         const node *w = graph_node(s->g, n->in[1]);
         out->product = product_type(s, w);
@@ -165,6 +172,27 @@ const step_kind *step_costs_kinds(const step_costs *s, int *n)
 }
 int step_costs_n(const step_costs *s) { return s->n; }
 
+/* ---- attention's tiles ---- */
+
+double step_costs_tile(const step_costs *s, int k, const lower_bucket *b)
+{
+    const attention_choice *a = &s->c->limits.attention;
+    const node *n = s->attention[k];
+    const int64_t *q = graph_node(s->g, n->in[0])->s.dim, *kv = graph_node(s->g, n->in[1])->s.dim, tile = bucket_q_tile(b);
+    if (b->decode || !kernel_wanted(a)) return (double)tile;
+    if (n->a.paged_attention.latent > 0) {
+        int64_t queries = 1;
+        while (queries * 2 <= tile && queries * 2 * q[1] <= LATENT_ROWS) queries *= 2;
+        return (double)queries;
+    }
+    const int64_t window = s->kinds[k].window ? s->kinds[k].window : s->kinds[k].chunk;
+    const attention_shape what = { .q_heads = (int)q[1], .kv_heads = (int)kv[1], .head_size = (int)kv[2], .max_model_len = s->c->limits.max_model_len, .seqs = 1, .tokens = b->tokens,
+                                   .page_size = s->c->limits.block_size, .window = window > INT32_MAX ? 0 : (int)window, .act = s->c->lower.act, .kv = s->c->limits.kv_dtype };
+    attention_config c;
+    if (attention_configure(a->chip, a->policy, &what, &c) != ST_OK) return (double)tile;
+    return c.queries_per_block < tile ? c.queries_per_block : (double)tile;
+}
+
 /* ---- work ---- */
 
 static void work_of(const step_costs *s, const step_class *c, const step_load *l, chip_work *out)
@@ -229,6 +257,20 @@ static double compute_time(const step_class *c, double flops, const step_machine
     return flops / (chip_rate_of(m->chip, c->product).per_s * m->k.mxu * fill);
 }
 
+/* Tokens lie in tiles of one expert's rows each (experts_hlo.c): what fills the last ones up is multiplied too, and each tile is a
+ * step of the grids of both products. *rows: how many times the rows that tokens have. */
+static double expert_tiles(const step_costs *s, const step_class *c, const step_load *l, double *rows)
+{
+    const op_sizes sizes = { .tokens = l->tokens, .seqs = l->seqs, .rows = l->rows, .tp = s->sp ? s->tp : 0 };
+    const double m = op_dim(&sizes, c->n->s.dim[0]), all = (double)graph_node(s->g, c->n->in[EXPERTS_COMBINE])->s.dim[1], k = (double)c->n->a.experts.top_k;
+    const double here = (double)weight_experts(graph_node(s->g, c->n->in[EXPERTS_W_IN])), mean = m * k / all;
+    double tile = TILE_LEAST;
+    while (tile < TILE_MOST && tile < mean) tile *= 2;
+    const double reached = here * (1 - pow(1 - k / all, m)), tiles = reached + here * fmax(0, mean / tile - 0.5);
+    *rows = mean > 0 ? tiles * tile / (here * mean) : 1;
+    return tiles;
+}
+
 /* Half of VMEM holds rows, the other half what streams through it. */
 static double memory_time(const step_costs *s, const step_class *c, const op_cost *x, const step_load *l, const step_machine *m)
 {
@@ -285,7 +327,9 @@ static double link_time(const step_costs *s, const step_class *c, double bytes, 
 static void time_class(const step_costs *s, const step_class *c, const step_load *l, const step_machine *m, double *compute, double *memory, double *links)
 {
     const op_cost x = cost_of(s, c, l);
-    *compute = compute_time(c, x.flops, m);
+    double rows = 1, tiles = 0;
+    if (c->n->op == OP_EXPERTS) tiles = expert_tiles(s, c, l, &rows);
+    *compute = compute_time(c, x.flops * rows, m) + 2 * tiles * GRID_STEP_S;
     *memory = memory_time(s, c, &x, l, m);
     *links = link_time(s, c, x.link_bytes * s->act_scale, m);
 }

@@ -5,7 +5,8 @@
  *
  * The time of an operation is a roofline (Williams et al. 2009): the matrix units and the memory work beside each other and the
  * slower one decides; collectives, and what launching takes, come after. Of the matrix units as much counts as its operands fill
- * (their sides are rounded up to mxu_size), and they run at the rate of the type that the operands are multiplied in. Rows that fit
+ * (their sides are rounded up to mxu_size), and they run at the rate of the type that the operands are multiplied in. Experts are products
+ * of tiles of rows that are filled up, each of which is a step of a kernel's grid. Rows that fit
  * into VMEM beside each other do not go through HBM; of products whose input does not fit, the weights are read again for each part
  * that does.
  *
@@ -53,6 +54,10 @@ typedef struct step_costs step_costs;
 status step_costs_new(const program_context *c, step_costs **out) FALLIBLE;
 void step_costs_free(step_costs *s);
 const step_kind *step_costs_kinds(const step_costs *s, int *n);
+
+/* Queries of one sequence that read its keys together in a step of this bucket, in attention of the k-th kind: a tile of the program's, or
+ * as much of it as the chip's kernel takes at once (ops/paged_attention). */
+double step_costs_tile(const step_costs *s, int k, const lower_bucket *b);
 
 /* Work of all operations. */
 void step_costs_work(const step_costs *s, const step_load *l, chip_work *out);

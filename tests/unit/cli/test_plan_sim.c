@@ -308,6 +308,13 @@ TEST(pictures_have_axes_units_and_legends)
     check_picture(dir, "roofline.svg", (const char *const[]){ "Roofline: Qwen3-0.6B on v", "FLOP per byte of HBM traffic", "FLOP/s of one device", "TFLOP/s bf16", "attention", "whole step", NULL });
     check_picture(dir, "latency.svg", (const char *const[]){ "output tokens per second, all chips", "time to first token (ms)", "time between tokens (ms)", "v6e:1x1, 1 x 1", "v5e:1x1, 1 x 1", "99th percentile", "goal", NULL });
     ran_free(&r);
+    /* Replicas use the devices that one of them leaves: nothing to warn of. */
+    r = RUN("Qwen3-0.6B", "--target", "v6e:2x2", "--tensor-parallel-size", "1", "--num-prompts", "8", "--output-len", "8", "--max-model-len", "2048", "--max-num-seqs", "8", "--svg", dir);
+    CHECK_INT(r.rc, 0);
+    CHECK_STR(buf_cstr(&r.err), "");
+    check_picture(dir, "roofline.svg", (const char *const[]){ "Qwen3-0.6B on v6e:2x2", NULL });
+    check_picture(dir, "latency.svg", (const char *const[]){ "v6e:2x2, 1 x 4", NULL });
+    ran_free(&r);
     rmdir(dir);
     r = RUN("Qwen3-0.6B", "--target", "v6e:1x1", "--num-prompts", "4", "--max-model-len", "2048", "--svg", "/nowhere/at/all");
     CHECK_INT(r.rc, 1);

@@ -181,6 +181,95 @@ TEST(a_step_takes_what_its_roofline_says)
     unprice(&p);
 }
 
+/* A prompt's queries read keys in tiles: the bucket's, or what the chip's kernel takes at once by the attention policy. */
+TEST(tiles_of_prompts_follow_the_attention_policy)
+{
+    static const struct { attention_policy policy; attention_backend backend; const char *chip; int multiple, least, most; } cases[] = {
+        { ATTENTION_TABLE, ATTENTION_BACKEND_AUTO, "v6e", 256, 8, 8 }, { ATTENTION_TABLE, ATTENTION_BACKEND_STABLEHLO, "v6e", 256, 128, 128 },
+        { ATTENTION_AUTO, ATTENTION_BACKEND_AUTO, "v6e", 64, 16, 128 }, { ATTENTION_TABLE, ATTENTION_BACKEND_AUTO, "v3", 128, 128, 128 } };
+    const lower_bucket prompt = { .tokens = 512, .seqs = 8, .rows = 8 }, decode = { .decode = true, .tokens = 8, .seqs = 8, .rows = 8 };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        priced p = {0};
+        device_limits l = limits;
+        l.attention = (attention_choice){ chip_by_name(cases[i].chip), cases[i].policy, cases[i].backend, cases[i].multiple };
+        REQUIRE_OK(make(0, 1, &p.g));
+        CHECK_OK(program_context_new(p.g, &l, DT_BF16, &p.c));
+        CHECK_OK(step_costs_new(&p.c, &p.s));
+        const double tile = step_costs_tile(p.s, 0, &prompt);
+        if (tile < cases[i].least || tile > cases[i].most) FAIL("case %d: %g queries, wanted %d to %d", (int)i, tile, cases[i].least, cases[i].most);
+        CHECK_NEAR(step_costs_tile(p.s, 0, &decode), 1, 0);
+        unprice(&p);
+    }
+}
+
+enum { EXPERTS = 8, EXPERTS_WIDE = 256 };
+
+static tensor expert_weight(graph *g, quant_scheme scheme, const char *a, const char *b, int64_t rows, int64_t cols)
+{
+    const axis out = b ? AX_MLP : AX_EMBED, in = b ? AX_EMBED : AX_MLP;
+    const weight_part parts[2] = { { a, 0, rows, rows, out, 0, 0 }, { b, 0, rows, rows, out, 0, 0 } };
+    const shape s = { DT_BF16, 3, { EXPERTS, b ? 2 * rows : rows, cols }, { AX_EXPERTS, out, in } };
+    return graph_weight_of(g, &s, &(weight_attrs){ .role = b ? ROLE_COL : ROLE_ROW, .n_parts = b ? 2 : 1, .parts = parts, .scheme = scheme });
+}
+
+static status make_experts(quant_scheme scheme, graph **out)
+{
+    graph *g;
+    TRY(graph_new(ops_rules(), &g));
+    tensor x = graph_add(g, OP_EMBED, (tensor[]){ input(g, IN_TOKENS), weight(g, "embed", VOCAB, WIDE) }, 2, NULL);
+    tensor q = graph_add(g, OP_SPLIT_HEADS, &x, 1, &(op_attrs){ .split_heads = { HEAD } });
+    q = graph_add(g, OP_PAGED_ATTENTION, (tensor[]){ q, q, q }, 3, &(op_attrs){ .paged_attention = { .cache = 0, .scale = 0.1 } });
+    x = graph_add(g, OP_MERGE_HEADS, &q, 1, NULL);
+    tensor combine = linear(g, "router", x, EXPERTS);
+    combine = graph_add(g, OP_ROUTE, &combine, 1, &(op_attrs){ .route = { .top_k = 1, .kind = ROUTE_SOFTMAX_TOPK, .norm = 1, .scale = 1 } });
+    tensor in[6] = { x, combine, expert_weight(g, scheme, "experts.*.gate", "experts.*.up", EXPERTS_WIDE, WIDE), expert_weight(g, scheme, "experts.*.down", NULL, WIDE, EXPERTS_WIDE) };
+    x = graph_add(g, OP_EXPERTS, in, 6, &(op_attrs){ .experts = { .top_k = 1, .act = ACT_SILU } });
+    x = graph_add(g, OP_GATHER_ROWS, (tensor[]){ x, input(g, IN_ROWS) }, 2, NULL);
+    status st = graph_finish(g, linear(g, "head", x, VOCAB));
+    if (st == ST_OK) *out = g;
+    else graph_free(g);
+    return st;
+}
+
+/* 8 tokens reach 8 (1 - (7/8)^8) of 8 experts, each a tile of 16 rows; 4096 tokens are 512 for each, 2.5 tiles of 256. */
+TEST(experts_are_tiles_that_are_filled_up)
+{
+    static const struct { double tokens, tiles, rows; } cases[] = { { 8, 5.25113, 16 }, { 4096, 20, 256 } };
+    priced p = {0};
+    sim_target t;
+    REQUIRE_OK(sim_target_parse("v6e-1?mxu=1", &t));
+    REQUIRE_OK(make_experts(QUANT_NONE, &p.g));
+    CHECK_OK(program_context_new(p.g, &limits, DT_BF16, &p.c));
+    CHECK_OK(step_costs_new(&p.c, &p.s));
+    for (int i = 0; i < 2; i++) {
+        step_class_cost c = {0};
+        const step_load l = { .tokens = cases[i].tokens, .seqs = 1, .rows = 1 };
+        for (int k = 0; k < step_costs_n(p.s) && c.op != OP_EXPERTS; k++) step_costs_class(p.s, k, &l, &t.machine, &c);
+        const double rows = cases[i].tiles * cases[i].rows, flops = 2.0 * 3 * WIDE * EXPERTS_WIDE + 16 * EXPERTS_WIDE;
+        CHECK_INT(c.op, OP_EXPERTS);
+        CHECK_NEAR(c.compute_s / (rows * flops / t.machine.chip->bf16_flops + 2 * cases[i].tiles * 0.35e-6), 1, 1e-4);
+    }
+    unprice(&p);
+}
+
+/* A quantised expert that is widened whole, and activations in f32, are no copy of the cache. */
+TEST(temporaries_of_experts_are_no_copied_cache)
+{
+    static const quant_scheme schemes[] = { QUANT_NONE, QUANT_FP8 };
+    const lower_bucket b = { .tokens = 256, .seqs = 8, .rows = 8 };
+    for (int i = 0; i < 2; i++) {
+        graph *g;
+        program_context c;
+        REQUIRE_OK(make_experts(schemes[i], &g));
+        REQUIRE_OK(program_context_new(g, &limits, DT_BF16, &c));
+        c.lower.n_pages = 1 << 16;
+        const int64_t least = program_layer_cache_bytes(&c) + 2 * 256 * WIDE * 4 + (i ? 2 * EXPERTS_WIDE * WIDE * 4 : 0);
+        CHECK(program_copies_cache(&c, &b, &(pjrt_stats){ .temp_bytes = least }) && !program_copies_cache(&c, &b, &(pjrt_stats){ .temp_bytes = least - 1 }));
+        program_context_free(&c);
+        graph_free(g);
+    }
+}
+
 /* ---- the device ---- */
 
 typedef struct rig { graph *g; device *d; device_model *m; } rig;
