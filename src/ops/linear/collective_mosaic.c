@@ -5,43 +5,37 @@ enum { RIGHT, LEFT, MIB = 1 << 20, RUN_ID = 1 };
 typedef struct ring {
     mk *k;
     const collective_matmul *q;
-    int64_t block, blocks, half;
-    mk_val step, at, turn;          /* of the grid: step of the ring, block of w; how many have been */
+    int64_t block, blocks, half, part;  /* rows of w, and how many of them; rows that travel in a direction; those of a piece */
+    int64_t pieces;
+    mk_val step, piece, at, turn;   /* of the grid: step of the ring, piece of its rows, block of w; how many have been */
     mk_val me, to[2];               /* this device and its neighbours */
     mk_ref x, w, y, there;          /* there: the second result */
-    mk_ref xv, yv, rv;              /* VMEM: x of this step; two blocks of results; what arrived for one */
+    mk_ref xv, yv, rv;              /* VMEM: x of this piece; two blocks of results; what arrived for one */
     mk_ref load, send, arrive, store;   /* semaphores */
 } ring;
 
-status collective_matmul_configure(const chip *c, const collective_matmul *q, bool scatter, int64_t *block_n, int64_t *vmem_bytes)
+status collective_matmul_configure(const chip *c, const collective_matmul *q, bool scatter, collective_blocks *out)
 {
     if (c->version < 4) return err_set(ST_UNSUPPORTED, "Mosaic has no kernels for %s", c->name);
     if (q->type != DT_BF16) return err_set(ST_UNSUPPORTED, "operands are %s, kernels take bf16", dtype_name(q->type));
     if (q->devices < 2) return err_set(ST_UNSUPPORTED, "there is one device");
     if (q->m % 64 || q->n % 128 || q->k % 128)
         return err_set(ST_UNSUPPORTED, "%lld rows of a device by %lld x %lld: expected multiples of 64, 128 and 128", (long long)q->m, (long long)q->n, (long long)q->k);
-    int64_t vmem = c->vmem_bytes / 4 * 3, x = q->m * q->k * 2;
-    for (int64_t by = q->n; by >= 128; by -= 128) {
-        int64_t need = x + 2 * by * q->k * 2 + q->m * by * (4 + (scatter ? 5 : 2) * (int64_t)dtype_bytes(q->out, 1));
-        if (q->n % by || need > vmem) continue;
-        *block_n = by;
-        *vmem_bytes = vmem;
-        return ST_OK;
-    }
+    int64_t vmem = c->vmem_bytes / 4 * 3;
+    for (int64_t pieces = 1; q->m / 2 % (pieces * COLLECTIVE_ROWS) == 0; pieces *= 2)
+        for (int64_t by = q->n; by >= 128; by -= 128) {
+            int64_t rows = q->m / pieces, need = rows * q->k * 2 + 2 * by * q->k * 2 + rows * by * (4 + (scatter ? 3 : 2) * (int64_t)dtype_bytes(q->out, 1));
+            if (q->n % by || need > vmem) continue;
+            *out = (collective_blocks){ by, pieces, c->vmem_bytes / 8 * 7 };    /* what the estimate misses */
+            return ST_OK;
+        }
     return err_set(ST_UNSUPPORTED, "%lld rows of %lld need more than %.0f MiB of VMEM", (long long)q->m, (long long)q->k, (double)vmem / MIB);
 }
 
 static void map_w(mk *k, const mk_val *grid, const mk_ref *prefetched, const void *arg, mk_val *index)
 {
     (void)k, (void)prefetched, (void)arg;
-    index[0] = grid[1];
-}
-
-/* arg: the last step. Earlier ones stay at the first block, which they do not write. */
-static void map_y(mk *k, const mk_val *grid, const mk_ref *prefetched, const void *arg, mk_val *index)
-{
-    (void)prefetched;
-    index[1] = mk_select(k, mk_cmp(k, MK_EQ, grid[0], mk_i32(*(const int *)arg)), grid[1], mk_i32(0));
+    index[0] = grid[2];
 }
 
 /* ---- around the ring ---- */
@@ -60,6 +54,24 @@ static mk_val scaled(const ring *r, mk_val i, int64_t by) { return mk_multiple(r
 static mk_ref half_of(const ring *r, mk_ref array, mk_val of, int way)
 {
     return mk_view(r->k, array, MK_AT(of, mk_i32((int32_t)(way * r->half)), mk_i32(0)), MK_DIMS(1, r->half, array.dim[2]), 1);
+}
+
+/* The first row of this piece of a direction's half, among a device's rows. */
+static mk_val row_of(const ring *r, int way)
+{
+    mk *k = r->k;
+    return mk_multiple(k, mk_add(k, mk_mul(k, r->piece, mk_i32((int32_t)r->part)), mk_i32((int32_t)(way * r->half))), COLLECTIVE_ROWS);
+}
+
+/* Columns of a piece's rows of one direction, in an array [devices or steps, m, ...] and in VMEM. */
+static mk_ref part_of(const ring *r, mk_ref array, mk_val of, mk_val column, int64_t columns, int way)
+{
+    return mk_view(r->k, array, MK_AT(of, row_of(r, way), column), MK_DIMS(1, r->part, columns), 1);
+}
+
+static mk_ref in_vmem(const ring *r, mk_ref v, int64_t columns, int way)
+{
+    return mk_view(r->k, v, MK_AT(mk_i32((int32_t)(way * r->part)), mk_i32(0)), MK_DIMS(r->part, columns), 0);
 }
 
 static mk_ref sem(const ring *r, mk_ref sems, mk_val i, int way) { return mk_pick(r->k, sems, MK_AT(i, mk_i32(way))); }
@@ -86,9 +98,10 @@ typedef struct tile { mk_val row, column, y; int64_t rows, columns; } tile;
 static tile begin_tiles(const ring *r)
 {
     mk *k = r->k;
-    tile t = { .rows = tile_of(r->q->m, 256), .columns = tile_of(r->block, 256) };
+    const int64_t rows = 2 * r->part;
+    tile t = { .rows = tile_of(rows, 256), .columns = tile_of(r->block, 256) };
     mk_val i = mk_for(k, mk_i32(0), mk_i32((int32_t)(r->block / t.columns)), NULL, 0, NULL);
-    mk_val j = mk_for(k, mk_i32(0), mk_i32((int32_t)(r->q->m / t.rows)), NULL, 0, NULL);
+    mk_val j = mk_for(k, mk_i32(0), mk_i32((int32_t)(rows / t.rows)), NULL, 0, NULL);
     t.column = mk_multiple(k, mk_mul(k, i, mk_i32((int32_t)t.columns)), 128);
     t.row = mk_multiple(k, mk_mul(k, j, mk_i32((int32_t)t.rows)), 64);
     mk_val x = mk_load(k, r->xv, MK_AT(t.row, mk_i32(0)), MK_DIMS(t.rows, r->q->k)), w = mk_load(k, r->w, MK_AT(t.column, mk_i32(0)), MK_DIMS(t.columns, r->q->k));
@@ -107,19 +120,24 @@ static void stage(const ring *r, const tile *t, mk_val slot, mk_val y)
     mk_store(r->k, mk_reshape(r->k, y, MK_DIMS(1, t->rows, t->columns)), r->yv, MK_AT(slot, t->row, t->column));
 }
 
-static void begin(ring *r, const char *name)
+static void begin(ring *r, const char *name, const collective_blocks *b)
 {
     mk *k = r->k = mk_new(name);
+    r->block = b->n;
     r->blocks = r->q->n / r->block;
     r->half = r->q->m / 2;
+    r->pieces = b->pieces;
+    r->part = r->half / r->pieces;
     r->step = mk_grid(k, r->q->devices, false);
+    r->piece = mk_grid(k, r->pieces, false);
     r->at = mk_grid(k, r->blocks, false);
 }
 
 static void begin_step(ring *r)
 {
     mk *k = r->k;
-    r->turn = mk_add(k, mk_mul(k, r->step, mk_i32((int32_t)r->blocks)), r->at);
+    mk_val before = mk_add(k, mk_mul(k, r->step, mk_i32((int32_t)r->pieces)), r->piece);
+    r->turn = mk_add(k, mk_mul(k, before, mk_i32((int32_t)r->blocks)), r->at);
     r->me = mk_device_id(k);
     r->to[RIGHT] = around(r, r->me, mk_i32(1));
     r->to[LEFT] = around(r, r->me, mk_i32(-1));
@@ -129,7 +147,7 @@ static void finish(const ring *r, int64_t vmem_bytes, double remote_bytes)
 {
     const collective_matmul *q = r->q;
     double rows = (double)q->m * q->devices;
-    mk_set_options(r->k, &(mk_options){ .flops = 2 * rows * (double)q->n * (double)q->k, .bytes = (double)q->n * (double)q->k * 2 * (r->blocks > 1 ? q->devices : 1) + rows * (double)(q->n + 2 * q->k) * 2,
+    mk_set_options(r->k, &(mk_options){ .flops = 2 * rows * (double)q->n * (double)q->k, .bytes = (double)q->n * (double)q->k * 2 * (r->blocks > 1 ? q->devices * (double)r->pieces : 1) + rows * (double)(q->n + 2 * q->k) * 2,
                                         .remote_bytes = remote_bytes, .vmem_limit_bytes = vmem_bytes, .collective_id = RUN_ID });
 }
 
@@ -138,7 +156,7 @@ static void finish(const ring *r, int64_t vmem_bytes, double remote_bytes)
 /* The device whose half is multiplied now. */
 static mk_val owner(const ring *r, int way) { return around(r, r->me, way == RIGHT ? mk_neg(r->k, r->step) : r->step); }
 
-/* Passes on what came with the last step, and brings it to VMEM. */
+/* Passes on what came with the last step. */
 static void gather_exchange(const ring *r)
 {
     mk *k = r->k;
@@ -162,17 +180,22 @@ static void gather_exchange(const ring *r)
         mk_send(k, half, half, sem(r, r->send, r->step, way), sem(r, r->arrive, r->step, way), r->to[way]);
     }
     mk_end_if(k, NULL, NULL);
+}
+
+/* Both directions' rows to VMEM. */
+static void load_both(const ring *r, const mk_ref from[2], mk_ref to, int64_t columns)
+{
     for (int pass = 0; pass < 2; pass++)
         for (int way = 0; way < 2; way++) {
-            mk_ref half = half_of(r, r->there, owner(r, way), way), to = mk_view(k, r->xv, MK_AT(mk_i32((int32_t)(way * r->half)), mk_i32(0)), MK_DIMS(r->half, r->q->k), 0), s = mk_pick(k, r->load, MK_AT(mk_i32(way)));
-            if (pass) mk_wait(k, s, half, to);
-            else mk_copy(k, half, to, s);
+            mk_ref v = in_vmem(r, to, columns, way), s = mk_pick(r->k, r->load, MK_AT(mk_i32(way)));
+            if (pass) mk_wait(r->k, s, from[way], v);
+            else mk_copy(r->k, from[way], v, s);
         }
 }
 
 static mk_ref staged(const ring *r, mk_val slot, int way)
 {
-    return mk_view(r->k, r->yv, MK_AT(slot, mk_i32((int32_t)(way * r->half)), mk_i32(0)), MK_DIMS(1, r->half, r->block), 1);
+    return mk_view(r->k, r->yv, MK_AT(slot, mk_i32((int32_t)(way * r->part)), mk_i32(0)), MK_DIMS(1, r->part, r->block), 1);
 }
 
 static void wait_staged(const ring *r, mk_ref sems, mk_val slot)
@@ -191,38 +214,54 @@ static mk_val free_slot(const ring *r, mk_ref sems)
     return slot;
 }
 
-mk *collective_gather_kernel(const collective_matmul *q, int64_t block_n, int64_t vmem_bytes)
+/* At the first turn of a step, and of a piece. */
+static void when_first(const ring *r, bool of_step)
 {
-    ring r = { .q = q, .block = block_n };
-    begin(&r, "gather_matmul");
+    mk_val first = mk_cmp(r->k, MK_EQ, r->at, mk_i32(0));
+    mk_if(r->k, of_step && r->pieces > 1 ? mk_and(r->k, first, mk_cmp(r->k, MK_EQ, r->piece, mk_i32(0))) : first);
+}
+
+/* The last turn waits for what is still on its way; at least two turns have been. */
+static void wait_for_all(const ring *r, mk_ref sems)
+{
+    mk_if(r->k, mk_cmp(r->k, MK_EQ, r->turn, mk_i32((int32_t)(r->q->devices * r->pieces * r->blocks - 1))));
+    for (int i = 0; i < 2; i++) wait_staged(r, sems, mk_i32(i));
+    mk_end_if(r->k, NULL, NULL);
+}
+
+mk *collective_gather_kernel(const collective_matmul *q, const collective_blocks *b)
+{
+    ring r = { .q = q };
+    begin(&r, "gather_matmul", b);
     mk *k = r.k;
     int n = q->devices;
     r.x = mk_in(k, "x", q->type, MK_DIMS(q->m, q->k));
-    r.w = mk_in_block(k, "w", q->type, MK_DIMS(q->n, q->k), MK_DIMS(block_n, q->k), map_w, NULL);
+    r.w = mk_in_block(k, "w", q->type, MK_DIMS(q->n, q->k), MK_DIMS(r.block, q->k), map_w, NULL);
     r.y = mk_out(k, "y", q->out, MK_DIMS(n * q->m, q->n));
     r.there = mk_out(k, "gathered", q->type, MK_DIMS(n, q->m, q->k));
-    r.xv = mk_scratch(k, "xv", MK_VMEM, q->type, MK_DIMS(q->m, q->k));
-    r.yv = mk_scratch(k, "yv", MK_VMEM, q->out, MK_DIMS(2, q->m, block_n));
+    r.xv = mk_scratch(k, "xv", MK_VMEM, q->type, MK_DIMS(2 * r.part, q->k));
+    r.yv = mk_scratch(k, "yv", MK_VMEM, q->out, MK_DIMS(2, 2 * r.part, r.block));
     r.load = mk_dma_sems(k, "load", MK_DIMS(2));
     r.send = mk_dma_sems(k, "send", MK_DIMS(n, 2));
     r.arrive = mk_dma_sems(k, "arrive", MK_DIMS(n, 2));
     r.store = mk_dma_sems(k, "store", MK_DIMS(2, 2));
     begin_step(&r);
-    mk_if(k, mk_cmp(k, MK_EQ, r.at, mk_i32(0)));
+    when_first(&r, true);
     gather_exchange(&r);
+    mk_end_if(k, NULL, NULL);
+    when_first(&r, false);
+    load_both(&r, (mk_ref[]){ part_of(&r, r.there, owner(&r, RIGHT), mk_i32(0), q->k, RIGHT), part_of(&r, r.there, owner(&r, LEFT), mk_i32(0), q->k, LEFT) }, r.xv, q->k);
     mk_end_if(k, NULL, NULL);
     mk_val slot = free_slot(&r, r.store);
     tile t = begin_tiles(&r);
     stage(&r, &t, slot, mk_convert(k, t.y, q->out));
     end_tiles(&r);
     for (int way = 0; way < 2; way++) {
-        mk_val row = mk_add(k, scaled(&r, owner(&r, way), q->m), mk_i32((int32_t)(way * r.half)));
-        mk_copy(k, staged(&r, slot, way), mk_view(k, r.y, MK_AT(mk_multiple(k, row, 32), scaled(&r, r.at, block_n)), MK_DIMS(r.half, block_n), 0), sem(&r, r.store, slot, way));
+        mk_val row = mk_multiple(k, mk_add(k, scaled(&r, owner(&r, way), q->m), row_of(&r, way)), COLLECTIVE_ROWS);
+        mk_copy(k, staged(&r, slot, way), mk_view(k, r.y, MK_AT(row, scaled(&r, r.at, r.block)), MK_DIMS(r.part, r.block), 0), sem(&r, r.store, slot, way));
     }
-    mk_if(k, mk_cmp(k, MK_EQ, r.turn, mk_i32((int32_t)(n * r.blocks - 1))));    /* at least two turns have been */
-    for (int i = 0; i < 2; i++) wait_staged(&r, r.store, mk_i32(i));
-    mk_end_if(k, NULL, NULL);
-    finish(&r, vmem_bytes, (double)(n - 1) * (double)q->m * (double)q->k * 2);
+    wait_for_all(&r, r.store);
+    finish(&r, b->vmem_bytes, (double)(n - 1) * (double)q->m * (double)q->k * 2);
     return k;
 }
 
@@ -236,7 +275,7 @@ static mk_val chunk_now(const ring *r, int way)
     return around(r, r->me, way == RIGHT ? mk_neg(k, on) : mk_sub(k, on, mk_i32(r->q->devices)));
 }
 
-static void scatter_load(const ring *r)
+static void scatter_meet(const ring *r)
 {
     mk *k = r->k;
     mk_if(k, is_step(r, MK_EQ, 0));
@@ -245,13 +284,18 @@ static void scatter_load(const ring *r)
     mk_val before = mk_sub(k, r->step, mk_i32(1));
     for (int way = 0; way < 2; way++) mk_wait(k, sem(r, r->arrive, before, way), half_of(r, r->there, before, way), half_of(r, r->there, before, way));
     mk_end_if(k, NULL, NULL);
-    for (int pass = 0; pass < 2; pass++)
-        for (int way = 0; way < 2; way++) {
-            mk_val row = mk_multiple(k, mk_add(k, scaled(r, chunk_now(r, way), r->q->m), mk_i32((int32_t)(way * r->half))), 32);
-            mk_ref from = mk_view(k, r->x, MK_AT(row, mk_i32(0)), MK_DIMS(r->half, r->q->k), 0), to = mk_view(k, r->xv, MK_AT(mk_i32((int32_t)(way * r->half)), mk_i32(0)), MK_DIMS(r->half, r->q->k), 0), s = mk_pick(k, r->load, MK_AT(mk_i32(way)));
-            if (pass) mk_wait(k, s, from, to);
-            else mk_copy(k, from, to, s);
-        }
+}
+
+/* This piece of the rows of x that are summed now. */
+static void scatter_load(const ring *r)
+{
+    mk *k = r->k;
+    mk_ref from[2];
+    for (int way = 0; way < 2; way++) {
+        mk_val row = mk_multiple(k, mk_add(k, scaled(r, chunk_now(r, way), r->q->m), row_of(r, way)), COLLECTIVE_ROWS);
+        from[way] = mk_view(k, r->x, MK_AT(row, mk_i32(0)), MK_DIMS(r->part, r->q->k), 0);
+    }
+    load_both(r, from, r->xv, r->q->k);
 }
 
 /* Brings this block of what came with the last step to VMEM. */
@@ -259,64 +303,55 @@ static void load_so_far(const ring *r)
 {
     mk *k = r->k;
     mk_if(k, is_step(r, MK_GT, 0));
-    mk_ref from = mk_view(k, r->there, MK_AT(mk_sub(k, r->step, mk_i32(1)), mk_i32(0), scaled(r, r->at, r->block)), MK_DIMS(1, r->q->m, r->block), 1), s = mk_pick(k, r->load, MK_AT(mk_i32(0)));
-    mk_copy(k, from, r->rv, s);
-    mk_wait(k, s, from, r->rv);
+    mk_val before = mk_sub(k, r->step, mk_i32(1)), column = scaled(r, r->at, r->block);
+    load_both(r, (mk_ref[]){ part_of(r, r->there, before, column, r->block, RIGHT), part_of(r, r->there, before, column, r->block, LEFT) }, r->rv, r->block);
     mk_else(k, NULL, 0);
-    mk_store(k, mk_convert(k, mk_full(k, mk_f32(0), MK_DIMS(r->q->m, r->block)), r->q->out), r->rv, MK_ZERO);
+    mk_store(k, mk_convert(k, mk_full(k, mk_f32(0), MK_DIMS(2 * r->part, r->block)), r->q->out), r->rv, MK_ZERO);
     mk_end_if(k, NULL, NULL);
 }
 
-/* This device's part and what came, to be passed on, or, at the end, the result. */
+/* This device's part and what came. */
 static void add_and_stage(const ring *r, mk_val slot)
 {
     mk *k = r->k;
     load_so_far(r);
     tile t = begin_tiles(r);
-    mk_val came = mk_convert(k, mk_load(k, r->rv, MK_AT(t.row, t.column), MK_DIMS(t.rows, t.columns)), DT_F32), y = mk_convert(k, mk_add(k, t.y, came), r->q->out);
-    mk_if(k, is_step(r, MK_LT, r->q->devices - 1));
-    stage(r, &t, slot, y);
-    mk_else(k, NULL, 0);
-    mk_store(k, y, r->y, MK_AT(t.row, t.column));
-    mk_end_if(k, NULL, NULL);
+    mk_val came = mk_convert(k, mk_load(k, r->rv, MK_AT(t.row, t.column), MK_DIMS(t.rows, t.columns)), DT_F32);
+    stage(r, &t, slot, mk_convert(k, mk_add(k, t.y, came), r->q->out));
     end_tiles(r);
 }
 
-mk *collective_scatter_kernel(const collective_matmul *q, int64_t block_n, int64_t vmem_bytes)
+mk *collective_scatter_kernel(const collective_matmul *q, const collective_blocks *b)
 {
-    ring r = { .q = q, .block = block_n };
-    begin(&r, "matmul_scatter");
+    ring r = { .q = q };
+    begin(&r, "matmul_scatter", b);
     mk *k = r.k;
     int n = q->devices, last = n - 1;
-    int64_t sent = last * r.blocks;
     r.x = mk_in(k, "x", q->type, MK_DIMS(n * q->m, q->k));
-    r.w = mk_in_block(k, "w", q->type, MK_DIMS(q->n, q->k), MK_DIMS(block_n, q->k), map_w, NULL);
-    r.y = mk_out_block(k, "y", q->out, MK_DIMS(q->m, q->n), MK_DIMS(q->m, block_n), map_y, &last);
+    r.w = mk_in_block(k, "w", q->type, MK_DIMS(q->n, q->k), MK_DIMS(r.block, q->k), map_w, NULL);
+    r.y = mk_out(k, "y", q->out, MK_DIMS(q->m, q->n));
     r.there = mk_out(k, "arrived", q->out, MK_DIMS(n, q->m, q->n));
-    r.xv = mk_scratch(k, "xv", MK_VMEM, q->type, MK_DIMS(q->m, q->k));
-    r.yv = mk_scratch(k, "yv", MK_VMEM, q->out, MK_DIMS(2, q->m, block_n));
-    r.rv = mk_scratch(k, "rv", MK_VMEM, q->out, MK_DIMS(q->m, block_n));
+    r.xv = mk_scratch(k, "xv", MK_VMEM, q->type, MK_DIMS(2 * r.part, q->k));
+    r.yv = mk_scratch(k, "yv", MK_VMEM, q->out, MK_DIMS(2, 2 * r.part, r.block));
+    r.rv = mk_scratch(k, "rv", MK_VMEM, q->out, MK_DIMS(2 * r.part, r.block));
     r.load = mk_dma_sems(k, "load", MK_DIMS(2));
     r.send = mk_dma_sems(k, "send", MK_DIMS(2, 2));
     r.arrive = mk_dma_sems(k, "arrive", MK_DIMS(n, 2));
     begin_step(&r);
-    mk_if(k, mk_cmp(k, MK_EQ, r.at, mk_i32(0)));
+    when_first(&r, true);
+    scatter_meet(&r);
+    mk_end_if(k, NULL, NULL);
+    when_first(&r, false);
     scatter_load(&r);
     mk_end_if(k, NULL, NULL);
-    mk_val slot = mk_rem(k, r.turn, mk_i32(2));
-    mk_if(k, is_step(&r, MK_LT, last));
-    (void)free_slot(&r, r.send);
-    mk_end_if(k, NULL, NULL);
+    mk_val slot = free_slot(&r, r.send), column = scaled(&r, r.at, r.block);
     add_and_stage(&r, slot);
-    mk_if(k, is_step(&r, MK_LT, last));
-    for (int way = 0; way < 2; way++) {
-        mk_ref to = mk_view(k, r.there, MK_AT(r.step, mk_i32((int32_t)(way * r.half)), scaled(&r, r.at, block_n)), MK_DIMS(1, r.half, block_n), 1);
-        mk_send(k, staged(&r, slot, way), to, sem(&r, r.send, slot, way), sem(&r, r.arrive, r.step, way), r.to[way]);
-    }
+    mk_if(k, is_step(&r, MK_LT, last));     /* passed on, or, at the end, the result */
+    for (int way = 0; way < 2; way++) mk_send(k, staged(&r, slot, way), part_of(&r, r.there, r.step, column, r.block, way), sem(&r, r.send, slot, way), sem(&r, r.arrive, r.step, way), r.to[way]);
+    mk_else(k, NULL, 0);
+    for (int way = 0; way < 2; way++) mk_copy(k, staged(&r, slot, way), mk_view(k, r.y, MK_AT(row_of(&r, way), column), MK_DIMS(r.part, r.block), 0), sem(&r, r.send, slot, way));
     mk_end_if(k, NULL, NULL);
-    mk_if(k, mk_cmp(k, MK_EQ, r.turn, mk_i32((int32_t)sent)));      /* the first turn that sends nothing */
-    for (int i = 0; i < 2 && i < sent; i++) wait_staged(&r, r.send, mk_i32(i));
-    mk_end_if(k, NULL, NULL);
-    finish(&r, vmem_bytes, (double)last * (double)q->m * (double)q->n * (double)dtype_bytes(q->out, 1));
+    wait_for_all(&r, r.send);
+    finish(&r, b->vmem_bytes, (double)last * (double)q->m * (double)q->n * (double)dtype_bytes(q->out, 1));
     return k;
 }

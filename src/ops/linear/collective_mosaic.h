@@ -14,10 +14,13 @@
 
 typedef struct collective_matmul { int devices; int64_t m, n, k; dtype type; /* of x and w, bf16 */ dtype out; } collective_matmul;
 
-/* Rows of w that a step takes; ST_UNSUPPORTED says why there is no kernel. */
-status collective_matmul_configure(const chip *c, const collective_matmul *q, bool scatter, int64_t *block_n, int64_t *vmem_bytes) FALLIBLE;
+/* How it is cut: rows of w in VMEM, and the pieces, of COLLECTIVE_ROWS of each direction at least, of a device's rows of x. */
+enum { COLLECTIVE_ROWS = 32 };
+typedef struct collective_blocks { int64_t n, pieces, vmem_bytes; } collective_blocks;
+/* ST_UNSUPPORTED says why there is no kernel. */
+status collective_matmul_configure(const chip *c, const collective_matmul *q, bool scatter, collective_blocks *out) FALLIBLE;
 /* To be finished by the caller. */
-mk *collective_gather_kernel(const collective_matmul *q, int64_t block_n, int64_t vmem_bytes);
-mk *collective_scatter_kernel(const collective_matmul *q, int64_t block_n, int64_t vmem_bytes);
+mk *collective_gather_kernel(const collective_matmul *q, const collective_blocks *b);
+mk *collective_scatter_kernel(const collective_matmul *q, const collective_blocks *b);
 
 #endif

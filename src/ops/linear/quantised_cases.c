@@ -1,12 +1,15 @@
-#include "ops/linear/quantised_cases.h"
+/* quantised_mosaic.h's kernel with made-up operands and naive results. */
+#include "ops/linear/quantised_mosaic.h"
 
 #include <stdio.h>
 
+#include "base/hash.h"
 #include "base/mem.h"
 #include "ops/hlo_weight.h"
 #include "ops/kernels.h"
 
-quantised_matmul quantised_case(const char *scheme, int64_t rows, int64_t tiles, int64_t n, int64_t k, int64_t experts)
+/* The scheme of its printed form (quant_print), with the scales that a device keeps. */
+static quantised_matmul of_scheme(const char *scheme, int64_t rows, int64_t tiles, int64_t n, int64_t k, int64_t experts)
 {
     quantised_matmul q = { .rows = rows, .tiles = tiles, .n = n, .k = k, .layers = 2, .experts = experts, .act = DT_BF16, .scale = DT_F32, .out = DT_F32 };
     if (!quant_read(scheme, &q.scheme)) q.scheme = QUANT_NONE;
@@ -20,13 +23,7 @@ quantised_matmul quantised_case(const char *scheme, int64_t rows, int64_t tiles,
 
 typedef struct made { uint64_t state; } made;
 
-static uint32_t next(made *m)       /* splitmix64 */
-{
-    uint64_t z = m->state += 0x9E3779B97F4A7C15u;
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    return (uint32_t)(z >> 32);
-}
+static uint32_t next(made *m) { return (uint32_t)(hash_mix64((m->state += HASH_GOLDEN) - HASH_GOLDEN) >> 32); }
 
 static float between(made *m, float a, float b) { return a + (b - a) * (float)(next(m) >> 8) * 0x1p-24f; }
 
@@ -63,7 +60,8 @@ static operand_at places_of(quant_info q, bool quantised)
     return p;
 }
 
-void quantised_fill(const quantised_matmul *q, uint64_t seed, void *const *operands)
+/* One tile less than there is room for is there, if there is more than one; layer 1 of 2. */
+static void fill_operands(const quantised_matmul *q, uint64_t seed, void *const *operands)
 {
     quant_info info = quant_describe(q->scheme);
     operand_at at = places_of(info, q->scheme);
@@ -132,7 +130,7 @@ static void reference_row(const quantised_matmul *q, void *const *operands, int6
     }
 }
 
-status quantised_reference(const quantised_matmul *q, void *const *operands, float *y)
+static status naive(const quantised_matmul *q, void *const *operands, float *y)
 {
     quant_info info = quant_describe(q->scheme);
     operand_at at = places_of(info, q->scheme);
@@ -149,93 +147,148 @@ status quantised_reference(const quantised_matmul *q, void *const *operands, flo
     return ST_OK;
 }
 
-/* ---- kernels ---- */
+/* ---- cases ---- */
 
-mk *quantised_build(const char *name, const quantised_matmul *q, const chip *c)
-{
-    matmul_config m;
-    if (quantised_matmul_configure(c, q, &m) == ST_OK) return quantised_matmul_kernel(name, q, &m);
-    mk *k = mk_new(name);
-    mk_fail(k, "%s", err_msg());
-    return k;
-}
+enum { EXPERTS = 5, TILES = 4, FULL_TILES = 64, GROUPS = 16, LANES = 128 };
 
-const char *quantised_refused(const quantised_matmul *q, const chip *c)
-{
-    static _Thread_local char why[256];
-    matmul_config m;
-    if (quantised_matmul_configure(c, q, &m) == ST_OK) return NULL;
-    snprintf(why, sizeof why, "%s", err_msg());
-    return why;
-}
-
-/* The sizes that models have: Llama-3.1-8B's down projection, Qwen3-32B's, DeepSeek-V3's. */
-static const struct { const char *scheme; int rows, n, k, full_rows, full_n, full_k; } cases[] = {
-    { "none", 16, 256, 256, 64, 4096, 14336 },
-    { "int8", 16, 256, 384, 64, 4096, 14336 },
-    { "i8.act=int8_static", 8, 256, 256, 64, 4096, 14336 },
-    { "int8_g32", 16, 256, 288, 64, 4096, 4096 },
-    { "int8_per_channel_weight_only", 16, 384, 256, 64, 4096, 14336 },
-    { "int8_g32_weight_only", 8, 256, 320, 64, 4096, 4096 },
-    { "fp8_per_channel", 24, 256, 256, 256, 5120, 25600 },
-    { "f8e4m3.act=fp8", 16, 256, 256, 64, 5120, 25600 },
-    { "f8e4m3.act=fp8_static", 16, 256, 256, 64, 5120, 25600 },
-    { "f8e4m3.g128", 16, 512, 384, 64, 7168, 16384 },
-    { "f8e4m3.g128.act=fp8_g128", 16, 256, 448, 64, 7168, 16384 },
-    { "f8e4m3.g128.act=fp8_g128", 64, 384, 256, 256, 7168, 16384 },
-    { "int4_g128", 16, 256, 512, 64, 4096, 14336 },
-    { "int4_g32", 16, 256, 320, 64, 4096, 4096 },
-    { "int4_g128_weight_only", 32, 256, 512, 64, 4096, 14336 },
-    { "int4_g32_weight_only", 16, 256, 416, 64, 4096, 4096 },
-    { "i4.g128.zeros", 16, 256, 512, 64, 4096, 14336 },
-    { "i4.g256.zeros", 16, 256, 768, 64, 4096, 14336 },
-    { "i4.g32.zeros", 8, 256, 384, 32, 4096, 4096 },
-    { "f4e2m1.g32", 16, 256, 448, 16, 5760, 2880 },
-    { "f4e2m1.g16", 16, 256, 256, 16, 4096, 4096 },
+/* The sizes that models have: Llama-3.1-8B's down projection, Qwen3-32B's, DeepSeek-V3's; and gpt-oss', DeepSeek-V3's, Kimi K2's and
+ * Qwen3-30B-A3B's experts (the first two as they go in and out): tiles of one expert's rows each, of which not all are there, and scales that
+ * are stored with the padding that experts' have (hlo_weight_shape). */
+static const struct { const char *scheme; int rows, n, k, full_rows, full_n, full_k, full_experts; } cases[] = {
+    { "none", 16, 256, 256, 64, 4096, 14336, 0 },
+    { "int8", 16, 256, 384, 64, 4096, 14336, 0 },
+    { "i8.act=int8_static", 8, 256, 256, 64, 4096, 14336, 0 },
+    { "int8_g32", 16, 256, 384, 64, 4096, 4096, 0 },
+    { "int8_per_channel_weight_only", 16, 384, 256, 64, 4096, 14336, 0 },
+    { "int8_g32_weight_only", 8, 256, 320, 64, 4096, 4096, 0 },
+    { "fp8_per_channel", 24, 256, 256, 256, 5120, 25600, 0 },
+    { "f8e4m3.act=fp8", 16, 256, 256, 64, 5120, 25600, 0 },
+    { "f8e4m3.act=fp8_static", 16, 256, 256, 64, 5120, 25600, 0 },
+    { "f8e4m3.g128", 16, 512, 384, 64, 7168, 16384, 0 },
+    { "f8e4m3.g128.act=fp8_g128", 16, 256, 448, 64, 7168, 16384, 0 },
+    { "f8e4m3.g128.act=fp8_g128", 64, 384, 256, 256, 7168, 16384, 0 },
+    { "int4_g128", 16, 256, 512, 64, 4096, 14336, 0 },
+    { "int4_g32", 16, 256, 320, 64, 4096, 4096, 0 },
+    { "int4_g128_weight_only", 32, 256, 512, 64, 4096, 14336, 0 },
+    { "int4_g32_weight_only", 16, 256, 416, 64, 4096, 4096, 0 },
+    { "i4.g128.zeros", 16, 256, 512, 64, 4096, 14336, 0 },
+    { "i4.g256.zeros", 16, 256, 768, 64, 4096, 14336, 0 },
+    { "i4.g32.zeros", 8, 256, 384, 32, 4096, 4096, 0 },
+    { "f4e2m1.g32", 16, 256, 448, 16, 5760, 2880, 0 },
+    { "f4e2m1.g16", 16, 256, 256, 16, 4096, 4096, 0 },
+    { "f4e2m1.g32", 16, 192, 320, 16, 5760, 2880, 32 },
+    { "f4e2m1.g32", 16, 320, 256, 16, 2880, 2880, 32 },
+    { "f8e4m3.g128.act=fp8_g128", 16, 256, 384, 16, 4096, 7168, 8 },
+    { "f8e4m3.g128.act=fp8_g128", 16, 384, 256, 16, 7168, 2048, 8 },
+    { "int4_g32_weight_only", 16, 256, 320, 16, 4096, 7168, 12 },
+    { "fp8_per_channel", 16, 256, 256, 16, 1536, 2048, 16 },
+    { "none", 16, 256, 256, 16, 1536, 2048, 16 },
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
 
-static quantised_matmul at_test_size(int i) { return quantised_case(cases[i].scheme, cases[i].rows, 1, cases[i].n, cases[i].k, 1); }
-static quantised_matmul at_full_size(int i) { return quantised_case(cases[i].scheme, cases[i].full_rows, 1, cases[i].full_n, cases[i].full_k, 1); }
+static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+static quantised_matmul padded(quantised_matmul q)
+{
+    if (q.tiles == 1) return q;
+    q.stored_groups = round_up(quantised_matmul_groups(&q), GROUPS);
+    q.stored_rows = round_up(q.n, LANES);
+    return q;
+}
+
+static quantised_matmul at_test_size(int i)
+{
+    bool experts = cases[i].full_experts;
+    return padded(of_scheme(cases[i].scheme, cases[i].rows, experts ? TILES : 1, cases[i].n, cases[i].k, experts ? EXPERTS : 1));
+}
+
+static quantised_matmul at_full_size(int i, int64_t tiles)
+{
+    int experts = cases[i].full_experts;
+    return padded(of_scheme(cases[i].scheme, cases[i].full_rows, experts ? tiles : 1, cases[i].full_n, cases[i].full_k, experts ? experts : 1));
+}
 
 static void describe(int i, char *dst, size_t cap)
 {
-    snprintf(dst, cap, "%s, %d x %d x %d", cases[i].scheme, cases[i].full_rows, cases[i].full_n, cases[i].full_k);
+    int n = snprintf(dst, cap, "%s, ", cases[i].scheme);
+    if (cases[i].full_experts) n += snprintf(dst + n, cap - (size_t)n, "%d experts, tiles of ", cases[i].full_experts);
+    snprintf(dst + n, cap - (size_t)n, "%d x %d x %d", cases[i].full_rows, cases[i].full_n, cases[i].full_k);
 }
 
 static const char *refuses(int i, const chip *c)
 {
-    quantised_matmul q = at_test_size(i), full = at_full_size(i);
-    const char *why = quantised_refused(&q, c);
-    return why ? why : quantised_refused(&full, c);
+    static _Thread_local char why[256];
+    const quantised_matmul sizes[] = { at_test_size(i), at_full_size(i, FULL_TILES) };
+    matmul_config m;
+    for (int j = 0; j < 2; j++) {
+        if (quantised_matmul_configure(c, &sizes[j], &m) == ST_OK) continue;
+        snprintf(why, sizeof why, "%s", err_msg());
+        return why;
+    }
+    return NULL;
+}
+
+/* small: which case, at test size; -1: not */
+static mk *made_of(const quantised_matmul *q, const chip *c, int small)
+{
+    matmul_config m;
+    if (quantised_matmul_configure(c, q, &m) != ST_OK) {
+        mk *k = mk_new("quantised_matmul");
+        mk_fail(k, "%s", err_msg());
+        return k;
+    }
+    const matmul_shape s = { .k = q->k, .tiles = q->tiles, .weight = quant_describe(q->scheme).type, .group = q->group };
+    if (small >= 0 && c->version == 4) {     /* as if VMEM were as short as it is for the full size */
+        m.tight = small % 2;
+        if (matmul_k_unit(&s)) m.block_k = matmul_k_unit(&s);
+    }
+    return quantised_matmul_kernel("quantised_matmul", q, &m);
 }
 
 static mk *build(int i, const chip *c)
 {
-    quantised_matmul q = at_test_size(i);
-    return quantised_build("quantised_matmul", &q, c);
+    const quantised_matmul q = at_test_size(i);
+    return made_of(&q, c, i);
 }
 
 static mk *build_full(int i, const chip *c)
 {
-    quantised_matmul q = at_full_size(i);
-    return quantised_build("quantised_matmul", &q, c);
+    const quantised_matmul q = at_full_size(i, FULL_TILES);
+    return made_of(&q, c, -1);
+}
+
+/* A tile of each expert: weights are read once. */
+static mk *build_profile(int i, const chip *c)
+{
+    const quantised_matmul q = at_full_size(i, cases[i].full_experts);
+    return made_of(&q, c, -1);
+}
+
+static status profile(int i, const chip *c, mk *k, kernel_bound *least)
+{
+    const quantised_matmul q = at_full_size(i, cases[i].full_experts);
+    matmul_config m;
+    TRY(quantised_matmul_configure(c, &q, &m));
+    least->bytes = m.bytes * (double)q.tiles;
+    least->unit_s = 2.0 * (double)(q.rows * q.tiles) * (double)q.n * (double)q.k / chip_rate_of(c, m.x).per_s;
+    return mk_bake(k, "place", 0, (int32_t)q.tiles);        /* layer 0, all tiles */
 }
 
 static void fill(int i, const mk *k, uint64_t seed, void *const *operands)
 {
     (void)k;
-    quantised_matmul q = at_test_size(i);
-    quantised_fill(&q, seed, operands);
+    const quantised_matmul q = at_test_size(i);
+    fill_operands(&q, seed, operands);
 }
 
 static status reference(int i, const mk *k, void *const *operands, float *const *results)
 {
     (void)k;
-    quantised_matmul q = at_test_size(i);
-    return quantised_reference(&q, operands, results[0]);
+    const quantised_matmul q = at_test_size(i);
+    return naive(&q, operands, results[0]);
 }
 
 static double tolerance(int i) { return (void)i, 1e-4; }
 
-const kernel_impl kernel_quantised_matmul = { .name = "quantised_matmul", .n_cases = N_CASES, .describe = describe, .refuses = refuses, .build = build, .build_full = build_full, .fill = fill, .ref = reference, .tolerance = tolerance };
+const kernel_impl kernel_quantised_matmul = { .name = "quantised_matmul", .n_cases = N_CASES, .describe = describe, .refuses = refuses, .build = build, .build_full = build_full, .fill = fill,
+                                              .ref = reference, .tolerance = tolerance, .build_profile = build_profile, .profile = profile };
