@@ -307,28 +307,21 @@ static void need_copyable(mk *k, const char *op, mk_ref src, mk_ref dst)
         if (src.dim[i] >= 0 && dst.dim[i] >= 0 && src.dim[i] != dst.dim[i]) mk_fail_op(k, op, "%s to %s", say_ref(s, src), say_ref(t, dst));
 }
 
-void mk_copy(mk *k, mk_ref src, mk_ref dst, mk_ref sem)
+/* The start or the end of a copy. */
+static void copying(mk *k, mk_code kind, const char *op, mk_ref src, mk_ref dst, mk_ref sem)
 {
-    if (!mk_begin(k, "copy")) return;
-    src = ref_operand(k, "copy", src);
-    dst = ref_operand(k, "copy", dst);
-    sem = ref_operand(k, "copy", sem);
-    need_copyable(k, "copy", src, dst);
-    need_writable(k, "copy", dst);
-    need_sem(k, "copy", sem, MK_DMA_SEM);
-    if (mk_ok(k)) mk_emit(k, MKO_COPY, (int[]){ src.id, dst.id, sem.id }, 3, NULL, 0, NULL);
+    if (!mk_begin(k, op)) return;
+    src = ref_operand(k, op, src);
+    dst = ref_operand(k, op, dst);
+    sem = ref_operand(k, op, sem);
+    need_copyable(k, op, src, dst);
+    if (kind == MKO_COPY) need_writable(k, op, dst);
+    need_sem(k, op, sem, MK_DMA_SEM);
+    if (mk_ok(k)) mk_emit(k, kind, (int[]){ src.id, dst.id, sem.id }, 3, NULL, 0, NULL);
 }
 
-void mk_wait(mk *k, mk_ref sem, mk_ref src, mk_ref dst)
-{
-    if (!mk_begin(k, "wait")) return;
-    src = ref_operand(k, "wait", src);
-    dst = ref_operand(k, "wait", dst);
-    sem = ref_operand(k, "wait", sem);
-    need_copyable(k, "wait", src, dst);
-    need_sem(k, "wait", sem, MK_DMA_SEM);
-    if (mk_ok(k)) mk_emit(k, MKO_WAIT, (int[]){ src.id, dst.id, sem.id }, 3, NULL, 0, NULL);
-}
+void mk_copy(mk *k, mk_ref src, mk_ref dst, mk_ref sem) { copying(k, MKO_COPY, "copy", src, dst, sem); }
+void mk_wait(mk *k, mk_ref sem, mk_ref src, mk_ref dst) { copying(k, MKO_WAIT, "wait", src, dst, sem); }
 
 void mk_send(mk *k, mk_ref src, mk_ref dst, mk_ref send_sem, mk_ref recv_sem, mk_val device)
 {

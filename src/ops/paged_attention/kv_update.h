@@ -11,6 +11,7 @@ typedef struct kv_update {
     int64_t tokens, pages, page;    /* of the step; in the cache, all layers' together; tokens per page */
     int64_t rows, lanes;            /* of a token in the cache (hlo_kv) */
     bool single;                    /* every token is of another sequence */
+    int64_t fixed_runs;             /* > 0: so many turns, whatever the data: for static profiles, which know no trip counts */
 } kv_update;
 
 /* NULL where there is a kernel, else why not. */

@@ -107,6 +107,12 @@ static void repeat(const update *x, const work *w, int64_t most, mk_val *state)
 {
     mk *k = x->k;
     mk_val outer[4], inner[4], next[4], done[4];
+    if (x->u->fixed_runs) {
+        mk_for(k, mk_i32(0), mk_i32((int32_t)x->u->fixed_runs), state, w->n, inner);
+        w->step(x, inner, next);
+        mk_end_for(k, next, state);
+        return;
+    }
     mk_for(k, mk_i32(0), mk_i32((int32_t)((most + INNER - 1) / INNER)), state, w->n, outer);
     mk_if(k, w->active(x, outer));
     mk_for(k, mk_i32(0), mk_i32(INNER), outer, w->n, inner);
@@ -300,7 +306,7 @@ mk *kv_update_kernel(const kv_update *u)
 
 static const struct kv_update_case { const char *name; kv_update small, full; } cases[] = {
 #define CASE(name, type, page, rows, lanes, single, n) \
-    { name, { type, single ? 75 : 160, 2 * 80, (page) % 32 ? (page) : 32, rows, lanes, single }, { type, n, 16 * 2048, page, rows, lanes, single } }
+    { name, { type, single ? 75 : 160, 2 * 80, (page) % 32 ? (page) : 32, rows, lanes, single, 0 }, { type, n, 16 * 2048, page, rows, lanes, single, 0 } }
     CASE("bf16, 8 heads of 128, page 16, 2048 tokens", DT_BF16, 16, 16, 128, false, 2048),
     CASE("bf16, 8 heads of 128, page 16, decode of 64", DT_BF16, 16, 16, 128, true, 64),
     CASE("bf16, 4 heads of 256, page 48, 512 tokens", DT_BF16, 48, 8, 256, false, 512),
@@ -322,6 +328,26 @@ static void describe_case(int i, char *dst, size_t cap) { snprintf(dst, cap, "%s
 static mk *build_case(int i, const chip *c) { (void)c; return kv_update_kernel(&cases[i].small); }
 static mk *build_full(int i, const chip *c) { (void)c; return kv_update_kernel(&cases[i].full); }
 static double case_tolerance(int i) { (void)i; return 0; }
+
+/* Whole pages of new tokens, or one token a sequence. */
+static mk *build_profile(int i, const chip *c)
+{
+    kv_update u = cases[i].full;
+    int64_t run = u.single ? 1 : kv_update_by_tile(&u) ? kv_update_tile(&u) : u.page;
+    (void)c;
+    u.fixed_runs = u.tokens / run;
+    return kv_update_kernel(&u);
+}
+
+static status profile(int i, const chip *c, mk *k, kernel_bound *least)
+{
+    const kv_update *u = &cases[i].full;
+    double rows = (double)(u->tokens * u->rows * u->lanes), touched = kv_update_by_tile(u) && u->single ? (double)kv_update_tile(u) : 1;
+    (void)c, (void)k;
+    /* new rows are read, and rows of the cache written; a tile of which one row is new is read and written */
+    least->bytes = rows * (double)dtype_bytes(kv_update_rows_type(u), 1) + rows * touched * (double)dtype_bytes(u->type, 1) * (touched > 1 ? 2 : 1);
+    return ST_OK;
+}
 
 /* Sequences of a few tokens or of up to 1.5 pages, each from some slot on, on pages that nobody else has; at the end padding. More runs
  * than a ring has places. */
@@ -395,5 +421,5 @@ static status ref_case(int i, const mk *k, void *const *operands, float *const *
 
 const kernel_impl kernel_kv_update = {
     .name = "kv_update", .n_cases = (int)(sizeof cases / sizeof *cases), .describe = describe_case, .build = build_case, .build_full = build_full, .fill = fill_case,
-    .ref = ref_case, .tolerance = case_tolerance
+    .ref = ref_case, .tolerance = case_tolerance, .build_profile = build_profile, .profile = profile
 };

@@ -416,6 +416,27 @@ static mk *build_full(int i, const chip *c)
 
 static double case_tolerance(int i) { (void)i; return 0.02; }
 
+/* For the profile every item's last query is the 2048th of its sequence, and all blocks are whole. */
+enum { PROFILE_KEYS = 2048 };
+
+static mk *build_profile(int i, const chip *c)
+{
+    mla m = case_of(i, true);
+    (void)c;
+    m.fixed_blocks = m.tokens / m.queries * (PROFILE_KEYS / m.keys);
+    return mla_kernel(&m);
+}
+
+static status profile(int i, const chip *c, mk *k, kernel_bound *least)
+{
+    const mla m = case_of(i, true);
+    double items = (double)(m.tokens / m.queries), keys = items * PROFILE_KEYS;
+    (void)k;
+    least->bytes = keys * (double)dtype_bytes(m.kv, (size_t)m.lanes) + 2 * (double)(m.tokens * m.heads) * (double)(m.lanes + m.latent);
+    least->unit_s = 2 * keys * (double)(m.queries * m.heads) * (double)(cases[i].latent + cases[i].rope + m.latent) / c->bf16_flops;
+    return ST_OK;
+}
+
 /* Operands by their place in the call. */
 enum { FIRST_PAGE, N_ITEMS, SEQ, TOKEN, POS, LEN, TABLE, SCALE, QUERY, CACHE };
 
@@ -520,5 +541,5 @@ static status ref_case(int i, const mk *k, void *const *arg, float *const *resul
 
 const kernel_impl kernel_mla = {
     .name = "mla", .n_cases = (int)(sizeof cases / sizeof *cases), .describe = describe_case, .build = build_case, .build_full = build_full, .fill = fill_case, .ref = ref_case,
-    .tolerance = case_tolerance
+    .tolerance = case_tolerance, .build_profile = build_profile, .profile = profile
 };
