@@ -146,23 +146,39 @@ status media_note(const app *a, conversation *c, media_kind kind, const jv *part
 /* One part: bytes, features, rows. */
 typedef struct item { media_kind kind; media_features f; int64_t n; media_rows *rows; } item;
 
-static status make_features(const struct media_setup *m, item *it, const buf *bytes)
+static status make_features(const struct media_setup *m, const media_processor *processor, item *it, const buf *bytes)
 {
     if (it->kind == MEDIA_IMAGE) {
         image im;
         TRY(image_decode(bytes->data, bytes->len, &m->image, &im));
-        const status st = media_process_image(m->processor, &im, &it->f);
+        const status st = media_process_image(processor, &im, &it->f);
         image_free(&im);
         return st;
     }
     audio sound;
     TRY(audio_decode(bytes->data, bytes->len, 0, &sound));
-    const status st = media_process_audio(m->processor, &sound, &it->f);
+    const status st = media_process_audio(processor, &sound, &it->f);
     audio_free(&sound);
     return st;
 }
 
-static status make_item(const struct media_setup *m, const media_part *p, bool encode, item *it, api_error *e)
+/* What its rows depend on: the bytes, their kind, and how the request wants them processed. */
+static status hash_item(const buf *bytes, media_kind kind, const jv *kwargs, uint8_t hash[SHA256_BYTES])
+{
+    sha256(bytes->data, bytes->len, hash);
+    hash[0] ^= (uint8_t)kind;
+    if (!kwargs) return ST_OK;
+    buf all = {0};
+    buf_append(&all, hash, SHA256_BYTES);
+    jw w = jw_to(&all);
+    jw_value(&w, kwargs);
+    if (!all.failed) sha256(all.data, all.len, hash);
+    const status st = buf_status(&all);
+    buf_free(&all);
+    return st;
+}
+
+static status make_item(const struct media_setup *m, const media_processor *processor, const jv *kwargs, const media_part *p, bool encode, item *it, api_error *e)
 {
     buf bytes = {0};
     uint8_t hash[SHA256_BYTES];
@@ -173,9 +189,8 @@ static status make_item(const struct media_setup *m, const media_part *p, bool e
         if (st == ST_NOMEM) return api_fail_status(e, st, NULL);
         return api_bad(e, "messages", "%s", err_msg());
     }
-    sha256(bytes.data, bytes.len, hash);
-    hash[0] ^= (uint8_t)p->kind;
-    st = make_features(m, it, &bytes);
+    st = hash_item(&bytes, it->kind, kwargs, hash);
+    if (st == ST_OK) st = make_features(m, processor, it, &bytes);
     buf_free(&bytes);
     const encoder_input in = { it->f.values, it->f.rows, it->f.cols, { it->f.grid[0], it->f.grid[1], it->f.grid[2] } };
     if (st == ST_OK) st = towers_n_tokens(m->towers, (encoder_kind)it->kind, &in, &it->n);
@@ -326,9 +341,11 @@ status media_prompt(const app *a, conversation *c, bool add_special, bool encode
     int *order = arena_calloc(mem, (size_t)n, sizeof *order);
     if (!items || !order) return api_fail_status(e, err_nomem(), NULL);
     int64_t tokens = 0;
-    status st = ST_OK;
+    media_processor *own = NULL;
+    status st = c->mm_kwargs ? media_processor_with(a->media->processor, c->mm_kwargs, &own) : ST_OK;
+    if (st != ST_OK) return st == ST_NOMEM ? api_fail_status(e, st, NULL) : api_bad(e, "mm_processor_kwargs", "%s", err_msg());
     for (int i = 0; i < n && st == ST_OK; i++) {
-        st = make_item(a->media, &c->media[i], encode, &items[i], e);
+        st = make_item(a->media, own ? own : a->media->processor, c->mm_kwargs, &c->media[i], encode, &items[i], e);
         tokens += items[i].n;
         media_features *f = &items[i].f; /* sizes are still needed, values are not */
         mem_free(f->values);
@@ -341,6 +358,7 @@ status media_prompt(const app *a, conversation *c, bool add_special, bool encode
     if (st != ST_OK)
         for (int i = 0; i < n; i++) media_rows_release(items[i].rows);
     if (st != ST_OK) out->media = NULL;
+    if (own) media_processor_close(own);
     buf_free(&text);
     return st;
 }

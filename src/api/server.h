@@ -39,7 +39,7 @@ typedef struct api_options {
     const jinja *tool_template;       /* the "tool_use" one, where a model has several; or NULL */
     const jv *template_tokens;        /* {"bos_token": "<s>", ...} for templates, or NULL */
     content_format content_format;
-    bool trust_request_chat_template;
+    bool trust_request_chat_template, trust_request_mm_kwargs;
     const jv *default_template_kwargs;
     const char *response_role;        /* NULL = "assistant" */
     bool exclude_tools_when_none;

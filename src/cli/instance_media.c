@@ -8,7 +8,7 @@
 /* Of a configuration alone (`compile`, `plan`) nobody knows what else there is: it is taken to be served with all that the model can. */
 static bool wants_media(const instance *s)
 {
-    return (!s->files || s->files->preprocessor_config) && strcmp(flags_str(s->f, "load-format"), "dummy") != 0 && !flags_bool(s->f, "language-model-only", false);
+    return (!s->files || media_processor_described(s->files->preprocessor_config, s->files->processor_config)) && strcmp(flags_str(s->f, "load-format"), "dummy") != 0 && !flags_bool(s->f, "language-model-only", false);
 }
 
 status instance_media_levels(const instance *s, const jv *config, int *out)
@@ -28,7 +28,14 @@ status instance_open_media(instance *s)
 {
     const flags *f = s->f;
     if (model_describe(s->m)->media == 0) return ST_OK;
-    TRY(media_processor_open(s->files->preprocessor_config, &s->processor));
+    TRY(media_processor_open(s->files->preprocessor_config, s->files->processor_config, &s->processor));
+    if (flags_json(f, "mm-processor-kwargs")) {
+        media_processor *own;
+        const status st = media_processor_with(s->processor, flags_json(f, "mm-processor-kwargs"), &own);
+        if (st != ST_OK) return err_wrap(st, "--mm-processor-kwargs");
+        media_processor_close(s->processor);
+        s->processor = own;
+    }
     const double t0 = clock_now();
     device_info di;
     device_describe(s->dev, &di);

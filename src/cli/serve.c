@@ -157,7 +157,7 @@ static status start_api(serving *s)
         .max_model_len = s->model.eo.max_model_len, .max_logprobs = (int)instance_i64(f, "max-logprobs", 20),
         .tok = s->text.tok, .chat_template = s->text.chat, .tool_template = s->text.tool, .template_tokens = s->text.tokens,
         .content_format = (content_format)instance_choice(flags_str(f, "chat-template-content-format"), formats, 3),
-        .trust_request_chat_template = flags_bool(f, "trust-request-chat-template", false), .default_template_kwargs = flags_json(f, "default-chat-template-kwargs"),
+        .trust_request_chat_template = flags_bool(f, "trust-request-chat-template", false), .trust_request_mm_kwargs = flags_bool(f, "trust-request-mm-kwargs", false), .default_template_kwargs = flags_json(f, "default-chat-template-kwargs"),
         .response_role = flags_str(f, "response-role"), .exclude_tools_when_none = flags_bool(f, "exclude-tools-when-tool-choice-none", false),
         .default_sampling = s->text.sampling, .eos_id = s->text.eos_id, .harmony = s->text.harmony ? &s->text.marks : NULL, .extra_eos = s->text.extra_eos, .n_extra_eos = s->text.n_extra,
         .api_keys = key_flags(s), .allowed_origins = list_flag(f, "allowed-origins"), .allowed_methods = list_or_any(f, "allowed-methods"),

@@ -34,7 +34,7 @@ static status int_field(const jv *j, const char *name, int64_t least, int64_t mo
     if (jv_type(v) <= JV_NULL) return ST_OK;
     const int64_t got = jv_i64(v, least - 1);
     if (got < least || got > most)
-        return err_set(ST_INVALID, "preprocessor_config.json: %s must be an integer from %" PRId64 " to %" PRId64, name, least, most);
+        return err_set(ST_INVALID, "%s must be an integer from %" PRId64 " to %" PRId64, name, least, most);
     *io = got;
     return ST_OK;
 }
@@ -51,10 +51,10 @@ static status three(const jv *j, const char *name, float *io)
 {
     const jv *v = jv_get(j, name);
     if (jv_type(v) <= JV_NULL) return ST_OK;
-    if (!jv_is(v, JV_ARR) || jv_len(v) != 3) return err_set(ST_INVALID, "preprocessor_config.json: %s must be a list of three numbers", name);
+    if (!jv_is(v, JV_ARR) || jv_len(v) != 3) return err_set(ST_INVALID, "%s must be a list of three numbers", name);
     for (size_t i = 0; i < 3; i++) {
         const double d = jv_f64(jv_at(v, i), -1e9);
-        if (!(d > -1e3 && d < 1e3) || (strcmp(name, "image_std") == 0 && !(d > 1e-6))) return err_set(ST_INVALID, "preprocessor_config.json: %s has a bad value", name);
+        if (!(d > -1e3 && d < 1e3) || (strcmp(name, "image_std") == 0 && !(d > 1e-6))) return err_set(ST_INVALID, "%s has a bad value", name);
         io[i] = (float)d;
     }
     return ST_OK;
@@ -69,8 +69,8 @@ static status image_fields(const jv *j, image_params *p)
     p->resize = jv_get_bool(j, "do_resize", p->resize);
     TRY(three(j, "image_mean", p->mean));
     TRY(three(j, "image_std", p->std));
-    const double factor = jv_get_bool(j, "do_rescale", true) ? jv_get_f64(j, "rescale_factor", (double)1 / 255) : 1;
-    if (!(factor > 1e-9 && factor < 1e3)) return err_set(ST_INVALID, "preprocessor_config.json: rescale_factor has a bad value");
+    const double factor = jv_get_bool(j, "do_rescale", true) ? jv_get_f64(j, "rescale_factor", (double)p->factor) : 1;
+    if (!(factor > 1e-9 && factor < 1e3)) return err_set(ST_INVALID, "rescale_factor has a bad value");
     p->factor = (float)factor;
     if (!jv_get_bool(j, "do_normalize", true))
         for (int c = 0; c < 3; c++) p->mean[c] = 0, p->std[c] = 1;
@@ -85,8 +85,8 @@ static status image_fields(const jv *j, image_params *p)
     TRY(int_into(j, "temporal_patch_size", 1, 16, &p->temporal));
     TRY(int_into(j, "merge_size", 1, 16, &p->merge));
     TRY(int_into(j, "max_patches", 1, 256, &p->max_tiles));
-    p->max_canvas = jv_get_bool(j, "resize_to_max_canvas", false);
-    if (jv_get_bool(j, "do_pan_and_scan", false)) return err_set(ST_UNSUPPORTED, "preprocessor_config.json: do_pan_and_scan is not supported");
+    p->max_canvas = jv_get_bool(j, "resize_to_max_canvas", p->max_canvas);
+    if (jv_get_bool(j, "do_pan_and_scan", false)) return err_set(ST_UNSUPPORTED, "do_pan_and_scan is not supported");
     return ST_OK;
 }
 
@@ -97,40 +97,100 @@ static status audio_fields(const jv *j, mel_config *m)
     TRY(int_into(j, "feature_size", 1, 1024, &m->n_mels));
     TRY(int_into(j, "n_fft", 16, 4096, &m->n_fft));
     TRY(int_into(j, "hop_length", 1, 4096, &m->hop));
-    if (jv_get_f64(j, "dither", 0) != 0) return err_set(ST_UNSUPPORTED, "preprocessor_config.json: dither is not supported: features would not be reproducible");
+    if (jv_get_f64(j, "dither", 0) != 0) return err_set(ST_UNSUPPORTED, "dither is not supported: features would not be reproducible");
     return ST_OK;
 }
 
-static status open_fields(const jv *j, media_processor *p)
+static status open_image(const jv *j, media_processor *p)
 {
-    const char *picture = jv_get_str(j, "image_processor_type", NULL), *sound = jv_get_str(j, "feature_extractor_type", NULL);
-    if (!picture && !sound) return err_set(ST_INVALID, "preprocessor_config.json names neither image_processor_type nor feature_extractor_type");
-    if (picture) {
-        const image_class *c = class_of(picture);
-        if (!c) return err_set(ST_UNSUPPORTED, "preprocessor_config.json: image_processor_type %.80s is not supported", picture);
-        p->image = c->process;
-        p->ip = c->defaults;
-        TRY(image_fields(j, &p->ip));
-    }
-    if (sound) {
-        if (strcmp(sound, "WhisperFeatureExtractor") != 0) return err_set(ST_UNSUPPORTED, "preprocessor_config.json: feature_extractor_type %.80s is not supported", sound);
-        p->audio = true;
-        TRY(audio_fields(j, &p->mel));
-    }
-    return ST_OK;
+    const char *name = jv_get_str(j, "image_processor_type", NULL);
+    if (!name) return ST_OK;
+    const image_class *c = class_of(name);
+    if (!c) return err_set(ST_UNSUPPORTED, "image_processor_type %.80s is not supported", name);
+    p->image = c->process;
+    p->ip = c->defaults;
+    return image_fields(j, &p->ip);
 }
 
-status media_processor_open(const jv *preprocessor_config, media_processor **out)
+static status open_audio(const jv *j, media_processor *p)
+{
+    const char *name = jv_get_str(j, "feature_extractor_type", NULL);
+    if (!name) return ST_OK;
+    if (strcmp(name, "WhisperFeatureExtractor") != 0) return err_set(ST_UNSUPPORTED, "feature_extractor_type %.80s is not supported", name);
+    p->audio = true;
+    return audio_fields(j, &p->mel);
+}
+
+static status open_part(status (*open)(const jv *j, media_processor *p), const jv *own, const jv *nested, media_processor *p)
+{
+    const status st = open(nested ? nested : own, p);
+    return st == ST_OK ? ST_OK : err_wrap(st, nested ? "processor_config.json" : "preprocessor_config.json");
+}
+
+/* An object of processor_config.json that says what it is: older files of this name say other things. */
+static const jv *nested_in(const jv *processor_config, const char *name, const char *type)
+{
+    const jv *v = jv_get(processor_config, name);
+    return jv_get_str(v, type, NULL) ? v : NULL;
+}
+
+static const jv *nested_image(const jv *processor_config) { return nested_in(processor_config, "image_processor", "image_processor_type"); }
+static const jv *nested_audio(const jv *processor_config) { return nested_in(processor_config, "feature_extractor", "feature_extractor_type"); }
+
+bool media_processor_described(const jv *preprocessor_config, const jv *processor_config)
+{
+    return preprocessor_config || nested_image(processor_config) || nested_audio(processor_config);
+}
+
+status media_processor_open(const jv *preprocessor_config, const jv *processor_config, media_processor **out)
 {
     media_processor *p = mem_calloc(1, sizeof *p);
     if (!p) return err_nomem();
-    const status st = open_fields(preprocessor_config, p);
+    status st = open_part(open_image, preprocessor_config, nested_image(processor_config), p);
+    if (st == ST_OK) st = open_part(open_audio, preprocessor_config, nested_audio(processor_config), p);
+    if (st == ST_OK && !p->image && !p->audio) st = err_set(ST_INVALID, "preprocessor_config.json names neither image_processor_type nor feature_extractor_type");
     if (st != ST_OK) {
         mem_free(p);
         return st;
     }
     *out = p;
     return ST_OK;
+}
+
+/* What may be set by name. Sizes that the encoder was made for (patch_size, a tile's) stay as they are. */
+static status check_kwargs(const media_processor *p, const jv *kwargs)
+{
+    static const char *const every[] = { "do_resize", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "resample", NULL };
+    static const char *const qwen[] = { "min_pixels", "max_pixels", "size", NULL }, *const gemma[] = { "do_pan_and_scan", NULL }, *const llama[] = { "max_patches", "resize_to_max_canvas", NULL };
+    const char *const *own = p->image == qwen_vl_process ? qwen : p->image == gemma3_process ? gemma : llama;
+    for (jv_iter it = jv_begin(kwargs); jv_next(&it);) {
+        bool known = false;
+        for (int i = 0; p->image && every[i]; i++) known = known || strcmp(it.key, every[i]) == 0;
+        for (int i = 0; p->image && own[i]; i++) known = known || strcmp(it.key, own[i]) == 0;
+        if (known) continue;
+        if (!p->image) return err_set(ST_INVALID, "%.80s: this model's processor has no such setting", it.key);
+        return err_set(ST_INVALID, "%.80s: this model's processor has no such setting; it has do_resize, do_rescale, rescale_factor, do_normalize, image_mean, image_std, resample, %s%s%s%s%s", it.key,
+                       own[0], own[1] ? ", " : "", own[1] ? own[1] : "", own[1] && own[2] ? ", " : "", own[1] && own[2] ? own[2] : "");
+    }
+    for (jv_iter it = jv_begin(jv_get(kwargs, "size")); jv_next(&it);)
+        if (strcmp(it.key, "shortest_edge") != 0 && strcmp(it.key, "longest_edge") != 0)
+            return err_set(ST_INVALID, "size.%.80s: this model's size has shortest_edge and longest_edge, both in pixels of the whole image", it.key);
+    return ST_OK;
+}
+
+status media_processor_with(const media_processor *base, const jv *kwargs, media_processor **out)
+{
+    if (!jv_is(kwargs, JV_OBJ)) return err_set(ST_INVALID, "mm_processor_kwargs must be an object, not %s", jv_kind_name(jv_type(kwargs)));
+    media_processor *p = mem_alloc(sizeof *p);
+    if (!p) return err_nomem();
+    *p = *base;
+    status st = check_kwargs(p, kwargs);
+    if (st == ST_OK) st = image_fields(kwargs, &p->ip);
+    if (st == ST_OK && p->image == qwen_vl_process && p->ip.min_pixels > p->ip.max_pixels)
+        st = err_set(ST_INVALID, "min_pixels %" PRId64 " is more than max_pixels %" PRId64, p->ip.min_pixels, p->ip.max_pixels);
+    if (st == ST_OK) *out = p;
+    else mem_free(p);
+    return st == ST_OK ? ST_OK : err_wrap(st, "mm_processor_kwargs");
 }
 
 void media_processor_close(media_processor *p) { mem_free(p); }

@@ -1,5 +1,5 @@
 /* From a decoded image or sound to the numbers a model's encoder eats, as the processors of the model families define it; parameters come from
- * preprocessor_config.json with the defaults of the classes it names. Values, their layout and the number of placeholder tokens are those of the transformers library
+ * preprocessor_config.json, or from the objects of processor_config.json that newer checkpoints have in its place, with the defaults of the classes it names. Values, their layout and the number of placeholder tokens are those of the transformers library
  * (its torchvision backend). Immutable after opening: any thread may use it.
  *
  *   Qwen2VLImageProcessor  (qwen_vl.c)  [patches][3 * 2 * p * p], patches in the order of the merged 2 x 2 squares; grid t, h, w
@@ -28,8 +28,12 @@ typedef struct media_features {
 } media_features;
 
 typedef struct media_processor media_processor;
-/* ST_UNSUPPORTED for a class that is not known; ST_INVALID names a bad field. */
-status media_processor_open(const jv *preprocessor_config, media_processor **out) FALLIBLE;
+/* The nested objects win, as in transformers; either file may be NULL. ST_UNSUPPORTED for a class that is not known; ST_INVALID names a bad field. */
+status media_processor_open(const jv *preprocessor_config, const jv *processor_config, media_processor **out) FALLIBLE;
+/* Is there one in these files? Either may be NULL. */
+bool media_processor_described(const jv *preprocessor_config, const jv *processor_config);
+/* Another one with some settings changed (mm_processor_kwargs); ST_INVALID names a setting that this class does not have. */
+status media_processor_with(const media_processor *base, const jv *kwargs, media_processor **out) FALLIBLE;
 void media_processor_close(media_processor *p);
 bool media_processor_takes(const media_processor *p, media_kind kind);
 

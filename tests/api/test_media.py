@@ -169,6 +169,43 @@ def pjrt_qwen3_omni(): pjrt("qwen3_omni", {"img2": "ab", "img_audio": "bs"}, "--
 @test
 def pjrt_two_ranks(): pjrt("qwen2_5_vl", {"img2": "ab"}, "--max-num-batched-tokens", "16", "--tensor-parallel-size", "2", devices=2)
 
+# ---- processors: newer checkpoints' files, settings by flag and by request ----
+
+def image_tokens(s, m, **kw):
+    code, r = ask(s, [m.image("a"), {"type": "text", "text": char(3)}], **kw)
+    return len(r["prompt_token_ids"]) if code == 200 else (code, r["error"]["message"])
+
+@test
+def processor_config_in_place_of_preprocessor_config():
+    m = Model("qwen2_5_vl")
+    with m.serve() as s: want = image_tokens(s, m)
+    with open(os.path.join(m.dir, "preprocessor_config.json")) as f: flat = json.load(f)
+    newer = Model("qwen2_5_vl")
+    os.unlink(os.path.join(newer.tmp.name, "preprocessor_config.json"))
+    newer.write("processor_config.json", {"image_processor": flat, "processor_class": "Qwen2_5_VLProcessor"})
+    with newer.serve() as s: assert image_tokens(s, newer) == want
+
+@test
+def processor_settings():
+    m = Model("qwen2_5_vl")
+    small = {"max_pixels": 3136}
+    with m.serve() as s:
+        full = image_tokens(s, m)
+        code, why = image_tokens(s, m, mm_processor_kwargs=small)
+        assert code == 400 and "--trust-request-mm-kwargs is not set" in why, why
+    with m.serve("--mm-processor-kwargs", json.dumps(small), "--trust-request-mm-kwargs") as s:
+        less = image_tokens(s, m)
+        assert less < full, (less, full)
+        assert image_tokens(s, m, mm_processor_kwargs={"max_pixels": 12845056}) == full
+        assert image_tokens(s, m) == less    # what another request's settings made is not taken for this one's
+        code, why = image_tokens(s, m, mm_processor_kwargs={"max_pixles": 5})
+        assert code == 400 and "max_pixles" in why, why
+        code, why = image_tokens(s, m, media_io_kwargs={"image": {}})
+        assert code == 400 and "media_io_kwargs is not supported" in why, why
+    try:
+        with m.serve("--mm-processor-kwargs", '{"num_frames": 3}'): raise AssertionError("a setting that does not exist was taken")
+    except RuntimeError as e: assert "--mm-processor-kwargs: mm_processor_kwargs: num_frames" in str(e), e
+
 # ---- what the engine does with them ----
 
 @test

@@ -18,7 +18,7 @@ static status open_processor(const char *model, media_processor **out)
 {
     jv *j = NULL;
     TRY(jv_parse_file(in_model(model, "preprocessor_config.json"), 1 << 20, &j));
-    const status st = media_processor_open(j, out);
+    const status st = media_processor_open(j, NULL, out);
     jv_free(j);
     return st;
 }

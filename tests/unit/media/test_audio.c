@@ -158,7 +158,7 @@ static status open_json(const char *text, media_processor **out)
 {
     jv *j = NULL;
     TRY(jv_parse(text, strlen(text), &j));
-    const status st = media_processor_open(j, out);
+    const status st = media_processor_open(j, NULL, out);
     jv_free(j);
     return st;
 }
@@ -175,6 +175,72 @@ TEST(processor_parameters_are_checked)
     REQUIRE_OK(open_json("{\"image_processor_type\":\"Llama4ImageProcessorFast\"}", &p));
     CHECK(media_processor_takes(p, MEDIA_IMAGE) && !media_processor_takes(p, MEDIA_AUDIO));
     media_processor_close(p);
+}
+
+/* The objects of processor_config.json are taken before preprocessor_config.json; an older file of that name is none. */
+TEST(newer_checkpoints_nest_their_processors)
+{
+    jv *flat = NULL, *nested = NULL, *old = NULL;
+    media_processor *p = NULL;
+    const char *text = "{\"processor_class\":\"Qwen3OmniMoeProcessor\",\"image_processor\":{\"image_processor_type\":\"Qwen2VLImageProcessor\",\"patch_size\":16},"
+                       "\"feature_extractor\":{\"feature_extractor_type\":\"WhisperFeatureExtractor\",\"feature_size\":128}}";
+    REQUIRE_OK(jv_parse(text, strlen(text), &nested));
+    text = "{\"processor_class\":\"Gemma3Processor\",\"image_seq_length\":256}";
+    REQUIRE_OK(jv_parse(text, strlen(text), &old));
+    text = "{\"image_processor_type\":\"CLIPImageProcessor\"}";
+    REQUIRE_OK(jv_parse(text, strlen(text), &flat));
+    CHECK(media_processor_described(NULL, nested) && media_processor_described(flat, NULL) && !media_processor_described(NULL, old) && !media_processor_described(NULL, NULL));
+    REQUIRE_OK(media_processor_open(flat, nested, &p));
+    CHECK(media_processor_takes(p, MEDIA_IMAGE) && media_processor_takes(p, MEDIA_AUDIO));
+    image im = { 64, 64, mem_calloc(64 * 64, 3) };
+    media_features f;
+    REQUIRE_OK(media_process_image(p, &im, &f));
+    CHECK_INT(f.cols, 3 * 2 * 16 * 16);
+    media_features_free(&f);
+    image_free(&im);
+    media_processor_close(p);
+    CHECK_ERR(media_processor_open(flat, old, &p), ST_UNSUPPORTED, "preprocessor_config.json: image_processor_type CLIPImageProcessor");
+    jv_free(flat);
+    jv_free(old);
+    jv_free(nested);
+}
+
+static status change(const media_processor *base, const char *kwargs, media_processor **out)
+{
+    jv *j = NULL;
+    TRY(jv_parse(kwargs, strlen(kwargs), &j));
+    const status st = media_processor_with(base, j, out);
+    jv_free(j);
+    return st;
+}
+
+TEST(settings_can_be_changed_by_name)
+{
+    media_processor *base = NULL, *p = NULL;
+    REQUIRE_OK(open_json("{\"image_processor_type\":\"Qwen2VLImageProcessor\",\"do_rescale\":true,\"rescale_factor\":0.5}", &base));
+    static const char *const same[] = { "{\"max_pixels\":12544}", "{\"size\":{\"longest_edge\":12544}}" };
+    for (int i = 0; i < 2; i++) {
+        image im = { 640, 480, mem_calloc(640 * 480, 3) };
+        media_features f;
+        REQUIRE_OK(change(base, same[i], &p));
+        REQUIRE_OK(media_process_image(p, &im, &f));
+        CHECK_INT(f.grid[1] * 100 + f.grid[2], 608);     /* 84 x 112 pixels */
+        CHECK_NEAR(f.values[0], (0 - 0.48145466) / 0.26862954, 1e-5);
+        media_features_free(&f);
+        image_free(&im);
+        media_processor_close(p);
+    }
+    CHECK_ERR(change(base, "{\"max_pixles\":1}", &p), ST_INVALID, "mm_processor_kwargs: max_pixles: this model's processor has no such setting; it has do_resize");
+    CHECK_ERR(change(base, "{\"patch_size\":28}", &p), ST_INVALID, "patch_size: this model's processor has no such setting");
+    CHECK_ERR(change(base, "{\"size\":{\"height\":28}}", &p), ST_INVALID, "size.height");
+    CHECK_ERR(change(base, "{\"min_pixels\":0}", &p), ST_INVALID, "min_pixels must be an integer");
+    CHECK_ERR(change(base, "{\"min_pixels\":4000000}", &p), ST_INVALID, "min_pixels 4000000 is more than max_pixels 1003520");
+    CHECK_ERR(change(base, "[]", &p), ST_INVALID, "must be an object");
+    media_processor_close(base);
+    REQUIRE_OK(open_json("{\"image_processor_type\":\"Gemma3ImageProcessor\"}", &base));
+    CHECK_ERR(change(base, "{\"max_pixels\":12544}", &p), ST_INVALID, "max_pixels: this model's processor has no such setting");
+    CHECK_ERR(change(base, "{\"do_pan_and_scan\":true}", &p), ST_UNSUPPORTED, "do_pan_and_scan is not supported");
+    media_processor_close(base);
 }
 
 TEST(sizes_of_qwen)
