@@ -39,6 +39,8 @@ int64_t encoder_most_rows(const encoder *e, int stage, int64_t tokens);
 
 /* A weight source for the stages over a checkpoint directory; checks that all are there, and reads the position tables. */
 status encoder_weights_open(encoder *e, const char *dir, weight_source **out) FALLIBLE;
+/* One that makes them up (load/dummy.h), the tables too: for figures at full size without a checkpoint. */
+status encoder_weights_dummy(encoder *e, uint64_t seed, weight_source **out) FALLIBLE;
 void encoder_weights_close(weight_source *w);
 
 /* Runs stage `stage` on b; b->logits is the output [rows][columns of the stage's output]. */

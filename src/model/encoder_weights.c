@@ -4,10 +4,11 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "load/dummy.h"
 #include "load/safetensors.h"
 #include "model/encoder_int.h"
 
-typedef struct source { weight_source base; st_set *set; } source;
+typedef struct source { weight_source base; st_set *set; const encoder *e; uint64_t seed; } source;     /* without a set, made up for the encoder e */
 
 /* Exports differ in what they nest a tower in. */
 static const st_tensor *find(const st_set *set, const char *name)
@@ -106,6 +107,71 @@ status encoder_weights_open(encoder *e, const char *dir, weight_source **out)
     if (st == ST_OK) *out = &s->base;
     else encoder_weights_close(&s->base);
     return st;
+}
+
+/* ---- made up ---- */
+
+/* A weight of some stage that has such a part, and the part. */
+static const node *find_part(const encoder *e, const char *name, const weight_part **part)
+{
+    for (int g = 0; g < e->n_stages; g++)
+        for (int id = 1; id <= graph_n_nodes(e->g[g]); id++) {
+            const node *n = graph_at(e->g[g], id);
+            for (int64_t i = 0; n->op == OP_WEIGHT && i < n->a.weight.n_parts; i++)
+                if (strcmp(n->a.weight.parts[i].name, name) == 0) {
+                    *part = &n->a.weight.parts[i];
+                    return n;
+                }
+        }
+    return NULL;
+}
+
+static status get_dummy(const weight_source *w, const char *name, weight_data *out)
+{
+    const source *s = (const source *)(const void *)w;
+    const weight_part *part;
+    const node *n = find_part(s->e, name, &part);
+    if (!n) return err_set(ST_NOT_FOUND, "no stage has a tensor %s", name);
+    weight_data d = { .type = n->s.type, .rank = n->s.rank, .shape = { part->total, n->s.rank > 1 ? n->s.dim[1] : 1 } };
+    const size_t count = (size_t)(d.shape[0] * d.shape[1]);
+    d.values = d.owned = mem_alloc(dtype_bytes(d.type, count));
+    if (!d.owned) return err_nomem();
+    dummy_fill(d.owned, d.type, count, name, s->seed);
+    *out = d;
+    return ST_OK;
+}
+
+static void release_dummy(const weight_source *w, const char *name, weight_data *d)
+{
+    (void)w, (void)name;
+    mem_free(d->owned);
+    *d = (weight_data){ 0 };
+}
+
+static bool has_dummy(const weight_source *w, const char *name)
+{
+    const weight_part *part;
+    return find_part(((const source *)(const void *)w)->e, name, &part) != NULL;
+}
+
+status encoder_weights_dummy(encoder *e, uint64_t seed, weight_source **out)
+{
+    source *s = mem_calloc(1, sizeof *s);
+    if (!s) return err_nomem();
+    s->base = (weight_source){ .get = get_dummy, .release = release_dummy, .has = has_dummy };
+    s->e = e;
+    s->seed = seed;
+    const size_t count = (size_t)((e->table_rows + 1) * e->hidden);
+    if (e->table_name && !e->table) {
+        e->table = mem_array(count, sizeof *e->table);
+        if (!e->table) {
+            mem_free(s);
+            return err_nomem();
+        }
+        dummy_fill(e->table, DT_F32, count, e->table_name, seed);
+    }
+    *out = &s->base;
+    return ST_OK;
 }
 
 void encoder_weights_close(weight_source *w)
