@@ -36,7 +36,7 @@ static encoder_input item_of(const jv *config, encoder_kind kind, int a, int b)
 {
     const jv *thinker = jv_get(config, "thinker_config"), *top = thinker ? thinker : config;
     const jv *v = jv_get(top, kind == ENCODER_IMAGE ? "vision_config" : "audio_config");
-    const int64_t patch = jv_get_i64(v, "patch_size", thinker ? 16 : 14), side = jv_get_i64(v, "image_size", 0);
+    const int64_t patch = jv_get_i64(v, "patch_size", thinker ? 16 : 14), side = thinker ? 0 : jv_get_i64(v, "image_size", 0);     /* Qwen's is no limit */
     encoder_input in = { .rows = (int64_t)a * b, .cols = 3 * jv_get_i64(v, "temporal_patch_size", 2) * patch * patch, .grid = { 1, a, b } };
     if (kind == ENCODER_AUDIO) in = (encoder_input){ .rows = jv_get_i64(v, "num_mel_bins", 128), .cols = a, .grid = { 1, 1, 1 } };
     else if (side) in = (encoder_input){ .rows = 1, .cols = 3 * side * side, .grid = { 1, 1, 1 } };
