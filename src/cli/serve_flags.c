@@ -296,7 +296,7 @@ static const flag_def defs[] = {
     { "lazy-compile", NULL, G, FLAG_BOOL, FLAG_YES, "off", NULL, NULL, "Compiles a program when a step first needs it, not before the server is ready (tpu, cuda, pjrt)." },
     { "threads", NULL, G, FLAG_INT, FLAG_YES, "0", NULL, NULL, "Compute threads; 0 = one per available core." },
     { "step-time-target", NULL, G, FLAG_NUM, FLAG_YES, "50", NULL, NULL, "Milliseconds: while others decode, prompts are cut into chunks such that a step takes about this long; 0 = not." },
-    { "isa", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "Forces kernels: portable, avx2, avx512 (float32 arithmetic), avx512_bf16 (bfloat16 dot products); by default the fastest, measured once." },
+    { "isa", NULL, G, FLAG_STR, FLAG_YES, NULL, NULL, NULL, "Forces kernels: portable, avx2, avx512 (float32 arithmetic), avx512_bf16 (bfloat16 dot products), avx512_amx (tiles), avx512_amx_emulated (their bits, slowly); by default the fastest, measured once." },
 #undef G
 };
 

@@ -118,14 +118,15 @@ const graph_rules *ops_rules(void);
 /* Every variant of an op that is plain C for all machines. */
 #define OP_CPU_ALL(fn) { OP_CPU_SAME(fn) }
 #if defined(__x86_64__)
-#define OP_CPU_SAME(fn) [ISA_portable] = fn, [ISA_avx2] = fn, [ISA_avx512] = fn, [ISA_avx512_bf16] = fn
+#define OP_CPU_SAME(fn) [ISA_portable] = fn, [ISA_avx2] = fn, [ISA_avx512] = fn, [ISA_avx512_bf16] = fn, [ISA_avx512_amx] = fn, [ISA_avx512_amx_emulated] = fn
 #else
 #define OP_CPU_SAME(fn) [ISA_portable] = fn
 #endif
 /* One function or object per instruction set: prefix_portable, prefix_avx2, ... */
 #if defined(__x86_64__)
 #define OP_CPU_EACH(prefix) \
-    { [ISA_portable] = prefix##_portable, [ISA_avx2] = prefix##_avx2, [ISA_avx512] = prefix##_avx512, [ISA_avx512_bf16] = prefix##_avx512 }
+    { [ISA_portable] = prefix##_portable, [ISA_avx2] = prefix##_avx2, [ISA_avx512] = prefix##_avx512, [ISA_avx512_bf16] = prefix##_avx512, \
+      [ISA_avx512_amx] = prefix##_avx512, [ISA_avx512_amx_emulated] = prefix##_avx512 }
 #else
 #define OP_CPU_EACH(prefix) { [ISA_portable] = prefix##_portable }
 #endif

@@ -7,7 +7,8 @@
  * The dot family (gemm_dot_*) is another arithmetic, for bfloat16 weights of models that compute in bfloat16: activations are
  * rounded to bfloat16, nearest even, and an element is one chain of the instruction over pairs k = (0,1), (2,3), ...; an odd
  * K is padded with zeros. The instruction (vdpbf16ps) takes subnormal inputs as zero and makes zero of subnormal results; how it
- * rounds the two products is the maker's: tests/unit/ops/test_gemm.c has what was found. Tiling changes nothing here either.
+ * rounds the two products is the maker's: tests/unit/ops/test_gemm.c has what was found. Tiling changes nothing here either. AMX's tiles
+ * (amx.h) sum in another order, so they are a third arithmetic.
  *
  * Packed layout: panels of 16 output columns, zero-padded, each panel one stream over k:
  *   f32   16 floats per k
@@ -22,6 +23,7 @@
 #include <stdint.h>
 
 #include "graph/dtype.h"
+#include "ops/isa.h"
 
 enum {
     GEMM_PANEL = 16,     /* columns per panel */
@@ -69,8 +71,11 @@ GEMM_VARIANTS(GEMM_DECLARE)
 #undef GEMM_DECLARE
 
 #if defined(__x86_64__)
-/* The dot family. x holds pairs: row r is gemm_pairs(k) 32-bit lanes from x + r * ldx on, ldx in lanes; the weight is DT_BF16. */
+/* The dot family. x holds pairs: row r is gemm_pairs(k) 32-bit lanes from x + r * ldx on, ldx in lanes; the weight is DT_BF16.
+ * AMX's (amx.h) are of the same form. */
 gemm_fn gemm_dot_avx512bf16;
+/* The one of an instruction set (isa.h), or NULL if it multiplies floats. */
+gemm_fn *gemm_dot_of(isa set);
 /* n floats to pairs, rounded to nearest even, with a zero after an odd n. dst is 4-byte aligned. */
 void gemm_round_avx512bf16(const float *x, int64_t n, void *dst);
 #endif

@@ -1,4 +1,5 @@
 /* linear(x [M, K], w [N, K], bias [N]?, residual [M, N]?) -> x @ w^T + bias + residual. The kernels are in gemm.h. */
+#include "ops/linear/amx.h"
 #include "ops/linear/qgemm_linear.h"
 #include "ops/linear/share.h"
 #include "ops/op.h"
@@ -70,9 +71,14 @@ static void product(const cpu_call *c, const cpu_thread *t, int phase, gemm_fn *
 }
 
 #if defined(__x86_64__)
+gemm_fn *gemm_dot_of(isa set)
+{
+    return set == ISA_avx512_bf16 ? gemm_dot_avx512bf16 : set == ISA_avx512_amx ? gemm_dot_amx : set == ISA_avx512_amx_emulated ? gemm_dot_amx_emulated : NULL;
+}
+
 /* The dot product needs rounded activations. Few of them every thread rounds for itself, which takes less time than waiting for
  * each other; many are rounded together in phase 0, and the product is phase 1. */
-static bool is_dot(const cpu_call *c) { return c->isa == ISA_avx512_bf16 && c->in[W].type == DT_BF16 && c->in[W].w->type == DT_BF16; }
+static bool is_dot(const cpu_call *c) { return gemm_dot_of(c->isa) && c->in[W].type == DT_BF16 && c->in[W].w->type == DT_BF16; }
 static int64_t lanes_ld(int64_t k) { return (gemm_pairs(k) + 15) / 16 * 16 + 16; }   /* whole cache lines, no power of two */
 static bool rounds_alone(const cpu_call *c) { return c->out.rows * lanes_ld(c->in[X].cols) * 4 <= 32 << 10; }
 
@@ -82,13 +88,13 @@ static void dot(const cpu_call *c, const cpu_thread *t, int phase)
     if (rounds_alone(c)) {
         float *own = t->scratch;
         for (int64_t r = 0; r < c->out.rows; r++) gemm_round_avx512bf16(c->in[X].f + r * c->in[X].ld, k, own + r * ld);
-        product(c, t, phase, gemm_dot_avx512bf16, (operand){ own, ld }, c->out.rows);
+        product(c, t, phase, gemm_dot_of(c->isa), (operand){ own, ld }, c->out.rows);
     } else if (phase == 0) {
         float *all = c->state;
         while (cpu_take(c, phase, c->out.rows, 4, &from, &to))
             for (; from < to; from++) gemm_round_avx512bf16(c->in[X].f + from * c->in[X].ld, k, all + from * ld);
     } else {
-        product(c, t, phase, gemm_dot_avx512bf16, (operand){ c->state, ld }, row_block(gemm_pairs(k)));
+        product(c, t, phase, gemm_dot_of(c->isa), (operand){ c->state, ld }, row_block(gemm_pairs(k)));
     }
 }
 

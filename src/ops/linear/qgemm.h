@@ -85,7 +85,7 @@ typedef struct qgemm_call {
     float *y; int64_t ldy;                     /* [m][n] */
     const float *bias;                         /* [n] or NULL */
     const float *residual; int64_t ldr;        /* [m][n] or NULL; must not overlap y */
-    float *scratch;                            /* weight only: GEMM_SCRATCH_BYTES, 64-byte aligned, this thread's own */
+    float *scratch;                            /* weight only and tiles: GEMM_SCRATCH_BYTES, 64-byte aligned, this thread's own */
 } qgemm_call;
 /* Computes the output columns of panels [p0, p1). */
 typedef void qgemm_fn(const qgemm_call *c, int64_t p0, int64_t p1);
@@ -98,7 +98,7 @@ typedef struct qgemm_kernels {
 } qgemm_kernels;
 /* One list feeds declarations, dispatch, tests and bench, best last. */
 #if defined(__x86_64__)
-#define QGEMM_VARIANTS(X) X(portable) X(avx2) X(avxvnni) X(avx512vnni)
+#define QGEMM_VARIANTS(X) X(portable) X(avx2) X(avxvnni) X(avx512vnni) X(amx) X(amx_emulated)
 #define QGEMM_WIDE_VARIANTS(X) X(portable) X(avx2) X(avx512)
 #else
 #define QGEMM_VARIANTS(X) X(portable)

@@ -7,6 +7,8 @@ const qgemm_kernels *qgemm_kernels_of(isa i)
 {
     if (i == ISA_portable) return &qgemm_portable;
 #if defined(__x86_64__)
+    if (i == ISA_avx512_amx && qgemm_amx.available()) return &qgemm_amx;
+    if (i == ISA_avx512_amx_emulated && qgemm_amx_emulated.available()) return &qgemm_amx_emulated;
     if (i != ISA_avx2 && qgemm_avx512vnni.available()) return &qgemm_avx512vnni;
     if (qgemm_avxvnni.available()) return &qgemm_avxvnni;
     return &qgemm_avx2;

@@ -42,7 +42,7 @@ rows_form rows_form_of(isa set, dtype type, const gemm_weight *w)
         return f;
     }
 #if defined(__x86_64__)
-    if (set == ISA_avx512_bf16 && type == DT_BF16 && w->type == DT_BF16) {
+    if (gemm_dot_of(set) && type == DT_BF16 && w->type == DT_BF16) {
         f.kind = ROWS_BF16;
         f.bytes = stride((size_t)gemm_pairs(w->k) * 4);
     }
@@ -96,7 +96,7 @@ void rows_product(const rows_form *f, isa set, const rows_call *c, int64_t p0)
     gemm_call call = { .w = &w.base, .x = c->rows, .m = c->m, .ldx = ld / (int64_t)sizeof(float), .y = c->y, .ldy = c->ldy, .bias = c->bias, .scratch = c->scratch };
 #if defined(__x86_64__)
     if (f->kind == ROWS_BF16) {
-        gemm_dot_avx512bf16(&call, 0, panels);
+        gemm_dot_of(set)(&call, 0, panels);
         return;
     }
 #endif

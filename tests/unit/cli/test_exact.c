@@ -151,6 +151,14 @@ TEST(exact_bf16_dot)
     check_sets(ISA_avx512_bf16, ISA_avx512_bf16, "Qwen3MoeForCausalLM", 24, "null", true, DT_BF16, DT_F32);
 }
 
+/* The same of tiles; where the processor has them, what it computes is what the emulation does. */
+TEST(exact_bf16_tiles)
+{
+    if (!isa_available(ISA_avx512_amx_emulated)) SKIP("no avx512_bf16");
+    check_sets(ISA_avx512_amx, ISA_avx512_amx_emulated, "LlamaForCausalLM", 16, "null", false, DT_BF16, DT_BF16);
+    check_sets(ISA_avx512_amx, ISA_avx512_amx_emulated, "Qwen3MoeForCausalLM", 24, "null", true, DT_BF16, DT_F32);
+}
+
 TEST(exact_bf16_model)
 {
     check_sets(0, isa_best(), "MistralForCausalLM", 24, "300", true, DT_BF16, DT_BF16);
