@@ -19,6 +19,15 @@
 typedef enum amx_kind { AMX_INT8, AMX_INT8_G32, AMX_INT4_G32, AMX_INT4_G128, AMX_KINDS } amx_kind;
 enum { AMX_NEVER = 1 << 30 };
 
+static inline bool amx_uses_tiles(isa set)
+{
+#if defined(__x86_64__)
+    return set == ISA_avx512_amx || set == ISA_avx512_amx_emulated;
+#else
+    return (void)set, false;
+#endif
+}
+
 #if defined(__x86_64__)
 /* x as gemm_round_avx512bf16 makes it, the weight DT_BF16. */
 gemm_fn gemm_dot_amx, gemm_dot_amx_emulated;

@@ -59,7 +59,7 @@ static void product(const cpu_call *c, const cpu_thread *t, int phase, gemm_fn *
 {
     const gemm_weight *w = c->in[W].w;
     gemm_piece p;
-    while (gemm_take(c, phase, gemm_n_panels(w->n), c->out.rows >= GEMM_MR ? 3 : 4, block, &p)) {
+    while (gemm_take(c, phase, gemm_n_panels(w->n), c->out.rows >= GEMM_MR && !amx_uses_tiles(c->isa) ? 3 : 4, block, &p)) {
         gemm_call call = { .w = w, .x = in.x + p.row * in.ld, .m = p.m, .ldx = in.ld, .y = c->out.f + p.row * c->out.ld, .ldy = c->out.ld, .scratch = t->scratch };
         if (op_has_in(c->n, BIAS)) call.bias = c->in[BIAS].f;
         if (op_has_in(c->n, RESIDUAL)) {

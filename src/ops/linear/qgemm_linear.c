@@ -1,3 +1,4 @@
+#include "ops/linear/amx.h"
 #include "ops/linear/qgemm_linear.h"
 #include "ops/linear/share.h"
 
@@ -85,6 +86,7 @@ static void product(const cpu_call *c, const cpu_thread *t, int phase, const rou
     /* rows that stay in the second-level cache while panels pass */
     int64_t block = (512 << 10) / (in ? in->ld : w->base.k * 4) / 24 * 24;
     int64_t width = int8 && qgemm_group(w->scheme, w->base.k) < w->base.k ? 2 : 3;   /* sums per group take more registers */
+    if (int8 && amx_uses_tiles(c->isa)) width = 4;
     gemm_piece p;
     while (gemm_take(c, phase, gemm_n_panels(w->base.n), width, block < 48 ? 48 : block, &p)) {
         qgemm_call call = { .w = w, .m = p.m, .y = c->out.f + p.row * c->out.ld, .ldy = c->out.ld, .scratch = t->scratch };
