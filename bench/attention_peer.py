@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+"""The decode attention of vLLM's TPU back end (package tpu-inference, ragged paged attention v3) by libtpu's static profile, as
+bench/attention_profile.py has it for ours: 64 sequences of 2,048 tokens, 32 query and 8 KV heads of 128, pages of 64. Its lengths are
+constants here (the profile counts a loop whose bounds it does not know once) and its blocks are its own defaults; the operations
+around the kernel, which lay out the queries, are not counted. Writes the table of docs/performance.md (between its markers).
+
+  pip install jax libtpu && pip install --no-deps tpu-inference      (in an environment of their own; no TPU is needed)
+  python bench/attention_peer.py [--only v6e,v7x] [--kv bf16]
+
+Without these packages nothing is done, and the reason is printed."""
+import argparse, glob, importlib.util, json, os, re, subprocess, sys, tempfile, types
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..")
+DOC = os.path.join(ROOT, "docs", "performance.md")
+BEGIN, END = "<!-- attention_peer.py: begin -->\n", "<!-- attention_peer.py: end -->\n"
+HEAD = "| chip | KV | cycles, tpu-inference | of memory alone | times the bound |\n|---|---|---|---|---|\n"
+# topology, version, bytes and cycles per second of one core's share (src/tpu/chip.c)
+TARGETS = {"v5e": ("v5e:2x2", 5, 819e9, 1.5e9), "v5p": ("v5p:2x2x1", 5, 2765e9, 1.75e9), "v6e": ("v6e:1x1", 6, 1638e9, 1.75e9), "v7x": ("tpu7x:1x1x1", 7, 3690e9, 2.2e9)}
+KV = {"bf16": 2, "fp8": 1}
+SEQS, TOKENS, PAGE, HEADS, KV_HEADS, DIM = 64, 2048, 64, 32, 8, 128
+
+
+class Constant:
+    """A reference to scalars whose i-th is known."""
+    def __init__(self, ref, of): self.shape, self.of = ref.shape, of
+    def __getitem__(self, i): return self.of(i)
+
+
+def kernel_of(version):
+    """The package's module alone: importing the package would start vLLM."""
+    where = importlib.util.find_spec("tpu_inference").submodule_search_locations
+    package = types.ModuleType("tpu_inference")
+    package.__path__ = list(where)
+    sys.modules["tpu_inference"] = package
+    from tpu_inference.kernels.ragged_paged_attention.v3 import kernel
+    import numpy
+    inner = kernel._ragged_paged_attention_kernel
+
+    def baked(*args, **kwargs):
+        if kwargs["case"] != kernel.RpaCase.DECODE: return inner(*args, **kwargs)      # has nothing to do here, and is not counted
+        args = list(args)
+        args[0], args[2] = Constant(args[0], lambda i: numpy.int32(TOKENS)), Constant(args[2], lambda i: i)
+        args[3] = Constant(args[3], lambda i: numpy.int32(SEQS))
+        return inner(*args, **kwargs)
+    kernel._ragged_paged_attention_kernel = baked
+    kernel.get_tpu_version = lambda: version
+    return kernel
+
+
+def lower(chip, kv):
+    """In a process of its own: compiles, for the profile that libtpu writes meanwhile."""
+    topology, version, _, _ = TARGETS[chip]
+    kernel = kernel_of(version)
+    import jax, jax.numpy as jnp
+    from jax.experimental import topologies
+    from jax.sharding import SingleDeviceSharding
+    device = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]
+    from jax._src.pallas.mosaic import tpu_info
+    tpu_info.get_device_kind = lambda: device.device_kind      # Pallas asks for the process's own device, which is a CPU
+    tpu_info.get_num_device_cores = lambda: device.num_cores
+    one, cache = SingleDeviceSharding(device), jnp.bfloat16 if kv == "bf16" else jnp.float8_e4m3fn
+    shape = lambda dims, t: jax.ShapeDtypeStruct(dims, t, sharding=one)
+    pages = SEQS * TOKENS // PAGE
+    args = (shape((SEQS, HEADS, DIM), jnp.bfloat16), shape((SEQS, KV_HEADS, DIM), cache), shape((SEQS, KV_HEADS, DIM), cache),
+            shape(kernel.get_kv_cache_shape(pages + 1, PAGE, KV_HEADS, DIM, cache), cache), shape((SEQS,), jnp.int32),
+            shape((pages,), jnp.int32), shape((SEQS + 1,), jnp.int32), shape((3,), jnp.int32))
+    jax.jit(lambda *a: kernel.ragged_paged_attention(*a, sm_scale=DIM ** -0.5)).lower(*args).compile()
+
+
+def cycles_of(directory):
+    """Of the decode kernel's own operation."""
+    total = 0
+    for path in glob.glob(os.path.join(directory, "*")):
+        text = open(path, errors="replace").read()
+        if "RPAd" not in os.path.basename(path) and "RPAd" not in text[:4000]: continue
+        total += sum(int(float(c)) for c in re.findall(r"estimated_cycles: *([0-9.e+]+)", text))
+    return total
+
+
+def row_of(chip, kv):
+    _, _, bandwidth, clock = TARGETS[chip]
+    bound = SEQS * TOKENS * 2 * KV_HEADS * DIM * KV[kv] / bandwidth * clock
+    with tempfile.TemporaryDirectory() as d:
+        env = dict(os.environ, LIBTPU_INIT_ARGS=f"--xla_jf_dump_static_llo_profile_to={d}", JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1")
+        r = subprocess.run([sys.executable, os.path.abspath(__file__), "--lower", chip, kv], env=env, capture_output=True, text=True)
+        cycles = cycles_of(d)
+    if not cycles:
+        why = [line for line in r.stderr.splitlines() if "Error" in line or "refused" in line or "Check failed" in line] or r.stderr.splitlines() or ["no profile"]
+        return f"| {chip} | {kv} | – | {bound:,.0f} | {why[-1][:140].replace('|', '/')} |\n"
+    return f"| {chip} | {kv} | {cycles:,} | {bound:,.0f} | {max(cycles, bound) / bound:.2f} |\n"
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--only", default=",".join(TARGETS))
+    ap.add_argument("--kv", default=",".join(KV))
+    ap.add_argument("--lower", nargs=2, help=argparse.SUPPRESS)
+    args = ap.parse_args()
+    if args.lower: return lower(*args.lower)
+    missing = [m for m in ("jax", "libtpu", "tpu_inference") if not importlib.util.find_spec(m)]
+    if missing: return print(f"skipped: no package {', '.join(missing)}")
+    text = open(DOC, encoding="utf-8").read()
+    before, rest = text.split(BEGIN)
+    old, after = rest.split(END)
+    rows = {(line.split("|")[1].strip(), line.split("|")[2].strip()): line + "\n" for line in old.splitlines() if line.startswith("| v")}
+    for chip in args.only.split(","):
+        for kv in args.kv.split(","):
+            rows[chip, kv] = row_of(chip, kv)
+            print(rows[chip, kv], end="", flush=True)
+    body = "".join(rows[c, k] for c in TARGETS for k in KV if (c, k) in rows)
+    with open(DOC, "w", encoding="utf-8") as f: f.write(before + BEGIN + HEAD + body + END + after)
+
+
+main()
