@@ -196,6 +196,7 @@ typedef struct hlo_call {
     hlo_weight w[GRAPH_MAX_INPUTS]; /* of inputs that are weights: in[i] and what else there is of it */
     hlo_weight all[GRAPH_MAX_INPUTS];       /* the same, all layers' where `place` is not none, for kernels: what slices them is a copy */
     hlo_val place;                  /* i32 scalar: which of the layers in `all` */
+    bool gather, scatter;           /* linear: in[0] is this rank's rows of what it multiplies; of the result each rank keeps its rows of the ranks' sum */
     const hlo_step *step;
     hlo_val cache;                  /* attention: in and, updated, out */
     hlo_val cache_scales;           /* the same of caches of DT_I8 (hlo_kv_scale_lanes); else none */

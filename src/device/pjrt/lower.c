@@ -18,7 +18,8 @@ typedef struct lowering {
     hlo_val *weights;       /* [n_weights] the arguments */
     hlo_val caches[HLO_CARRIED];
     hlo_val iteration;      /* of the loop being emitted; id 0 outside */
-    const lower_segment *segment;
+    const lower_segment *segment;           /* a loop's */
+    const lower_segment *emitting;
     struct kind_inputs { int first, n; int64_t pages; hlo_val page_tables, write_pages, kv_lens, tile_pos; } kinds[KV_MAX_GROUPS];    /* several groups */
     int32_t *first_pages, *repeat_groups;   /* [n_caches + 1] of a loop's repetitions */
 } lowering;
@@ -217,10 +218,58 @@ static void describe_node(lowering *l, int id)
     hlo_comment(&l->h, "%%%d %s%s%s : %s", id, op_name(n->op), weight[0] ? " " : "", weight, shape_format(&n->s, s, sizeof s));
 }
 
+/* ---- collectives that a linear does itself, so that it may exchange rows while it multiplies ---- */
+
+/* Is `reader` all that reads node id, and in the same repetition? */
+static bool reads_alone(const lowering *l, const node *reader, int id)
+{
+    const lower_segment *s = l->emitting;
+    for (int i = 0; i < s->n_nodes && graph_n_uses(l->g, id) == 1; i++)
+        if (s->nodes[i] == id) return reader->in[0].id == id;
+    return false;
+}
+
+/* Does this linear gather its rows? */
+static bool gathers(const lowering *l, const node *n)
+{
+    const node *x = n->op == OP_LINEAR ? graph_node(l->g, n->in[0]) : NULL;
+    return x && x->op == OP_ALL_GATHER && x->a.all_gather.dim == 0 && !x->a.all_gather.size && reads_alone(l, n, n->in[0].id);
+}
+
+/* Does this reduce_scatter's linear do it? */
+static bool scattered_before(const lowering *l, const node *n)
+{
+    return n->op == OP_REDUCE_SCATTER && n->a.reduce_scatter.dim == 0 && graph_node(l->g, n->in[0])->op == OP_LINEAR && reads_alone(l, n, n->in[0].id);
+}
+
+/* What reads node id in this repetition; of several any. */
+static const node *reader_of(const lowering *l, int id)
+{
+    const lower_segment *s = l->emitting;
+    for (int i = 0; i < s->n_nodes; i++) {
+        const node *n = graph_at(l->g, s->nodes[i]);
+        for (int k = 0; k < n->n_in; k++)
+            if (n->in[k].id == id) return n;
+    }
+    return NULL;
+}
+
+/* Is this one such a collective? Its value is then its input's. */
+static bool is_done_by_linear(const lowering *l, int id, const node *n)
+{
+    if (n->op == OP_REDUCE_SCATTER) return scattered_before(l, n);
+    const node *reader = n->op == OP_ALL_GATHER ? reader_of(l, id) : NULL;
+    return reader && gathers(l, reader) && reader->in[0].id == id;
+}
+
 static void emit_node(lowering *l, int id)
 {
     const node *n = graph_at(l->g, id);
     const op_impl *impl = op_impl_of(n->op);
+    if (is_done_by_linear(l, id, n)) {
+        l->vals[id] = operand(l, n->in[0].id);
+        return;
+    }
     if (!impl->hlo) {
         hlo_fail(&l->h, "%s has no StableHLO form", op_name(n->op));
         return;
@@ -230,6 +279,11 @@ static void emit_node(lowering *l, int id)
     for (int i = 0; i < n->n_in; i++) {
         if (n->in[i].id && graph_node(l->g, n->in[i])->op == OP_WEIGHT) bind_weight(l, &c, i);
         else c.in[i] = operand(l, n->in[i].id);
+    }
+    if (n->op == OP_LINEAR) {
+        const node *reader = reader_of(l, id);
+        c.gather = gathers(l, n);
+        c.scatter = reader && scattered_before(l, reader);
     }
     hlo_step step;
     if (op_is(n->op, OPF_EFFECT)) bind_cache(l, n, &c, &step);
@@ -280,7 +334,7 @@ static void emit_loop(lowering *l, const lower_segment *s)
 static void emit_segments(lowering *l)
 {
     for (int i = 0; i < l->p->n_segments; i++) {
-        const lower_segment *s = &l->p->segments[i];
+        const lower_segment *s = l->emitting = &l->p->segments[i];
         if (s->count > 1) {
             emit_loop(l, s);
             continue;

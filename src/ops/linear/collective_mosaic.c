@@ -9,7 +9,7 @@ typedef struct ring {
     int64_t pieces;
     mk_val step, piece, at, turn;   /* of the grid: step of the ring, piece of its rows, block of w; how many have been */
     mk_val me, to[2];               /* this device and its neighbours */
-    mk_ref x, w, y, there;          /* there: the second result */
+    mk_ref place, x, w, y, there;          /* there: the second result */
     mk_ref xv, yv, rv;              /* VMEM: x of this piece; two blocks of results; what arrived for one */
     mk_ref load, send, arrive, store;   /* semaphores */
 } ring;
@@ -34,8 +34,9 @@ status collective_matmul_configure(const chip *c, const collective_matmul *q, bo
 
 static void map_w(mk *k, const mk_val *grid, const mk_ref *prefetched, const void *arg, mk_val *index)
 {
-    (void)k, (void)prefetched, (void)arg;
-    index[0] = grid[2];
+    (void)arg;
+    index[0] = mk_get(k, prefetched[0], MK_AT(mk_i32(0)));
+    index[1] = grid[2];
 }
 
 /* ---- around the ring ---- */
@@ -104,7 +105,7 @@ static tile begin_tiles(const ring *r)
     mk_val j = mk_for(k, mk_i32(0), mk_i32((int32_t)(rows / t.rows)), NULL, 0, NULL);
     t.column = mk_multiple(k, mk_mul(k, i, mk_i32((int32_t)t.columns)), 128);
     t.row = mk_multiple(k, mk_mul(k, j, mk_i32((int32_t)t.rows)), 64);
-    mk_val x = mk_load(k, r->xv, MK_AT(t.row, mk_i32(0)), MK_DIMS(t.rows, r->q->k)), w = mk_load(k, r->w, MK_AT(t.column, mk_i32(0)), MK_DIMS(t.columns, r->q->k));
+    mk_val x = mk_load(k, r->xv, MK_AT(t.row, mk_i32(0)), MK_DIMS(t.rows, r->q->k)), w = mk_load(k, r->w, MK_AT(mk_i32(0), t.column, mk_i32(0)), MK_DIMS(t.columns, r->q->k));
     t.y = mk_matmul(k, x, w, true, DT_F32, (mk_val){ 0 });
     return t;
 }
@@ -131,6 +132,7 @@ static void begin(ring *r, const char *name, const collective_blocks *b)
     r->step = mk_grid(k, r->q->devices, false);
     r->piece = mk_grid(k, r->pieces, false);
     r->at = mk_grid(k, r->blocks, false);
+    r->place = mk_prefetch(k, "place", DT_I32, 1);
 }
 
 static void begin_step(ring *r)
@@ -236,7 +238,7 @@ mk *collective_gather_kernel(const collective_matmul *q, const collective_blocks
     mk *k = r.k;
     int n = q->devices;
     r.x = mk_in(k, "x", q->type, MK_DIMS(q->m, q->k));
-    r.w = mk_in_block(k, "w", q->type, MK_DIMS(q->n, q->k), MK_DIMS(r.block, q->k), map_w, NULL);
+    r.w = mk_in_block(k, "w", q->type, MK_DIMS(q->layers, q->n, q->k), MK_DIMS(1, r.block, q->k), map_w, NULL);
     r.y = mk_out(k, "y", q->out, MK_DIMS(n * q->m, q->n));
     r.there = mk_out(k, "gathered", q->type, MK_DIMS(n, q->m, q->k));
     r.xv = mk_scratch(k, "xv", MK_VMEM, q->type, MK_DIMS(2 * r.part, q->k));
@@ -328,7 +330,7 @@ mk *collective_scatter_kernel(const collective_matmul *q, const collective_block
     mk *k = r.k;
     int n = q->devices, last = n - 1;
     r.x = mk_in(k, "x", q->type, MK_DIMS(n * q->m, q->k));
-    r.w = mk_in_block(k, "w", q->type, MK_DIMS(q->n, q->k), MK_DIMS(r.block, q->k), map_w, NULL);
+    r.w = mk_in_block(k, "w", q->type, MK_DIMS(q->layers, q->n, q->k), MK_DIMS(1, r.block, q->k), map_w, NULL);
     r.y = mk_out(k, "y", q->out, MK_DIMS(q->m, q->n));
     r.there = mk_out(k, "arrived", q->out, MK_DIMS(n, q->m, q->n));
     r.xv = mk_scratch(k, "xv", MK_VMEM, q->type, MK_DIMS(2 * r.part, q->k));
