@@ -16,7 +16,7 @@ typedef struct ragged {
     hlo_kv kv;                      /* how heads lie in the cache */
     int64_t q_heads, seqs, max_pages, page, pages;  /* queries' heads; page table; tokens per page; pages in the cache, all layers' together */
     int64_t queries;                /* of a tile; 1: decode */
-    int64_t tiles, tokens;          /* not decode: most tiles, rows of queries */
+    int64_t tiles, tile, tokens;    /* not decode: most tiles that are listed, queries of one; rows of queries */
     int64_t block, buffers;         /* keys of a block of pages in VMEM; blocks, at least 2 */
     int64_t window, chunk;          /* 0: none */
     float softcap;                  /* 0: none */
@@ -24,6 +24,7 @@ typedef struct ragged {
     bool widen;                     /* the matrix unit knows no 8-bit types beside bf16 (v4) */
     int64_t vmem_bytes;             /* limit; 0: the compiler's */
     int64_t fixed_blocks;           /* > 0: so many blocks of whole pages, whatever the data: for static profiles, which know no trip counts */
+    int64_t fixed_items;            /* of tiles: so many items then, each of which ends with one of these blocks */
 } ragged;
 
 /* NULL where there is a kernel, else why not. */
@@ -44,6 +45,21 @@ ragged_ops ragged_ops_of(const ragged *r);
  * max_pages], factors f32 [2] (of scores; of the result), q bf16 [seqs, ops, rows, width], with sinks f32 [ops, rows, 1], the cache.
  * Result: as q; what belongs to a sequence without keys is undefined. */
 mk *ragged_decode(const ragged *r);
+
+/* How the other kernel's queries lie: [tokens, q_rows, width], where q_rows are the heads with what makes them whole tiles. Rows of a
+ * product are `heads` query heads of one KV head with all the tile's queries: `rows`, in so many `chunks`. */
+enum { RAGGED_CHUNK_ROWS = 512, RAGGED_MOST_BLOCK = 4096, RAGGED_LEAST_QUERIES = 16 };
+typedef struct ragged_tiles_shape { int64_t group, width, q_rows, heads, rows, chunks; } ragged_tiles_shape;
+ragged_tiles_shape ragged_tiles_shape_of(const ragged *r);
+/* What ragged_refusal says of such tiles in particular. */
+const char *ragged_tiles_refusal(const ragged *r);
+/* Pieces of up to `queries` queries that tiles are cut into. */
+int64_t ragged_tiles_items(const ragged *r);
+
+/* Not finished yet. Operands: first_page i32 [1], n_tiles i32 [1], tile_seq, tile_token, tile_pos, tile_len i32 [tiles] (hlo_step), page_table
+ * i32 [seqs * max_pages], factors f32 [2], with sinks f32 [q_heads], q bf16 [tokens, q_rows, width], the cache. Result: as q; rows that are
+ * no tile's are undefined. */
+mk *ragged_tiles(const ragged *r);
 
 /* The write of the step's keys and values and the attention to them, where there are kernels for this layer, chip and bucket. */
 bool ragged_hlo(hlo_call *c, const hlo_kv *kv, hlo_val *out);

@@ -38,16 +38,50 @@ static const ragged_case decode_cases[] = {
 };
 enum { N_DECODE = sizeof decode_cases / sizeof *decode_cases };
 
-/* 5 sequences of up to 3 blocks, or 64 of 2048 tokens. */
+/* Queries per block. 16 where heads are many: the interpreter takes its time. */
+static const ragged_case tiles_cases[] = {
+    { DT_BF16, 32, 8, 128, 64, 0, 0, 0, false, 128 },
+    { DT_F8E4M3, 32, 8, 128, 64, 0, 0, 0, false, 128 },
+    { DT_I8, 32, 8, 128, 64, 0, 0, 0, false, 128 },
+    { DT_F8E5M2, 32, 8, 128, 32, 0, 0, 0, false, 64 },
+    { DT_BF16, 16, 4, 128, 16, 0, 0, 0, false, 128 },
+    { DT_BF16, 4, 4, 128, 32, 0, 0, 0, false, 128 },
+    { DT_BF16, 32, 32, 80, 16, 0, 0, 0, false, 128 },
+    { DT_BF16, 24, 6, 96, 32, 0, 0, 0, false, 64 },
+    { DT_F8E4M3, 12, 4, 128, 32, 0, 0, 0, false, 128 },
+    { DT_BF16, 20, 4, 128, 32, 0, 0, 0, false, 128 },
+    { DT_BF16, 28, 4, 128, 32, 0, 0, 0, false, 64 },
+    { DT_F8E4M3, 64, 8, 128, 32, 0, 0, 0, false, 64 },
+    { DT_BF16, 12, 1, 128, 32, 0, 0, 0, false, 128 },
+    { DT_BF16, 32, 2, 128, 32, 0, 0, 0, false, 32 },
+    { DT_I8, 5, 1, 128, 32, 0, 0, 0, false, 128 },
+    { DT_BF16, 64, 8, 64, 32, 128, 0, 0, true, 64 },
+    { DT_F8E4M3, 64, 8, 64, 32, 128, 0, 0, true, 64 },
+    { DT_BF16, 14, 2, 64, 32, 0, 0, 0, false, 128 },
+    { DT_BF16, 9, 3, 64, 32, 0, 0, 0, false, 128 },
+    { DT_BF16, 16, 8, 256, 32, 1024, 0, 50, false, 128 },
+    { DT_F8E4M3, 8, 4, 256, 32, 0, 0, 50, false, 64 },
+    { DT_BF16, 40, 8, 128, 32, 0, 8192, 0, false, 64 },
+};
+enum { N_TILES = sizeof tiles_cases / sizeof *tiles_cases, SMALL_QUERIES = 16, SMALL_TILE = 32 };
+
+/* 5 sequences of up to 3 blocks, or 64 of 2048 tokens; tiles are of the host's size. */
 static ragged shape_of(const ragged_case *c, bool full, const chip *on)
 {
+    const int64_t tile = full ? 128 : SMALL_TILE;
     ragged r = { .kv = hlo_kv_of(c->kv, c->kv_heads, c->dim), .q_heads = c->q_heads, .page = c->page, .window = c->window, .chunk = c->chunk, .softcap = c->softcap, .sinks = c->sinks,
-                 .queries = c->queries, .buffers = 3, .widen = on && on->version == 4 };
+                 .queries = c->queries > SMALL_QUERIES && !full ? SMALL_QUERIES : c->queries, .tile = tile, .buffers = 3, .widen = on && on->version == 4 };
     r.seqs = full ? 64 : 5;
     r.max_pages = full ? 2048 / c->page : 3 * 128 / c->page;
     r.pages = 2 * (r.seqs * r.max_pages + 1);
     r.block = ragged_block(&r.kv, r.page, r.max_pages, r.widen ? 512 << 10 : 2 << 20, full ? 0 : 128);
     if (r.block > 1024) r.block = ragged_block(&r.kv, r.page, r.max_pages, 0, 1024);
+    if (c->queries > 1) {
+        r.tokens = full ? 2048 : 5 * 40;
+        r.tiles = r.tokens / tile + r.seqs + 1;
+        if (full) r.block = ragged_block(&r.kv, r.page, r.max_pages, 0, r.widen ? 256 : 512);
+        while (full && r.widen && r.queries > 32) r.queries /= 2;
+    }
     if (!full && c->window) r.window = 100;
     if (!full && c->chunk) r.chunk = 160;
     return r;
@@ -59,7 +93,8 @@ static void describe(const ragged_case *c, char *dst, size_t cap)
     if (c->window) n += snprintf(dst + n, cap - (size_t)n, ", window %d", c->window);
     if (c->chunk) n += snprintf(dst + n, cap - (size_t)n, ", chunks of %d", c->chunk);
     if (c->softcap > 0) n += snprintf(dst + n, cap - (size_t)n, ", soft cap");
-    if (c->sinks) snprintf(dst + n, cap - (size_t)n, ", sinks");
+    if (c->sinks) n += snprintf(dst + n, cap - (size_t)n, ", sinks");
+    if (c->queries > 1) snprintf(dst + n, cap - (size_t)n, ", 2048 queries");
 }
 
 /* ---- inputs ---- */
@@ -106,6 +141,12 @@ static int64_t row_of_head(const ragged *r, int64_t head)
 
 enum { FIRST_PAGE, LENS, TABLE, FACTORS, QUERY };
 
+static void fill_factors(const ragged *r, float *factors)
+{
+    factors[0] = (r->kv.type == DT_I8 ? 1.0f / 60 : 1) / sqrtf((float)r->kv.dim);
+    factors[1] = r->kv.type == DT_I8 ? 1.0f / 60 : 0.5f;
+}
+
 /* The third sequence has no keys; the second has as many as there can be. */
 static void fill_decode(int i, const mk *k, uint64_t seed, void *const *arg)
 {
@@ -114,8 +155,7 @@ static void fill_decode(int i, const mk *k, uint64_t seed, void *const *arg)
     uint64_t state = seed * 0x9E3779B97F4A7C15u + (uint64_t)i;
     void *cache = arg[mk_n_operands(k) - 1];
     *(int32_t *)arg[FIRST_PAGE] = (int32_t)(r.pages / 2);
-    ((float *)arg[FACTORS])[0] = (r.kv.type == DT_I8 ? 1.0f / 60 : 1) / sqrtf((float)r.kv.dim);
-    ((float *)arg[FACTORS])[1] = r.kv.type == DT_I8 ? 1.0f / 60 : 0.5f;
+    fill_factors(&r, arg[FACTORS]);
     for (int64_t t = 0; t < r.pages * r.page; t++) fill_token(&r, &state, cache, t, true);
     for (int64_t s = 0; s < r.seqs; s++) {
         int64_t most = r.max_pages * r.page, keys = s == 0 ? 1 : s == 1 ? most : s == 2 ? 0 : 1 + kernel_draw(&state) % most;
@@ -127,6 +167,38 @@ static void fill_decode(int i, const mk *k, uint64_t seed, void *const *arg)
         for (int64_t j = 0; j < r.kv.dim; j++)
             ((uint16_t *)arg[QUERY])[(s / r.q_heads * o.ops * o.rows + row_of_head(&r, s % r.q_heads)) * o.width + j] = f32_to_bf16(kernel_draw_float(&state));
     for (int64_t j = 0; r.sinks && j < o.ops * o.rows; j++) ((float *)arg[QUERY + 1])[j] = (float)(j % 5) - 2;
+}
+
+/* Runs of queries at the end of their sequences' keys: the first is the whole of a short one, the third has none, the last ends within a block. */
+enum { T_FIRST, T_TILES, T_SEQ, T_TOKEN, T_POS, T_LEN, T_TABLE, T_FACTORS, T_SINKS };
+
+static void fill_tiles(int i, const mk *k, uint64_t seed, void *const *arg)
+{
+    const ragged r = shape_of(&tiles_cases[i], false, NULL);
+    const ragged_tiles_shape o = ragged_tiles_shape_of(&r);
+    uint64_t state = seed * 0x9E3779B97F4A7C15u + (uint64_t)i;
+    int32_t at = 0, n = 0, *seq = arg[T_SEQ], *token = arg[T_TOKEN], *pos = arg[T_POS], *len = arg[T_LEN];
+    *(int32_t *)arg[T_FIRST] = (int32_t)(r.pages / 2);
+    fill_factors(&r, arg[T_FACTORS]);
+    for (int64_t t = 0; t < r.pages * r.page; t++) fill_token(&r, &state, arg[mk_n_operands(k) - 1], t, true);
+    for (int64_t t = 0; t < r.tiles; t++) seq[t] = token[t] = pos[t] = len[t] = 0;
+    for (int64_t s = 0; s < r.seqs; s++) {
+        int64_t most = r.max_pages * r.page, keys = s == 0 ? 2 : s == 1 ? most : s == 2 ? 0 : 40 + kernel_draw(&state) % (most - 40), queries = keys < 40 ? keys : s == 1 ? 40 : 17 + kernel_draw(&state) % 24;
+        fill_keys(&r, &state, arg[T_TABLE], arg[mk_n_operands(k) - 1], s, keys);
+        for (int64_t q = 0; q < queries; q += r.tile, n++) {
+            seq[n] = (int32_t)s;
+            token[n] = at + (int32_t)q;
+            pos[n] = (int32_t)(keys - queries + q);
+            len[n] = (int32_t)(queries - q < r.tile ? queries - q : r.tile);
+        }
+        at += (int32_t)queries;
+    }
+    *(int32_t *)arg[T_TILES] = n;
+    for (int64_t j = 0; r.sinks && j < r.q_heads; j++) ((float *)arg[T_SINKS])[j] = (float)(j % 5) - 2;
+    uint16_t *q = arg[mk_n_operands(k) - 2];
+    memset(q, 0, (size_t)(r.tokens * o.q_rows * o.width) * sizeof *q);
+    for (int64_t h = 0; h < r.tokens * r.q_heads; h++)
+        for (int64_t j = 0; j < r.kv.dim; j++) q[(h / r.q_heads * o.q_rows + h % r.q_heads) * o.width + j] = f32_to_bf16(kernel_draw_float(&state));
 }
 
 /* ---- what is to come out ---- */
@@ -181,6 +253,52 @@ static status ref_decode(int i, const mk *k, void *const *arg, float *const *res
     return ST_OK;
 }
 
+static void ref_tile(const reference *x, const ragged_tiles_shape *o, void *const *arg, int64_t tile, const uint16_t *q, float *out)
+{
+    const ragged *r = x->r;
+    for (int64_t j = 0; j < ((const int32_t *)arg[T_LEN])[tile] * r->q_heads; j++) {
+        int64_t token = ((const int32_t *)arg[T_TOKEN])[tile] + j / r->q_heads, head = j % r->q_heads, at = (token * o->q_rows + head) * o->width;
+        ref_query(x, ((const int32_t *)arg[T_SEQ])[tile], ((const int32_t *)arg[T_POS])[tile] + j / r->q_heads + 1, head / o->group, q + at,
+                  r->sinks ? (const float *)arg[T_SINKS] + head : NULL, out + at + (r->kv.narrow ? r->kv.v_lane : 0));
+    }
+}
+
+static status ref_tiles(int i, const mk *k, void *const *arg, float *const *results)
+{
+    const ragged r = shape_of(&tiles_cases[i], false, NULL);
+    const ragged_tiles_shape o = ragged_tiles_shape_of(&r);
+    size_t n = (size_t)(r.pages * r.page * r.kv.rows * r.kv.lanes);
+    float *cache = mem_array(n, sizeof *cache);
+    if (!cache) return err_nomem();
+    dtype_to_f32(r.kv.type, arg[mk_n_operands(k) - 1], cache, n);
+    reference x = { &r, cache, arg[T_TABLE], *(const int32_t *)arg[T_FIRST], ((const float *)arg[T_FACTORS])[0], ((const float *)arg[T_FACTORS])[1] };
+    for (int64_t j = 0; j < r.tokens * o.q_rows * o.width; j++) results[0][j] = NAN;
+    for (int64_t t = 0; t < *(const int32_t *)arg[T_TILES]; t++) ref_tile(&x, &o, arg, t, arg[mk_n_operands(k) - 2], results[0]);
+    mem_free(cache);
+    return ST_OK;
+}
+
+static void describe_tiles(int i, char *dst, size_t cap) { describe(&tiles_cases[i], dst, cap); }
+
+static mk *build_tiles(int i, const chip *c)
+{
+    const ragged r = shape_of(&tiles_cases[i], false, c);
+    return ragged_tiles(&r);
+}
+
+static ragged full_tiles_shape(int i, const chip *c)
+{
+    ragged r = shape_of(&tiles_cases[i], true, c);
+    r.vmem_bytes = c ? c->vmem_bytes / 8 * 7 : 0;
+    return r;
+}
+
+static mk *full_tiles(int i, const chip *c)
+{
+    const ragged r = full_tiles_shape(i, c);
+    return ragged_tiles(&r);
+}
+
 static void describe_decode(int i, char *dst, size_t cap) { describe(&decode_cases[i], dst, cap); }
 static double tolerance(int i) { (void)i; return 0.02; }
 static const char *refuses(int i, const chip *c) { (void)i; return c->version < 4 ? "no Mosaic before v4" : NULL; }
@@ -224,3 +342,31 @@ static status profile(int i, const chip *c, mk *k, kernel_bound *least)
 
 const kernel_impl kernel_ragged_decode = { .name = "ragged_decode", .n_cases = N_DECODE, .describe = describe_decode, .refuses = refuses, .build = build_decode, .build_full = full_decode,
                                            .fill = fill_decode, .ref = ref_decode, .tolerance = tolerance, .build_profile = fixed_decode, .profile = profile };
+
+/* Profiles of tiles: one prompt that is the step's tokens, whose blocks the queries see from the first key, a window or a chunk on. */
+static int64_t first_seen(const ragged *r, int64_t pos)
+{
+    int64_t lo = r->window && pos >= r->window ? pos + 1 - r->window : 0;
+    return r->chunk && pos / r->chunk * r->chunk > lo ? pos / r->chunk * r->chunk : lo;
+}
+
+static mk *fixed_tiles(int i, const chip *c)
+{
+    ragged r = full_tiles_shape(i, c);
+    for (int64_t pos = 0; pos < r.tokens; pos += r.queries, r.fixed_items++) r.fixed_blocks += (pos + r.queries + r.block - 1) / r.block - first_seen(&r, pos) / r.block;
+    return ragged_tiles(&r);
+}
+
+static status profile_tiles(int i, const chip *c, mk *k, kernel_bound *least)
+{
+    const ragged r = full_tiles_shape(i, c);
+    double keys = 0;
+    (void)k;
+    for (int64_t pos = 0; pos < r.tokens; pos++) keys += (double)(pos + 1 - first_seen(&r, pos));
+    least->bytes = (double)r.tokens * ((double)dtype_bytes(r.kv.type, (size_t)(r.kv.rows * r.kv.lanes)) + 4.0 * (double)(r.q_heads * r.kv.dim));
+    least->unit_s = 4 * keys * (double)(r.q_heads * r.kv.dim) / c->bf16_flops;
+    return ST_OK;
+}
+
+const kernel_impl kernel_ragged_tiles = { .name = "ragged_tiles", .n_cases = N_TILES, .describe = describe_tiles, .refuses = refuses, .build = build_tiles, .build_full = full_tiles,
+                                          .fill = fill_tiles, .ref = ref_tiles, .tolerance = tolerance, .build_profile = fixed_tiles, .profile = profile_tiles };

@@ -39,7 +39,9 @@ const char *ragged_refusal(const ragged *r)
     if (kv->rows == 1 && r->page % (bits == 8 ? 32 : 16)) return "pages of less than 16 tokens (32 of an 8-bit cache) with one row per token";
     if (r->page % 8) return "pages that are no multiple of 8 tokens";
     if (r->block % r->page || r->block % LANES) return "blocks that are no multiple of a page and of 128 keys";
-    if ((r->seqs * r->max_pages + RAGGED_FIELDS * (r->queries > 1 ? r->tiles : r->seqs)) * 4 > SMEM_BYTES) return "page tables of more than 768 KiB: larger pages are smaller tables";
+    int64_t scalars = r->seqs * r->max_pages + (r->queries > 1 ? RAGGED_FIELDS * ragged_tiles_items(r) + 4 * r->tiles : RAGGED_FIELDS * r->seqs);
+    if (scalars * 4 > SMEM_BYTES) return "page tables of more than 768 KiB: larger pages are smaller tables";
+    if (r->queries > 1) return ragged_tiles_refusal(r);
     return NULL;
 }
 
@@ -76,7 +78,7 @@ static mk_val op_scores(const decode *d, mk_val seq, ragged_place p, int64_t i)
 {
     mk *k = d->k;
     mk_val q = mk_load(k, d->q, MK_AT(seq, ragged_num(i), mk_i32(0), mk_i32(0)), MK_DIMS(d->o.rows, d->o.width));
-    return mk_matmul(k, q, widened(d, ragged_keys(&d->s, p, i)), true, DT_F32, (mk_val){ 0 });
+    return mk_matmul(k, q, widened(d, ragged_keys(&d->s, p, ragged_whole(&d->s), i)), true, DT_F32, (mk_val){ 0 });
 }
 
 /* Scores with their factor and cap; those of keys out of sight far below all others. */
@@ -131,7 +133,7 @@ static void block(const decode *d, ragged_place p, op_state *st)
         p_of[i] = weights(d, masked(d, scores[i], seen), &st[i], &keep[i]);
     }
     for (int64_t i = 0; i < d->o.ops; i++) {
-        mk_val v = mk_matmul(k, p_of[i], widened(d, ragged_values(&d->s, p, i, n)), false, DT_F32, (mk_val){ 0 });
+        mk_val v = mk_matmul(k, p_of[i], widened(d, ragged_values(&d->s, p, ragged_whole(&d->s), i, n)), false, DT_F32, (mk_val){ 0 });
         st[i].acc = mk_add(k, mk_mul(k, st[i].acc, keep[i]), v);
     }
     mk_if(k, ragged_is_last(&d->s, p));

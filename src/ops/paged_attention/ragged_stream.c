@@ -192,33 +192,36 @@ void ragged_turn(const ragged_stream *s, ragged_place p, ragged_place ahead)
 
 /* ---- what is in a block ---- */
 
-/* A piece of a block: [block, rows, 128], or [block, lanes]. */
-static mk_ref buffer(const ragged_stream *s, ragged_place p, int64_t piece)
+/* A piece of a part of a block: [tokens, rows, 128], or [tokens, lanes]. */
+static mk_ref buffer(const ragged_stream *s, ragged_place p, ragged_part part, int64_t piece)
 {
-    mk_dims dims = ragged_cache_dims(s->r), all = { .n = dims.n, .v = { n_pieces(s->r) * s->r->buffers, s->r->block, dims.v[2] } };
+    mk *k = s->k;
+    const int64_t parts = s->r->block / part.tokens;
+    mk_dims dims = ragged_cache_dims(s->r), all = { .n = dims.n, .v = { n_pieces(s->r) * s->r->buffers * parts, part.tokens, dims.v[2] } };
     all.v[dims.n - 1] = piece_lanes(s->r);
-    mk_val at = mk_add(s->k, buffer_of(s, p.turn), ragged_num(piece * s->r->buffers));
-    return mk_pick(s->k, mk_ref_reshape(s->k, s->blocks, all), MK_AT(at));
+    mk_val at = mk_add(k, buffer_of(s, p.turn), ragged_num(piece * s->r->buffers));
+    if (parts > 1) at = mk_add(k, mk_mul(k, at, ragged_num(parts)), part.at);
+    return mk_pick(k, mk_ref_reshape(k, s->blocks, all), MK_AT(at));
 }
 
-/* The `at`-th word of each token: [block, width] of 32 bits, which are as many heads as fit. */
-static mk_val words(const ragged_stream *s, ragged_place p, int64_t at)
+/* The `at`-th word of each token: [tokens, width] of 32 bits, which are as many heads as fit. */
+static mk_val words(const ragged_stream *s, ragged_place p, ragged_part part, int64_t at)
 {
     mk *k = s->k;
     int64_t n = s->r->kv.rows / per_word(s->r), pieces = n_pieces(s->r);
     mk_val piece[2] = { { 0 }, { 0 } };
     for (int64_t i = 0; i < pieces && i < 2; i++) {
-        mk_ref matrix = mk_ref_reshape(k, buffer(s, p, i), MK_DIMS(s->r->block * s->r->kv.rows, LANES));
-        piece[i] = mk_load_strided(k, mk_ref_bitcast(k, matrix, DT_I32), ragged_num(at), s->r->block, n);
+        mk_ref matrix = mk_ref_reshape(k, buffer(s, p, part, i), MK_DIMS(part.tokens * s->r->kv.rows, LANES));
+        piece[i] = mk_load_strided(k, mk_ref_bitcast(k, matrix, DT_I32), ragged_num(at), part.tokens, n);
     }
     return pieces == 1 ? piece[0] : mk_concat(k, piece, 2, 1);
 }
 
-mk_val ragged_keys(const ragged_stream *s, ragged_place p, int64_t i)
+mk_val ragged_keys(const ragged_stream *s, ragged_place p, ragged_part part, int64_t i)
 {
     const hlo_kv *kv = &s->r->kv;
-    if (!is_flat(s->r)) return mk_bitcast(s->k, words(s, p, i), kv->type);
-    return mk_load(s->k, buffer(s, p, 0), MK_AT(mk_i32(0), ragged_num(i * kv->head_lanes)), MK_DIMS(s->r->block, kv->head_lanes));
+    if (!is_flat(s->r)) return mk_bitcast(s->k, words(s, p, part, i), kv->type);
+    return mk_load(s->k, buffer(s, p, part, 0), MK_AT(mk_i32(0), ragged_num(i * kv->head_lanes)), MK_DIMS(part.tokens, kv->head_lanes));
 }
 
 /* Ones in the bits of words of `per` tokens each that hold tokens before n. */
@@ -233,19 +236,20 @@ static mk_val token_bits(const ragged_stream *s, int64_t per, mk_val n, mk_dims 
     return mk_select(k, mk_cmp(k, MK_GE, left, ragged_num(per)), all, some);
 }
 
-mk_val ragged_values(const ragged_stream *s, ragged_place p, int64_t i, mk_val n)
+mk_val ragged_values(const ragged_stream *s, ragged_place p, ragged_part part, int64_t i, mk_val n)
 {
     mk *k = s->k;
     const hlo_kv *kv = &s->r->kv;
     mk_val v;
+    if (part.tokens < s->r->block) n = mk_sub(k, n, mk_mul(k, part.at, ragged_num(part.tokens)));
     if (is_flat(s->r)) {
-        const mk_dims dims = MK_DIMS(s->r->block / per_word(s->r), kv->head_lanes);
+        const mk_dims dims = MK_DIMS(part.tokens / per_word(s->r), kv->head_lanes);
         int64_t lane = (kv->narrow ? 0 : kv->v_lane) + i * kv->head_lanes;
-        v = mk_load(k, mk_ref_bitcast(k, buffer(s, p, 0), DT_I32), MK_AT(mk_i32(0), ragged_num(lane)), dims);
+        v = mk_load(k, mk_ref_bitcast(k, buffer(s, p, part, 0), DT_I32), MK_AT(mk_i32(0), ragged_num(lane)), dims);
         v = mk_and(k, v, token_bits(s, per_word(s->r), n, dims));
     } else {
-        v = words(s, p, (kv->narrow ? 0 : kv->v_row / per_word(s->r)) + i);
-        v = mk_and(k, v, token_bits(s, 1, n, MK_DIMS(s->r->block, kv->lanes)));
+        v = words(s, p, part, (kv->narrow ? 0 : kv->v_row / per_word(s->r)) + i);
+        v = mk_and(k, v, token_bits(s, 1, n, MK_DIMS(part.tokens, kv->lanes)));
     }
     return mk_bitcast(k, v, kv->type);
 }

@@ -42,9 +42,13 @@ ragged_place ragged_prime(const ragged_stream *s);
 /* At the beginning of a turn: asks for block `ahead` (which is ragged_prime's, or what comes after it), waits for block p. */
 void ragged_turn(const ragged_stream *s, ragged_place p, ragged_place ahead);
 
-/* KV heads of op i (ragged_ops) of a block: [block * heads, width] of the cache's type. Values of keys from the block's n-th on are
- * 0: what nobody wrote may be a NaN, which a weight of 0 does not stop. */
-mk_val ragged_keys(const ragged_stream *s, ragged_place p, int64_t i);
-mk_val ragged_values(const ragged_stream *s, ragged_place p, int64_t i, mk_val n);
+/* The at-th `tokens` keys of a block, of which they are a part. */
+typedef struct ragged_part { mk_val at; int64_t tokens; } ragged_part;
+static inline ragged_part ragged_whole(const ragged_stream *s) { return (ragged_part){ mk_i32(0), s->r->block }; }
+
+/* KV heads of op i (ragged_ops) of a block's part: [tokens * heads, width] of the cache's type. Values of keys from the block's n-th on
+ * are 0: what nobody wrote may be a NaN, which a weight of 0 does not stop. */
+mk_val ragged_keys(const ragged_stream *s, ragged_place p, ragged_part part, int64_t i);
+mk_val ragged_values(const ragged_stream *s, ragged_place p, ragged_part part, int64_t i, mk_val n);
 
 #endif
