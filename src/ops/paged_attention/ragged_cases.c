@@ -77,9 +77,9 @@ static ragged shape_of(const ragged_case *c, bool full, const chip *on)
     r.block = ragged_block(&r.kv, r.page, r.max_pages, r.widen ? 512 << 10 : 2 << 20, full ? 0 : 128);
     if (r.block > 1024) r.block = ragged_block(&r.kv, r.page, r.max_pages, 0, 1024);
     if (c->queries > 1) {
-        r.tokens = full ? 2048 : 5 * 40;
+        r.tokens = full ? 2048 : 4 * 24;
         r.tiles = r.tokens / tile + r.seqs + 1;
-        if (full) r.block = ragged_block(&r.kv, r.page, r.max_pages, 0, r.widen ? 256 : 512);
+        if (full) r.block = ragged_block(&r.kv, r.page, r.max_pages, 0, !r.widen ? 512 : c->kv_heads > 8 ? 128 : 256);
         while (full && r.widen && r.queries > 32) r.queries /= 2;
     }
     if (!full && c->window) r.window = 100;
@@ -183,7 +183,7 @@ static void fill_tiles(int i, const mk *k, uint64_t seed, void *const *arg)
     for (int64_t t = 0; t < r.pages * r.page; t++) fill_token(&r, &state, arg[mk_n_operands(k) - 1], t, true);
     for (int64_t t = 0; t < r.tiles; t++) seq[t] = token[t] = pos[t] = len[t] = 0;
     for (int64_t s = 0; s < r.seqs; s++) {
-        int64_t most = r.max_pages * r.page, keys = s == 0 ? 2 : s == 1 ? most : s == 2 ? 0 : 40 + kernel_draw(&state) % (most - 40), queries = keys < 40 ? keys : s == 1 ? 40 : 17 + kernel_draw(&state) % 24;
+        int64_t most = r.max_pages * r.page, keys = s == 0 ? 2 : s == 1 ? most : s == 2 ? 0 : 24 + kernel_draw(&state) % (most - 24), queries = keys < 24 ? keys : s == 1 ? 24 : 17 + kernel_draw(&state) % 8;
         fill_keys(&r, &state, arg[T_TABLE], arg[mk_n_operands(k) - 1], s, keys);
         for (int64_t q = 0; q < queries; q += r.tile, n++) {
             seq[n] = (int32_t)s;
