@@ -1,5 +1,5 @@
-/* Kernels as libtpu sees them: every operation of the builder, messages between chips, and the first case of every registered kernel at its
- * full size. All cases on all chips are bench/kernel_table.py's. Without libtpu this is skipped. */
+/* Kernels as libtpu sees them: every operation of the builder, messages between chips, and the first and last case of every registered kernel at
+ * their full size (of products of quantised weights: a linear and experts). All cases on all chips are bench/kernel_table.py's. Without libtpu this is skipped. */
 #include "base/clock.h"
 #include "device/pjrt/compiler.h"
 #include "ops/hlo.h"
@@ -34,8 +34,10 @@ static void compile_all(const char *path, const char *topology, const char *chip
     compile(c, kernel_ring(4), "ring", 4);
     for (int i = 0; kernel_at(i); i++) {
         const kernel_impl *impl = kernel_at(i);
-        if (impl->refuses && impl->refuses(0, on)) continue;
-        compile(c, impl->build_full ? impl->build_full(0, on) : impl->build(0, on), impl->name, impl->devices ? impl->devices(0) : 1);
+        for (int n = 0; n < impl->n_cases; n += impl->n_cases > 1 ? impl->n_cases - 1 : 1) {
+            if (impl->refuses && impl->refuses(n, on)) continue;
+            compile(c, impl->build_full ? impl->build_full(n, on) : impl->build(n, on), impl->name, impl->devices ? impl->devices(n) : 1);
+        }
     }
     pjrt_compiler_close(c);
 }
