@@ -12,7 +12,7 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/systolic/pjrt-cpu-$version
 fail() { echo "pjrt-cpu: $*" >&2; exit 1; }
 
 [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] || fail "the tensorflow-cpu $version wheel exists for Linux on x86_64 only; this is $(uname -s) on $(uname -m)"
-command -v "${CXX:-g++}" >/dev/null || fail "no ${CXX:-g++}: run tools/setup.sh pjrt"
+command -v ${CXX:-g++} >/dev/null || fail "no ${CXX:-g++}: run tools/setup.sh pjrt"
 
 if [ ! -f "$cache/.done" ]; then
     mkdir -p "$cache"
@@ -42,12 +42,12 @@ inc=$tf/include
 mkdir -p "$(dirname "$out")"
 for source in plugin kernels; do
     echo "  CXX   tools/pjrt-cpu/$source.cc (a minute or two)"
-    nice -n 10 "${CXX:-g++}" -std=c++17 -O1 -w -fPIC -DNDEBUG -fvisibility=hidden -DSYSTOLIC_WHEEL_VERSION="\"$version\"" -I"$here/stand-in" -I"$inc" \
+    nice -n 10 ${CXX:-g++} -std=c++17 -O1 -w -fPIC -DNDEBUG -fvisibility=hidden -DSYSTOLIC_WHEEL_VERSION="\"$version\"" -I"$here/stand-in" -I"$inc" \
         -I"$inc/external/farmhash_archive/src" -I"$inc/external/highwayhash" -I"$inc/external/com_google_highway" \
         -c "$here/$source.cc" -o "$out.$source.o" || fail "$source.cc does not compile"
 done
-"${CC:-cc}" -std=c11 -fsyntax-only -I"$here/../../src" -I"$inc" "$here/abi_check.c" || fail "src/device/pjrt/pjrt_abi.h does not describe the PJRT API of this wheel"
+${CC:-cc} -std=c11 -fsyntax-only -I"$here/../../src" -I"$inc" "$here/abi_check.c" || fail "src/device/pjrt/pjrt_abi.h does not describe the PJRT API of this wheel"
 echo "  LD    $out"
-"${CXX:-g++}" -shared -Wl,--no-undefined,-z,initfirst -o "$out.tmp" "$out.plugin.o" "$out.kernels.o" "$tf/libtensorflow_cc.so.2" "$tf/libtensorflow_framework.so.2" -Wl,-rpath,"$tf"
+${CXX:-g++} -shared -Wl,--no-undefined,-z,initfirst -o "$out.tmp" "$out.plugin.o" "$out.kernels.o" "$tf/libtensorflow_cc.so.2" "$tf/libtensorflow_framework.so.2" -Wl,-rpath,"$tf"
 mv "$out.tmp" "$out"
 rm -f "$out.plugin.o" "$out.kernels.o"
