@@ -290,13 +290,13 @@ static void check(const model_case *x)
 
 /* ---- attention: heads of 16 and 64 that share lanes and of 128, windows, soft caps, sinks; latent ---- */
 
-GOLDEN(llama_hd128, 0.005, "ragged_decode kv_update")
-GOLDEN(qwen3, 0.005, "ragged_decode kv_update")
-GOLDEN(gemma3_text, 0.005, "ragged_decode kv_update")
-GOLDEN(gpt_oss, 0.005, "ragged_decode kv_update")
-GOLDEN(gpt_oss_hd64, 0.005, "ragged_decode kv_update")
+GOLDEN(llama_hd128, 0.005, "ragged_decode ragged_tiles kv_update")
+GOLDEN(qwen3, 0.005, "ragged_decode ragged_tiles kv_update")
+GOLDEN(gemma3_text, 0.005, "ragged_decode ragged_tiles kv_update")
+GOLDEN(gpt_oss, 0.005, "ragged_decode ragged_tiles kv_update")
+GOLDEN(gpt_oss_hd64, 0.005, "ragged_decode ragged_tiles kv_update")
 GOLDEN(deepseek_v3_realhead, 0.02, "mla_decode mla_prefill kv_update")
-GOLDEN(qwen3_moe, 0.005, "ragged_decode kv_update")
+GOLDEN(qwen3_moe, 0.005, "ragged_decode ragged_tiles kv_update")
 
 /* ---- caches of 8 bits ---- */
 
@@ -307,10 +307,10 @@ GOLDEN(qwen3_moe, 0.005, "ragged_decode kv_update")
 #define MOE "{\"architectures\": [\"Qwen3MoeForCausalLM\"], " SHAPE ", " MIXTURE "}"
 #define MADE(NAME, CONFIG, TOLERANCE, KERNELS, ...) CHECK_MODEL(made_##NAME, .config = CONFIG, .kernels = KERNELS, .tolerance = TOLERANCE, __VA_ARGS__)
 
-MADE(e4m3_cache, LLAMA, 0.01, "ragged_decode kv_update", .kv = DT_F8E4M3, .page = 32)
-MADE(e5m2_cache_v4, LLAMA, 0.01, "ragged_decode kv_update", .kv = DT_F8E5M2, .page = 32, .chip = "v4")
+MADE(e4m3_cache, LLAMA, 0.01, "ragged_decode ragged_tiles kv_update", .kv = DT_F8E4M3, .page = 32)
+MADE(e5m2_cache_v4, LLAMA, 0.01, "ragged_decode ragged_tiles kv_update", .kv = DT_F8E5M2, .page = 32, .chip = "v4")
 
-MADE(e4m3_cache_scales, LLAMA, 0.02, "ragged_decode kv_update", .kv = DT_F8E4M3, .page = 32, .kv_scales = true)
+MADE(e4m3_cache_scales, LLAMA, 0.02, "ragged_decode ragged_tiles kv_update", .kv = DT_F8E4M3, .page = 32, .kv_scales = true)
 CHECK_MODEL(golden_latent_e4m3_scales, .golden = "deepseek_v3_realhead", .kernels = "mla_decode mla_prefill kv_update", .tolerance = 0.05, .kv = DT_F8E4M3, .page = 32, .kv_scales = true)
 MADE(int8_cache, LLAMA, 0, "", .kv = DT_I8)     /* no kernels: StableHLO stays */
 
@@ -328,7 +328,7 @@ MADE(int4_experts_v7x, MOE, 0.1, "quantised_matmul grouped_matmul", .quant = QUA
 
 /* ---- ranks: each has its heads and its part of the products ---- */
 
-MADE(two_ranks, MOE, 0.005, "ragged_decode kv_update", .tp = 2)
+MADE(two_ranks, MOE, 0.01, "ragged_decode ragged_tiles kv_update", .tp = 2)
 
 /* Rows are exchanged while they are multiplied, on rings of two and four. */
 #define RING_SHAPE "\"model_type\": \"x\", \"vocab_size\": 320, \"hidden_size\": 512, \"intermediate_size\": 1024, \"num_hidden_layers\": 3," \
