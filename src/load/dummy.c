@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include "base/hash.h"
+#include "base/mem.h"
 #include "base/thread.h"
 
 /* Xorshift in LANES independent streams, so that compilers turn one step into a few vector instructions; restarted
@@ -127,4 +128,22 @@ void dummy_fill(void *dst, dtype type, size_t n, const char *name, uint64_t seed
     fill(&s[0]);
     for (int i = started; i < shares; i++) fill(&s[i]);
     for (int i = 1; i < started; i++) pthread_join(s[i].thread, NULL);
+}
+
+status dummy_tensor(const char *name, dtype type, int rank, int64_t rows, int64_t cols, uint64_t seed, weight_data *out)
+{
+    size_t n = (size_t)(rows * (rank > 1 ? cols : 1));
+    weight_data d = { .type = type, .rank = rank, .shape = { rows, rank > 1 ? cols : 0 } };
+    d.values = d.owned = mem_alloc(dtype_bytes(type, n));
+    if (!d.owned) return err_nomem();
+    dummy_fill(d.owned, type, n, name, seed);
+    *out = d;
+    return ST_OK;
+}
+
+void dummy_release(const weight_source *s, const char *name, weight_data *w)
+{
+    (void)s, (void)name;
+    mem_free(w->owned);
+    *w = (weight_data){ 0 };
 }

@@ -132,20 +132,7 @@ static status get_dummy(const weight_source *w, const char *name, weight_data *o
     const weight_part *part;
     const node *n = find_part(s->e, name, &part);
     if (!n) return err_set(ST_NOT_FOUND, "no stage has a tensor %s", name);
-    weight_data d = { .type = n->s.type, .rank = n->s.rank, .shape = { part->total, n->s.rank > 1 ? n->s.dim[1] : 1 } };
-    const size_t count = (size_t)(d.shape[0] * d.shape[1]);
-    d.values = d.owned = mem_alloc(dtype_bytes(d.type, count));
-    if (!d.owned) return err_nomem();
-    dummy_fill(d.owned, d.type, count, name, s->seed);
-    *out = d;
-    return ST_OK;
-}
-
-static void release_dummy(const weight_source *w, const char *name, weight_data *d)
-{
-    (void)w, (void)name;
-    mem_free(d->owned);
-    *d = (weight_data){ 0 };
+    return dummy_tensor(name, n->s.type, n->s.rank, part->total, n->s.rank > 1 ? n->s.dim[1] : 1, s->seed, out);
 }
 
 static bool has_dummy(const weight_source *w, const char *name)
@@ -158,7 +145,7 @@ status encoder_weights_dummy(encoder *e, uint64_t seed, weight_source **out)
 {
     source *s = mem_calloc(1, sizeof *s);
     if (!s) return err_nomem();
-    s->base = (weight_source){ .get = get_dummy, .release = release_dummy, .has = has_dummy };
+    s->base = (weight_source){ .get = get_dummy, .release = dummy_release, .has = has_dummy };
     s->e = e;
     s->seed = seed;
     const size_t count = (size_t)((e->table_rows + 1) * e->hidden);

@@ -278,21 +278,7 @@ static status get_dummy(const weight_source *s, const char *name, weight_data *o
     const node *n = find_part(src->g, name, &rows);
     if (!n) return err_set(ST_NOT_FOUND, "tensor %s is not in the model", name);
     if (kv_scale_wanted(name)) return get_number(1, out);
-    int rank = n->s.rank - weight_rows_dim(n);
-    weight_data d = { .type = n->s.type, .rank = rank, .shape = { rows, rank == 2 ? weight_cols(n) : 0 } };
-    size_t count = (size_t)(rows * weight_cols(n));
-    d.values = d.owned = mem_alloc(dtype_bytes(d.type, count));
-    if (!d.owned) return err_nomem();
-    dummy_fill(d.owned, d.type, count, name, src->seed);
-    *out = d;
-    return ST_OK;
-}
-
-static void release_dummy(const weight_source *s, const char *name, weight_data *w)
-{
-    (void)s, (void)name;
-    mem_free(w->owned);
-    *w = (weight_data){ 0 };
+    return dummy_tensor(name, n->s.type, n->s.rank - weight_rows_dim(n), rows, weight_cols(n), src->seed, out);
 }
 
 static bool has_dummy(const weight_source *s, const char *name)
@@ -366,7 +352,7 @@ status model_weights_open(const model *m, const char *dir, bool dummy, uint64_t 
     s->g = model_graph(m);
     s->stored = model_quantization(m);
     s->seed = seed;
-    s->base = dummy ? (weight_source){ get_dummy, release_dummy, has_dummy, identity_dummy, NULL }
+    s->base = dummy ? (weight_source){ get_dummy, dummy_release, has_dummy, identity_dummy, NULL }
                     : (weight_source){ get_stored, release_stored, has_stored, identity_stored, drop_stored };
     status st = dummy ? ST_OK : st_open_dir(dir, &s->set);
     if (st == ST_OK && !dummy) st = check_all(s);

@@ -49,17 +49,6 @@ static int n_files(void)
 
 /* ---- a model, here or on the cpu device ---- */
 
-typedef struct loaded { device *d; graph *whole, *g; device_model *m; decoder_source s; bool own; } loaded;
-
-static void drop(loaded *l)
-{
-    device_unload(l->m);
-    graph_free(l->g);
-    graph_free(l->whole);
-    if (l->own) device_close(l->d);
-    memset(l, 0, sizeof *l);
-}
-
 static status load_to(loaded *l, device *d, const decoder *x, mesh on, const device_limits *lim)
 {
     l->d = d;

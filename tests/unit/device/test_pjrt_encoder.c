@@ -45,22 +45,12 @@ static status encoder_graph_of(graph **out)
 
 static char cache_dir[] = "/tmp/systolic-programs-XXXXXX";
 
-typedef struct loaded { device *d; graph *whole, *g; device_model *m; decoder_source s; } loaded;
-
-static void drop(loaded *l)
-{
-    device_unload(l->m);
-    graph_free(l->g);
-    graph_free(l->whole);
-    if (l->d) device_close(l->d);
-    memset(l, 0, sizeof *l);
-}
-
 static status load(loaded *l, const char *spec)
 {
     const device_limits limits = { .max_tokens = ROWS, .max_seqs = 1, .max_rows = ROWS, .max_model_len = ROWS, .block_size = 16, .kv_dtype = DT_F32, .least_rows = LEAST };
     memset(l, 0, sizeof *l);
     TRY(device_open(spec, &(device_options){ .n_threads = 1, .lazy_compile = true, .program_cache = cache_dir }, &l->d));
+    l->own = true;
     TRY(encoder_graph_of(&l->whole));
     l->s = decoder_weights(l->whole, DT_F32);
     TRY(graph_optimize(l->whole, &l->g));

@@ -73,22 +73,12 @@ static void make_step(media_step *m, int step, const kv_layout *kv)
 
 static char cache_dir[] = "/tmp/systolic-programs-XXXXXX";
 
-typedef struct loaded { device *d; graph *whole, *g; device_model *m; decoder_source s; } loaded;
-
-static void drop(loaded *l)
-{
-    device_unload(l->m);
-    graph_free(l->g);
-    graph_free(l->whole);
-    if (l->d) device_close(l->d);
-    memset(l, 0, sizeof *l);
-}
-
 static status load(loaded *l, const char *spec)
 {
     kv_layout kv;
     memset(l, 0, sizeof *l);
     TRY(device_open(spec, &(device_options){ .n_threads = 1, .lazy_compile = true, .program_cache = cache_dir }, &l->d));
+    l->own = true;
     TRY(media_graph(&l->whole));
     l->s = decoder_weights(l->whole, DT_F32);
     TRY(graph_optimize_uniform(l->whole, &l->g));

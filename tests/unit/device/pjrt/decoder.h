@@ -3,6 +3,7 @@
 #ifndef SYSTOLIC_TESTS_PJRT_DECODER_H
 #define SYSTOLIC_TESTS_PJRT_DECODER_H
 
+#include "device/device.h"
 #include "graph/partition.h"
 #include "graph/passes.h"
 #include "graph/weights.h"
@@ -255,6 +256,18 @@ static inline int decoder_best(const float *v, int n)
     int best = 0;
     for (int i = 1; i < n; i++) best = v[i] > v[best] ? i : best;
     return best;
+}
+
+/* A decoder's model on a device, and what it came from. */
+typedef struct loaded { device *d; graph *whole, *g; device_model *m; decoder_source s; bool own; } loaded;   /* own: closes the device too */
+
+static inline void drop(loaded *l)
+{
+    device_unload(l->m);
+    graph_free(l->g);
+    graph_free(l->whole);
+    if (l->own) device_close(l->d);
+    memset(l, 0, sizeof *l);
 }
 
 #endif
