@@ -116,6 +116,9 @@ static bool print_differs(const kernel_impl *impl, int i, const chip *c, buf *la
 
 TEST(every_kernel_and_case)
 {
+#ifdef __SANITIZE_THREAD__
+    if (!getenv("SYSTOLIC_TEST_FULL")) SKIP("the interpreter is one thread, which takes minutes under ThreadSanitizer (SYSTOLIC_TEST_FULL=1 runs it)");
+#endif
     const char *only = getenv("SYSTOLIC_KERNEL"), *which = getenv("SYSTOLIC_CASE");
     static const char *const chips[] = { "v4", "v5e", "v5p", "v6e", "v7x" };
     for (int n = 0; kernel_at(n); n++) {
