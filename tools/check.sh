@@ -3,6 +3,7 @@
 #   tools/check.sh            unit tests, goldens and the API tests
 #   tools/check.sh unit       only the C unit tests (used by the sanitizer targets)
 #   tools/check.sh oom        only the tests that fail one allocation after the other
+# ONLY, a regular expression, picks unit tests by name (engine/test_sched, cli/test_exact, ...).
 # Each test program and script ends with a line "NAME: N passed, N failed[, N skipped]"; a missing line is a failure.
 set -u
 cd "$(dirname "$0")/.."
@@ -56,6 +57,7 @@ unit() { # sources
     for src in "$@"; do
         bin="$build/${src%.c}"
         name=${src#tests/unit/}; name=${name%.c}
+        [[ -z ${ONLY:-} || $name =~ $ONLY ]] || continue
         case $what in
         oom) grep -q 'out_of_memory' "$src" && run "oom/$name" "$bin" out_of_memory ;;
         *) run "$name" "$bin" ;;
