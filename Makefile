@@ -114,7 +114,7 @@ FUZZ_SECONDS ?= 30
 fuzz:
 	@tools/setup.sh fuzz
 	@$(MAKE) --no-print-directory -j$(JOBS) B=build-fuzz CC=clang SAN=address,undefined,fuzzer-no-link fuzzers
-	@BUILD=build-fuzz FUZZ_SECONDS=$(FUZZ_SECONDS) tools/fuzz.sh
+	@BUILD=build-fuzz FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_SEED=$(FUZZ_SEED) tools/fuzz.sh
 FUZZ_BINS := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 fuzzers: $(FUZZ_BINS)
 $(B)/fuzz/%: $(B)/tests/fuzz/%.o $(foreach l,$(LAYERS),$(B)/lib$(l).a)

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Runs every fuzz target for FUZZ_SECONDS each, on the seeds in tests/fuzz/seeds/NAME and a corpus kept in BUILD/corpus/NAME.
-# Findings are kept in BUILD/findings and make the exit status 1.
+# FUZZ_SEED makes a run repeatable (on an empty corpus); without it each run looks elsewhere. Findings are kept in BUILD/findings
+# and make the exit status 1.
 set -u
 cd "$(dirname "$0")/.."
 build=${BUILD:-build-fuzz} seconds=${FUZZ_SECONDS:-30} passed=0 failed=0
@@ -14,7 +15,7 @@ one() { # program, name
     local bin=$1 name=$2 corpus="$build/corpus/$2" seeds="tests/fuzz/seeds/${2#fuzz_}"
     mkdir -p "$corpus"
     [ -d "$seeds" ] || seeds=""
-    if "$bin" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=3000 -max_len=65536 -print_final_stats=1 -artifact_prefix="$build/findings/$name-" \
+    if "$bin" -max_total_time="$seconds" -seed="${FUZZ_SEED:-0}" -timeout=10 -rss_limit_mb=3000 -max_len=65536 -print_final_stats=1 -artifact_prefix="$build/findings/$name-" \
         "$corpus" $seeds >"$build/logs/$name.log" 2>&1; then
         echo 0 >"$build/logs/$name.status"
         printf '%-28s %12s executions, no finding\n' "$name" "$(sed -n 's/^stat::number_of_executed_units: *//p' "$build/logs/$name.log")"

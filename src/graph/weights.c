@@ -49,21 +49,21 @@ static bool fits(const node *n, const weight_part *p, const weight_data *d)
     return rank < 2 || (d->shape[1] > 0 && (d->shape[1] - 1) / shards + 1 == weight_cols(n));
 }
 
-/* A stored scheme wants what it says: the reader and the graph have it from one configuration. */
-static status check_stored(const weight_part *p, quant_scheme s, const weight_data *d)
+/* The reader and the graph have the scheme from one configuration. */
+status weight_check_stored(const char *name, quant_scheme s, const weight_data *d)
 {
     quant_info q = quant_describe(s);
-    char name[QUANT_NAME_CAP];
-    if (!quant_is_stored(s)) return err_set(ST_UNSUPPORTED, "tensor %s is quantised, which is supported for the weights of linear layers and experts only", p->name);
+    char want[QUANT_NAME_CAP];
+    if (!quant_is_stored(s)) return err_set(ST_UNSUPPORTED, "tensor %s is quantised, which is supported for the weights of linear layers and experts only", name);
     bool right = d->type == q.type && (d->zeros != NULL) == q.zeros && (d->order != NULL) == q.ordered;
     if (right && (q.group ? d->group_in == q.group : d->group_in >= d->shape[1])) return ST_OK;
-    return err_set(ST_INVALID, "tensor %s is %s in groups of %lld, expected %s", p->name, dtype_name(d->type), (long long)d->group_in, quant_print(s, name));
+    return err_set(ST_INVALID, "tensor %s is %s in groups of %lld, expected %s", name, dtype_name(d->type), (long long)d->group_in, quant_print(s, want));
 }
 
 status weight_check_part(const node *n, const weight_part *p, const weight_data *d)
 {
     quant_scheme s = (quant_scheme)n->a.weight.scheme;
-    if (d->scales) TRY(check_stored(p, s, d));
+    if (d->scales) TRY(weight_check_stored(p->name, s, d));
     else if (quant_is_stored(s)) return err_set(ST_INVALID, "tensor %s is not quantised, but the model's configuration says so", p->name);
     else if (d->type != DT_F32 && d->type != DT_BF16 && d->type != DT_F16 && d->type != DT_F64)
         return err_set(ST_UNSUPPORTED, "tensor %s is %s; supported: f32, bf16, f16, f64", p->name, dtype_name(d->type));

@@ -36,6 +36,8 @@ void weight_row(const weight_data *w, int64_t row, float *dst);
 
 /* Is it what a part of the weight node n wants: type, quantisation, shape (before the part is cut)? Errors name the tensor. */
 status weight_check_part(const node *n, const weight_part *p, const weight_data *d) FALLIBLE;
+/* The quantisation alone: a stored scheme wants the type, groups, zeros and order that it says. */
+status weight_check_stored(const char *name, quant_scheme s, const weight_data *d) FALLIBLE;
 
 typedef struct weight_source weight_source;
 struct weight_source {

@@ -46,8 +46,7 @@ static void use(const quant_module *q, const weight_data *w)
     float *row = mem_array((size_t)w->shape[1], sizeof *row);
     for (int64_t r = 0; row && r < w->shape[0]; r++) weight_row(w, r, row);
     mem_free(row);
-    quant_info info = quant_describe(q->scheme);
-    if (w->type != info.type || (info.group ? w->group_in != info.group : w->group_in < w->shape[1])) return;
+    if (weight_check_stored("a.weight", q->scheme, w) != ST_OK) return;     /* as the model does before anything is packed */
     quant_scheme s = qgemm_layout(q->scheme, w, 1);
     void *packed = mem_aligned(64, qgemm_packed_bytes(s, w->shape[0], w->shape[1]));
     for (int64_t p = 0; packed && p < gemm_n_panels(w->shape[0]); p++) {
