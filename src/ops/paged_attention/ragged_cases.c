@@ -316,7 +316,7 @@ static mk *full_decode(int i, const chip *c)
     return ragged_decode(&r);
 }
 
-/* Keys of a sequence that its query sees, and blocks that they are in. */
+/* Keys of a sequence that its query sees. */
 static int64_t seen_keys(const ragged *r)
 {
     int64_t keys = r->max_pages * r->page;

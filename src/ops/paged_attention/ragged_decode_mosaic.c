@@ -23,8 +23,9 @@ typedef struct decode {
     mk_val token;                   /* i32 [rows, block * heads]: a column's token, or OTHER_HEAD where it is not of the row's head */
 } decode;
 
-/* Greatest score, sum of weights [rows, 1]; weighted sum of values [rows, width]. */
+/* Greatest score, sum of weights [rows, 1]; weighted sum of values [rows, width]. The loop carries them as values in a row. */
 typedef struct op_state { mk_val max, sum, acc; } op_state;
+enum { STATE = sizeof(op_state) / sizeof(mk_val) };
 
 const char *ragged_refusal(const ragged *r)
 {
@@ -121,9 +122,12 @@ static mk_val visible(const decode *d, mk_val n, mk_val lo)
     return mk_and(k, seen, mk_cmp(k, MK_GE, d->token, lo));
 }
 
-static void block(const decode *d, ragged_place p, op_state *st)
+static void block(const void *arg, ragged_place p, mk_val *state)
 {
+    const decode *d = arg;
     mk *k = d->k;
+    op_state st[MOST_OPS];
+    memcpy(st, state, (size_t)d->o.ops * sizeof *st);
     mk_val scores[MOST_OPS], p_of[MOST_OPS], keep[MOST_OPS], start = mk_mul(k, p.block, ragged_num(d->r->block));
     mk_val n = mk_sub(k, ragged_field(&d->s, p.item, RAGGED_HI), start), seq = ragged_field(&d->s, p.item, RAGGED_SEQ);
     mk_val seen = visible(d, n, mk_sub(k, ragged_field(&d->s, p.item, RAGGED_LO), start)), is_first = ragged_is_first(&d->s, p);
@@ -136,6 +140,7 @@ static void block(const decode *d, ragged_place p, op_state *st)
         mk_val v = mk_matmul(k, p_of[i], widened(d, ragged_values(&d->s, p, ragged_whole(&d->s), i, n)), false, DT_F32, (mk_val){ 0 });
         st[i].acc = mk_add(k, mk_mul(k, st[i].acc, keep[i]), v);
     }
+    memcpy(state, st, (size_t)d->o.ops * sizeof *st);
     mk_if(k, ragged_is_last(&d->s, p));
     for (int64_t i = 0; i < d->o.ops; i++) {
         mk_val factor = mk_div(k, mk_full(k, mk_get(k, d->factors, MK_AT(mk_i32(1))), MK_DIMS(d->o.rows, 1)), st[i].sum);
@@ -146,33 +151,17 @@ static void block(const decode *d, ragged_place p, op_state *st)
 
 /* ---- the whole ---- */
 
-enum { ITEM, BLOCK, AHEAD_ITEM, AHEAD_BLOCK, OPS };
-
 static void attend(decode *d)
 {
     mk *k = d->k;
-    mk_val init[OPS + 3 * MOST_OPS], c[OPS + 3 * MOST_OPS], next[OPS + 3 * MOST_OPS], out[OPS + 3 * MOST_OPS];
-    op_state st[MOST_OPS];
+    mk_val state[STATE * MOST_OPS];
     ragged_list(&d->s, ragged_num(d->r->seqs), sequence, d);
     d->token = column_tokens(d);
-    ragged_place first = ragged_first(&d->s), ahead = ragged_prime(&d->s);
-    memcpy(init, (mk_val[]){ first.item, first.block, ahead.item, ahead.block }, OPS * sizeof *init);
     for (int64_t i = 0; i < d->o.ops; i++) {
-        for (int j = 0; j < 2; j++) init[OPS + 3 * i + j] = mk_full(k, mk_f32(0), MK_DIMS(d->o.rows, 1));
-        init[OPS + 3 * i + 2] = mk_full(k, mk_f32(0), MK_DIMS(d->o.rows, d->o.width));
+        mk_val zero = mk_full(k, mk_f32(0), MK_DIMS(d->o.rows, 1));
+        memcpy(state + STATE * i, &(op_state){ zero, zero, mk_full(k, mk_f32(0), MK_DIMS(d->o.rows, d->o.width)) }, sizeof(op_state));
     }
-    int n = (int)(OPS + 3 * d->o.ops);
-    mk_val turn = mk_for(k, mk_i32(0), d->s.n_blocks, init, n, c);
-    ragged_place p = { c[ITEM], c[BLOCK], turn };
-    ahead = (ragged_place){ c[AHEAD_ITEM], c[AHEAD_BLOCK], mk_add(k, turn, ragged_num(d->r->buffers - 1)) };
-    for (int64_t i = 0; i < d->o.ops; i++) st[i] = (op_state){ c[OPS + 3 * i], c[OPS + 3 * i + 1], c[OPS + 3 * i + 2] };
-    ragged_turn(&d->s, p, ahead);
-    block(d, p, st);
-    p = ragged_after(&d->s, p);
-    ahead = ragged_after(&d->s, ahead);
-    memcpy(next, (mk_val[]){ p.item, p.block, ahead.item, ahead.block }, OPS * sizeof *next);
-    for (int64_t i = 0; i < d->o.ops; i++) memcpy(next + OPS + 3 * i, (mk_val[]){ st[i].max, st[i].sum, st[i].acc }, 3 * sizeof *next);
-    mk_end_for(k, next, out);
+    ragged_turns(&d->s, d->s.n_blocks, block, d, state, (int)(STATE * d->o.ops));
 }
 
 mk *ragged_decode(const ragged *r)

@@ -1,4 +1,6 @@
 /* Work and pages of the kernels in ragged.h. */
+#include <string.h>
+
 #include "ops/paged_attention/ragged_stream.h"
 
 enum { LANES = 128 };
@@ -87,17 +89,9 @@ void ragged_list(ragged_stream *s, mk_val n, ragged_item *item, const void *arg)
 /* An item that exists, for places behind the last one. */
 static mk_val real_item(const ragged_stream *s, mk_val item) { return mk_max(s->k, mk_min(s->k, item, mk_sub(s->k, s->n_items, mk_i32(1))), mk_i32(0)); }
 
-ragged_place ragged_first(const ragged_stream *s)
+static ragged_place first_place(const ragged_stream *s)
 {
     return (ragged_place){ mk_i32(0), first_block(s, ragged_field(s, mk_i32(0), RAGGED_LO)), mk_i32(0) };
-}
-
-ragged_place ragged_after(const ragged_stream *s, ragged_place p)
-{
-    mk *k = s->k;
-    mk_val more = mk_not(k, ragged_is_last(s, p)), next = mk_add(k, p.item, mk_i32(1));
-    mk_val begin = first_block(s, ragged_field(s, real_item(s, next), RAGGED_LO));
-    return (ragged_place){ mk_select(k, more, p.item, next), mk_select(k, more, mk_add(k, p.block, mk_i32(1)), begin), mk_add(k, p.turn, mk_i32(1)) };
 }
 
 mk_val ragged_is_first(const ragged_stream *s, ragged_place p)
@@ -109,6 +103,14 @@ mk_val ragged_is_last(const ragged_stream *s, ragged_place p)
 {
     mk_val end = mk_mul(s->k, mk_add(s->k, p.block, mk_i32(1)), ragged_num(s->r->block));
     return mk_cmp(s->k, MK_GE, end, ragged_field(s, real_item(s, p.item), RAGGED_HI));
+}
+
+static ragged_place place_after(const ragged_stream *s, ragged_place p)
+{
+    mk *k = s->k;
+    mk_val more = mk_not(k, ragged_is_last(s, p)), next = mk_add(k, p.item, mk_i32(1));
+    mk_val begin = first_block(s, ragged_field(s, real_item(s, next), RAGGED_LO));
+    return (ragged_place){ mk_select(k, more, p.item, next), mk_select(k, more, mk_add(k, p.block, mk_i32(1)), begin), mk_add(k, p.turn, mk_i32(1)) };
 }
 
 /* ---- copies ---- */
@@ -174,20 +176,36 @@ static void fetch_if_any(const ragged_stream *s, ragged_place p)
     mk_end_if(s->k, NULL, NULL);
 }
 
-ragged_place ragged_prime(const ragged_stream *s)
+/* ---- the loop ---- */
+
+/* Asks for the blocks before the first turn; the place that comes next. */
+static ragged_place prime(const ragged_stream *s)
 {
-    ragged_place p = ragged_first(s);
+    ragged_place p = first_place(s);
     for (int64_t i = 0; i + 1 < s->r->buffers; i++) {
         fetch_if_any(s, p);
-        p = ragged_after(s, p);
+        p = place_after(s, p);
     }
     return p;
 }
 
-void ragged_turn(const ragged_stream *s, ragged_place p, ragged_place ahead)
+enum { ITEM, BLOCK, AHEAD_ITEM, AHEAD_BLOCK, STATE };
+
+void ragged_turns(const ragged_stream *s, mk_val n, ragged_body *body, const void *arg, const mk_val *state, int n_state)
 {
+    mk *k = s->k;
+    const ragged_place first = first_place(s), primed = prime(s);
+    mk_val v[MK_CARRIED] = { first.item, first.block, primed.item, primed.block };
+    if (n_state) memcpy(v + STATE, state, (size_t)n_state * sizeof *v);
+    mk_val turn = mk_for(k, mk_i32(0), n, v, STATE + n_state, v);
+    ragged_place p = { v[ITEM], v[BLOCK], turn }, ahead = { v[AHEAD_ITEM], v[AHEAD_BLOCK], mk_add(k, turn, ragged_num(s->r->buffers - 1)) };
     fetch_if_any(s, ahead);
     await(s, p);
+    body(arg, p, v + STATE);
+    p = place_after(s, p);
+    ahead = place_after(s, ahead);
+    memcpy(v, (mk_val[]){ p.item, p.block, ahead.item, ahead.block }, STATE * sizeof *v);
+    mk_end_for(k, v, v);
 }
 
 /* ---- what is in a block ---- */

@@ -33,14 +33,13 @@ void ragged_stream_init(ragged_stream *s, mk *k, const ragged *r, int64_t items)
 typedef void ragged_item(const ragged_stream *s, const void *arg, mk_val i, mk_val out[RAGGED_FIELDS]);
 void ragged_list(ragged_stream *s, mk_val n, ragged_item *item, const void *arg);
 
-ragged_place ragged_first(const ragged_stream *s);
-ragged_place ragged_after(const ragged_stream *s, ragged_place p);
 mk_val ragged_is_first(const ragged_stream *s, ragged_place p);     /* of its item */
 mk_val ragged_is_last(const ragged_stream *s, ragged_place p);
-/* Asks for the blocks before the first turn; the place that comes next. */
-ragged_place ragged_prime(const ragged_stream *s);
-/* At the beginning of a turn: asks for block `ahead` (which is ragged_prime's, or what comes after it), waits for block p. */
-void ragged_turn(const ragged_stream *s, ragged_place p, ragged_place ahead);
+
+/* The loop over the first n blocks of all items: `body` sees each when its pages are there, and those after it are on their way. It may
+ * change the n_state values (at most MK_CARRIED - 4) that go from one turn to the next, at first `state`. */
+typedef void ragged_body(const void *arg, ragged_place p, mk_val *state);
+void ragged_turns(const ragged_stream *s, mk_val n, ragged_body *body, const void *arg, const mk_val *state, int n_state);
 
 /* The at-th `tokens` keys of a block, of which they are a part. */
 typedef struct ragged_part { mk_val at; int64_t tokens; } ragged_part;

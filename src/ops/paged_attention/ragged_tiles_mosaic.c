@@ -8,8 +8,6 @@
  *
  * Blocks that all queries see whole, most of a long sequence's, go through a body without masks. Results leave as queries came. What of an
  * item is beyond its last query is computed from what happens to be in memory and goes nowhere: rows do not mix. */
-#include <string.h>
-
 #include "ops/paged_attention/ragged_stream.h"
 
 enum { LANES = 128, PART = 32, KEYS = 128 /* queries and keys that are taken apart at once */ };
@@ -271,12 +269,16 @@ static void sight(const tiles *t, ragged_place p, mk_val *lo, mk_val *hi)
     *lo = mk_max(k, *lo, mk_select(k, mk_cmp(k, MK_GE, pos, next), next, mk_full(k, here, column)));
 }
 
+/* The block's keys, or values, of the head that a chunk's rows share. */
+static mk_val shared_head(const tiles *t, mk_ref of, mk_val c)
+{
+    mk_val head = t->o.heads == t->o.group ? c : mk_div(t->k, c, ragged_num(t->o.group / t->o.heads));
+    return mk_load(t->k, of, MK_AT(head, mk_i32(0), mk_i32(0)), MK_DIMS(t->r->block, t->o.width));
+}
+
 static mk_val scores(const tiles *t, mk_val c)
 {
-    mk *k = t->k;
-    mk_val head = t->o.heads == t->o.group ? c : mk_div(k, c, ragged_num(t->o.group / t->o.heads));
-    mk_val keys = mk_load(k, t->keys, MK_AT(head, mk_i32(0), mk_i32(0)), MK_DIMS(t->r->block, t->o.width));
-    return mk_matmul(k, load_chunk(t, t->rows, c, t->o.width), keys, true, DT_F32, (mk_val){ 0 });
+    return mk_matmul(t->k, load_chunk(t, t->rows, c, t->o.width), shared_head(t, t->keys, c), true, DT_F32, (mk_val){ 0 });
 }
 
 static mk_val masked(const tiles *t, mk_val s, const mk_val *lo, const mk_val *hi)
@@ -295,15 +297,13 @@ static void chunk(const tiles *t, mk_val c, mk_val s, const mk_val *lo, const mk
 {
     mk *k = t->k;
     const mk_dims narrow = MK_DIMS(t->o.rows, LANES);
-    mk_val head = t->o.heads == t->o.group ? c : mk_div(k, c, ragged_num(t->o.group / t->o.heads));
     mk_val old = load_chunk(t, t->max, c, LANES), sum = load_chunk(t, t->sum, c, LANES);
     s = masked(t, s, lo, hi);
     mk_val max = mk_max(k, old, mk_broadcast(k, mk_reduce(k, MK_MAX, s, 1), narrow));
     mk_val p = mk_exp(k, mk_sub(k, s, widened(t, max, t->r->block))), keep = mk_exp(k, mk_sub(k, old, max));
     store_chunk(t, t->max, c, LANES, max);
     store_chunk(t, t->sum, c, LANES, mk_add(k, mk_mul(k, sum, keep), mk_broadcast(k, mk_reduce(k, MK_SUM, p, 1), narrow)));
-    mk_val values = mk_load(k, t->values, MK_AT(head, mk_i32(0), mk_i32(0)), MK_DIMS(t->r->block, t->o.width));
-    mk_val v = mk_matmul(k, mk_convert(k, p, DT_BF16), values, false, DT_F32, (mk_val){ 0 });
+    mk_val v = mk_matmul(k, mk_convert(k, p, DT_BF16), shared_head(t, t->values, c), false, DT_F32, (mk_val){ 0 });
     store_chunk(t, t->acc, c, t->o.width, mk_add(k, mk_mul(k, load_chunk(t, t->acc, c, t->o.width), widened(t, keep, t->o.width)), v));
 }
 
@@ -356,9 +356,11 @@ static void masked_block(const tiles *t, ragged_place p)
     all_chunks(t, &lo, &hi);
 }
 
-static void block(const tiles *t, ragged_place p)
+static void block(const void *arg, ragged_place p, mk_val *state)
 {
+    const tiles *t = arg;
     mk *k = t->k;
+    (void)state;
     mk_if(k, ragged_is_first(&t->s, p));
     begin_item(t, p.item);
     mk_end_if(k, NULL, NULL);
@@ -373,38 +375,21 @@ static void block(const tiles *t, ragged_place p)
     mk_end_if(k, NULL, NULL);
 }
 
-enum { ITEM, BLOCK, AHEAD_ITEM, AHEAD_BLOCK, CARRIED };
-
-/* The loop over n blocks: of all items, or for profiles, which know no branch, of a kind. */
-typedef void turn_body(const tiles *t, ragged_place p);
-static void turns(const tiles *t, mk_val n, turn_body *body)
+/* For profiles, which know no branch: a block that all queries see, and one that is all of its item. */
+static void whole_block(const void *arg, ragged_place p, mk_val *state)
 {
-    mk *k = t->k;
-    mk_val c[CARRIED], out[CARRIED];
-    ragged_place first = ragged_first(&t->s), ahead = ragged_prime(&t->s);
-    const mk_val init[CARRIED] = { first.item, first.block, ahead.item, ahead.block };
-    mk_val turn = mk_for(k, mk_i32(0), n, init, CARRIED, c);
-    ragged_place p = { c[ITEM], c[BLOCK], turn };
-    ahead = (ragged_place){ c[AHEAD_ITEM], c[AHEAD_BLOCK], mk_add(k, turn, ragged_num(t->r->buffers - 1)) };
-    ragged_turn(&t->s, p, ahead);
-    body(t, p);
-    p = ragged_after(&t->s, p);
-    ahead = ragged_after(&t->s, ahead);
-    mk_end_for(k, (const mk_val[]){ p.item, p.block, ahead.item, ahead.block }, out);
+    (void)state;
+    split_block(arg, p);
+    all_chunks(arg, NULL, NULL);
 }
 
-static void whole_block(const tiles *t, ragged_place p)
+static void only_block(const void *arg, ragged_place p, mk_val *state)
 {
-    split_block(t, p);
-    all_chunks(t, NULL, NULL);
-}
-
-static void only_block(const tiles *t, ragged_place p)
-{
-    begin_item(t, p.item);
-    split_block(t, p);
-    masked_block(t, p);
-    end_item(t, p.item);
+    (void)state;
+    begin_item(arg, p.item);
+    split_block(arg, p);
+    masked_block(arg, p);
+    end_item(arg, p.item);
 }
 
 static void attend(tiles *t)
@@ -414,13 +399,13 @@ static void attend(tiles *t)
     ragged_list(&t->s, n, piece_of_tile, t);
     if (t->r->fixed_blocks) {
         for (int i = 0; i < 2; i++) fetch_queries(t, mk_i32(i));     /* profiles want the copy before its wait */
-        turns(t, ragged_num(t->r->fixed_blocks - t->r->fixed_items), whole_block);
-        turns(t, ragged_num(t->r->fixed_items), only_block);
+        ragged_turns(&t->s, ragged_num(t->r->fixed_blocks - t->r->fixed_items), whole_block, t, NULL, 0);
+        ragged_turns(&t->s, ragged_num(t->r->fixed_items), only_block, t, NULL, 0);
         return;
     }
     mk_if(k, mk_cmp(k, MK_GT, t->s.n_items, mk_i32(0)));
     fetch_queries(t, mk_i32(0));
-    turns(t, t->s.n_blocks, block);
+    ragged_turns(&t->s, t->s.n_blocks, block, t, NULL, 0);
     mk_val item = mk_for(k, mk_max(k, mk_sub(k, t->s.n_items, mk_i32(2)), mk_i32(0)), t->s.n_items, NULL, 0, NULL);
     await_results(t, item);
     mk_end_for(k, NULL, NULL);
