@@ -76,6 +76,13 @@ void err_copy(char *dst, size_t cap)
     dst[n] = 0;
 }
 
+const char *err_kept(void)
+{
+    static _Thread_local char kept[MSG_CAP];
+    err_copy(kept, sizeof kept);
+    return kept;
+}
+
 const char *status_name(status s)
 {
     static const char *const names[] = {

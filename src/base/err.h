@@ -39,6 +39,8 @@ const char *err_msg(void);
 void err_clear(void);
 /* Copies the message into `dst` (always terminated). */
 void err_copy(char *dst, size_t cap);
+/* The message as it is now, for those who go on: a copy of the thread's own, which the next err_kept overwrites. */
+const char *err_kept(void);
 /* Name of a code, e.g. "invalid". */
 const char *status_name(status s);
 

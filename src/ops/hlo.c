@@ -576,6 +576,18 @@ hlo_val hlo_reduce(hlo *h, const char *verb, hlo_val x, int along)
     return out;
 }
 
+hlo_val hlo_softmax_block(hlo *h, hlo_val s, hlo_val seen, hlo_val *greatest, hlo_val *sum, hlo_val *fade)
+{
+    const hlo_val before = *greatest;
+    s = hlo_select(h, seen, s, hlo_full_like(h, hlo_float(h, DT_F32, HLO_NO_SCORE), s));
+    *greatest = hlo_bin(h, "maximum", before, hlo_reduce(h, "maximum", s, s.rank - 1));
+    hlo_val p = hlo_un(h, "exponential", hlo_bin(h, "subtract", s, hlo_broadcast_at(h, *greatest, 0, s)));
+    p = hlo_select(h, seen, p, hlo_full_like(h, hlo_float(h, DT_F32, 0), p));
+    *fade = hlo_un(h, "exponential", hlo_bin(h, "subtract", before, *greatest));
+    *sum = hlo_bin(h, "add", hlo_bin(h, "multiply", *sum, *fade), hlo_reduce(h, "add", p, p.rank - 1));
+    return p;
+}
+
 /* One pass over pairs (value, index): the larger value, of equals the lower index. @ stands for the type of a value. */
 hlo_val hlo_argmax(hlo *h, hlo_val x, int along)
 {

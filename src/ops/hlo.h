@@ -92,6 +92,10 @@ hlo_val hlo_row(hlo *h, hlo_val x, hlo_val at);
 /* ---- reductions, products ---- */
 hlo_val hlo_reduce(hlo *h, const char *op, hlo_val x, int along);         /* "add", "maximum", "minimum", "or", "and" */
 hlo_val hlo_argmax(hlo *h, hlo_val x, int along);                         /* i32: of equals the first; x has no NaN */
+/* Softmax of scores that come in blocks (f32; the last dimension is summed over): weights of block s where `seen`, i1, counts. The greatest
+ * score and the sum of weights so far, [...] each, begin as HLO_NO_SCORE and 0; fade [...] is what earlier weighted sums are multiplied by. */
+#define HLO_NO_SCORE (-1e30)
+hlo_val hlo_softmax_block(hlo *h, hlo_val s, hlo_val seen, hlo_val *greatest, hlo_val *sum, hlo_val *fade);
 /* Batch dimensions first, then a's rest, then b's. f32 operands are multiplied in full precision; the sum has type `out`. */
 typedef struct hlo_dims { int n; int v[HLO_RANK]; } hlo_dims;
 #define HLO_DIMS(...) ((hlo_dims){ (int)(sizeof((int[]){ __VA_ARGS__ }) / sizeof(int)), { __VA_ARGS__ } })

@@ -138,9 +138,12 @@ static void block_sums(const block *o, int wide, void *sums)
     }
 }
 
-/* ---- what is left of k ---- */
+/* ---- products over all of k: whole tiles, then what is left ---- */
 
 typedef struct tails { _Alignas(64) char a[TALL_ROWS][TILE_LINE], b[MOST_PANELS][TILE_BYTES]; } tails;
+
+/* m rows of k_bytes, lda bytes apart, by panels from b on, stride bytes apart. */
+typedef struct whole { dot_kind kind; const char *a; int64_t lda, m, k_bytes; const char *b; size_t stride; shapes have; tails t; } whole;
 
 /* The last `bytes` of each row, those from `at` on. */
 static void copy_rows(tails *t, const char *a, int64_t lda, int rows, int64_t at, int bytes)
@@ -157,6 +160,29 @@ static void copy_panels(tails *t, const char *b, size_t stride, int panels, int6
         memset(t->b[j], 0, TILE_BYTES);
         memcpy(t->b[j], b + (size_t)j * stride + at / 4 * TILE_LINE, (size_t)bytes / 4 * TILE_LINE);
     }
+}
+
+/* A block of n panels from p on, before its rows. */
+static block open_block(whole *w, int64_t p, int64_t n)
+{
+    const int64_t steps = w->k_bytes / TILE_LINE, left = w->k_bytes % TILE_LINE;
+    block o = { .kind = w->kind, .lda = w->lda, .b = w->b + (size_t)p * w->stride, .stride = w->stride, .panels = (int)n, .steps = steps, .bytes = TILE_LINE };
+    if (!left) return o;
+    copy_panels(&w->t, o.b, o.stride, o.panels, steps * TILE_LINE, (int)left);
+    o.a_tail = w->t.a[0], o.b_tail = w->t.b[0];
+    return o;
+}
+
+/* The next rows of an open block, from `row` on: o->rows of them. */
+static void sum_rows(whole *w, block *o, int64_t row, void *sums)
+{
+    const int wide = w->m <= WIDE_ROWS;
+    const int64_t at = o->steps * TILE_LINE;
+    o->rows = (int)least(w->m - row, rows_at_once(w->m));
+    o->a = w->a + row * w->lda;
+    if (o->a_tail) copy_rows(&w->t, o->a, o->lda, o->rows, at, (int)(w->k_bytes - at));
+    configure(&w->have, o->rows, TILE_LINE, wide);
+    block_sums(o, wide, sums);
 }
 
 /* ---- results ---- */
@@ -177,27 +203,16 @@ static inline void put(const results *to, int64_t row, int64_t col, __m512 v)
 
 static void amx_dot(const gemm_call *c, int64_t p0, int64_t p1)
 {
-    const int64_t bytes = gemm_pairs(c->w->k) * 4, whole = bytes / TILE_LINE, at = whole * TILE_LINE;
-    const int wide = c->m <= WIDE_ROWS, at_once = panels_at_once(c->m), ld = at_once * GEMM_PANEL, tail = (int)(bytes - at);
+    const int at_once = panels_at_once(c->m), ld = at_once * GEMM_PANEL;
     const results to = { c->y, c->ldy, c->bias, c->residual, c->ldr, c->w->n };
-    const size_t stride = gemm_panel_bytes(DT_BF16, c->w->k);
+    whole w = { .kind = DOT_BF16, .a = (const char *)c->x, .lda = c->ldx * 4, .m = c->m, .k_bytes = gemm_pairs(c->w->k) * 4,
+                .b = (const char *)c->w->data, .stride = gemm_panel_bytes(DT_BF16, c->w->k) };
     _Alignas(64) float sums[SUMS];
-    tails t;
-    shapes have = { 0 };
     if (c->m <= 0 || p0 >= p1) return;
     for (int64_t p = p0; p < p1; p += at_once) {
-        block o = { .kind = DOT_BF16, .lda = c->ldx * 4, .b = (const char *)c->w->data + (size_t)p * stride, .stride = stride,
-                    .panels = (int)least(p1 - p, at_once), .steps = whole, .bytes = TILE_LINE };
-        if (tail) copy_panels(&t, o.b, stride, o.panels, at, tail);
+        block o = open_block(&w, p, least(p1 - p, at_once));
         for (int64_t row = 0; row < c->m; row += o.rows) {
-            o.rows = (int)least(c->m - row, rows_at_once(c->m));
-            o.a = (const char *)(c->x + row * c->ldx);
-            if (tail) {
-                copy_rows(&t, o.a, o.lda, o.rows, at, tail);
-                o.a_tail = t.a[0], o.b_tail = t.b[0];
-            }
-            configure(&have, o.rows, TILE_LINE, wide);
-            block_sums(&o, wide, sums);
+            sum_rows(&w, &o, row, sums);
             for (int r = 0; r < o.rows; r++)
                 for (int j = 0; j < o.panels; j++) put(&to, row + r, (p + j) * GEMM_PANEL, _mm512_load_ps(sums + r * ld + j * GEMM_PANEL));
         }
@@ -210,32 +225,22 @@ static void amx_dot(const gemm_call *c, int64_t p0, int64_t p1)
 static void run_channel(const qgemm_call *c, int64_t p0, int64_t p1)
 {
     const quant_scheme s = c->w->scheme;
-    const int64_t bytes = qgemm_padded_k(s, c->w->base.k), whole = bytes / TILE_LINE, at = whole * TILE_LINE;
-    const int wide = c->m <= WIDE_ROWS, at_once = panels_at_once(c->m), ld = at_once * GEMM_PANEL, tail = (int)(bytes - at);
+    const int at_once = panels_at_once(c->m), ld = at_once * GEMM_PANEL;
     const results to = { c->y, c->ldy, c->bias, c->residual, c->ldr, c->w->base.n };
-    const size_t stride = qgemm_panel_bytes(s, c->w->base.k), values = qgemm_scale_bytes(s, c->w->base.k);
+    const char *panels = (const char *)c->w->base.data;
+    whole w = { .kind = DOT_I8, .a = (const char *)c->q, .lda = c->ldq, .m = c->m, .k_bytes = qgemm_padded_k(s, c->w->base.k),
+                .b = panels + qgemm_scale_bytes(s, c->w->base.k), .stride = qgemm_panel_bytes(s, c->w->base.k) };
     _Alignas(64) int32_t sums[SUMS];
-    tails t;
-    shapes have = { 0 };
     for (int64_t p = p0; p < p1; p += at_once) {
-        const char *panel = (const char *)c->w->base.data + (size_t)p * stride;
-        block o = { .kind = DOT_I8, .lda = c->ldq, .b = panel + values, .stride = stride, .panels = (int)least(p1 - p, at_once), .steps = whole, .bytes = TILE_LINE };
-        if (tail) copy_panels(&t, o.b, stride, o.panels, at, tail);
+        block o = open_block(&w, p, least(p1 - p, at_once));
         for (int64_t row = 0; row < c->m; row += o.rows) {
-            o.rows = (int)least(c->m - row, rows_at_once(c->m));
-            o.a = (const char *)c->q + row * c->ldq;
-            if (tail) {
-                copy_rows(&t, o.a, o.lda, o.rows, at, tail);
-                o.a_tail = t.a[0], o.b_tail = t.b[0];
-            }
-            configure(&have, o.rows, TILE_LINE, wide);
-            block_sums(&o, wide, sums);
+            sum_rows(&w, &o, row, sums);
             for (int r = 0; r < o.rows; r++) {
                 const qgemm_scale *qs = c->s + (row + r) * c->lds;
                 const __m512i start = _mm512_set1_epi32(qs->start);
                 const __m512 sa = _mm512_set1_ps(qs->scale);
                 for (int j = 0; j < o.panels; j++) {
-                    __m512 sw = _mm512_loadu_ps(panel + (size_t)j * stride);
+                    __m512 sw = _mm512_loadu_ps(panels + (size_t)(p + j) * w.stride);
                     __m512i sum = _mm512_add_epi32(_mm512_load_si512(sums + r * ld + j * GEMM_PANEL), start);
                     put(&to, row + r, (p + j) * GEMM_PANEL, _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(sa, sw)));
                 }

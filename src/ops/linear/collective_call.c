@@ -1,17 +1,8 @@
 /* Calls of collective_mosaic.h's kernels in programs. */
-#include <stdio.h>
-
 #include "ops/linear/collective_mosaic.h"
 #include "ops/op.h"
 
 enum { X, W, BIAS, RESIDUAL };
-
-static const char *reason(void)
-{
-    static _Thread_local char why[256];
-    snprintf(why, sizeof why, "%s", err_msg());
-    return why;
-}
 
 /* Is it faster to exchange while multiplying? The kernel reads w once for each piece of each device's rows, XLA once in all, but XLA waits for the links before it
  * multiplies, or after. Every step of the ring begins with what the one before sent. */
@@ -42,7 +33,7 @@ static bool can(const hlo_call *c, collective_matmul *q, collective_blocks *bloc
     *q = (collective_matmul){ .devices = (int)n, .layers = hlo_is(c->place) ? w->dim[0] : 1, .m = c->gather ? rows : rows / n, .n = w->dim[w->rank - 2], .k = w->dim[w->rank - 1],
                               .type = c->in[X].type, .out = added ? DT_F32 : c->step->act };
     if (collective_matmul_configure(a->chip, q, c->scatter, blocks) != ST_OK) {
-        *why = reason();
+        *why = err_kept();
         return false;
     }
     *why = "there are too few rows";
@@ -61,7 +52,7 @@ bool collective_matmul_call(hlo_call *c, hlo_val *y, const char **why)
     mk *k = c->gather ? collective_gather_kernel(&q, &blocks) : collective_scatter_kernel(&q, &blocks);
     bool made = mk_finish(k) == ST_OK;
     if (made) *y = hlo_custom_call(h, k, in, 3, out);
-    else *why = reason();
+    else *why = err_kept();
     mk_free(k);
     return made;
 }

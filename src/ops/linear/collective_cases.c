@@ -39,13 +39,10 @@ static void say(int i, bool scatter, char *dst, size_t cap)
 
 static const char *refused(int i, const chip *c, bool scatter)
 {
-    static _Thread_local char why[256];
     collective_blocks b;
     for (int full = 0; full < 2; full++) {
         collective_matmul q = case_of(i, full, scatter);
-        if (collective_matmul_configure(c, &q, scatter, &b) == ST_OK) continue;
-        snprintf(why, sizeof why, "%s", err_msg());
-        return why;
+        if (collective_matmul_configure(c, &q, scatter, &b) != ST_OK) return err_kept();
     }
     return NULL;
 }

@@ -1,15 +1,6 @@
 /* Calls of quantised_mosaic.h's kernel in programs. */
-#include <stdio.h>
-
 #include "ops/linear/quantised_mosaic.h"
 #include "ops/op.h"
-
-static const char *reason(void)
-{
-    static _Thread_local char why[256];
-    snprintf(why, sizeof why, "%s", err_msg());
-    return why;
-}
 
 /* The shapes of a call. The chip that it is for, or NULL. */
 static const chip *describe(const hlo_call *c, int input, int64_t rows, int64_t tiles, quantised_matmul *q)
@@ -35,7 +26,7 @@ static bool can(const hlo_call *c, int input, const quantised_matmul *q, const c
     *why = "layers or experts have static scales of activations each";
     if (hlo_is(c->all[input].piece[PIECE_INPUT_SCALE]) && (q->experts > 1 || hlo_is(c->place))) return false;
     if (quantised_matmul_configure(tpu, q, out) == ST_OK) return true;
-    *why = reason();
+    *why = err_kept();
     return false;
 }
 
@@ -76,7 +67,7 @@ bool quantised_matmul_call(hlo_call *c, hlo_val x, int input, int64_t tiles, hlo
     mk *k = quantised_matmul_kernel(hlo_is(expert) ? "grouped_matmul" : "quantised_matmul", &q, &config);
     bool made = mk_finish(k) == ST_OK;
     if (made) *y = hlo_custom_call(h, k, in, n, NULL);
-    else *why = reason();
+    else *why = err_kept();
     mk_free(k);
     return made;
 }

@@ -217,14 +217,10 @@ static void describe(int i, char *dst, size_t cap)
 
 static const char *refuses(int i, const chip *c)
 {
-    static _Thread_local char why[256];
     const quantised_matmul sizes[] = { at_test_size(i), at_full_size(i, FULL_TILES) };
     matmul_config m;
-    for (int j = 0; j < 2; j++) {
-        if (quantised_matmul_configure(c, &sizes[j], &m) == ST_OK) continue;
-        snprintf(why, sizeof why, "%s", err_msg());
-        return why;
-    }
+    for (int j = 0; j < 2; j++)
+        if (quantised_matmul_configure(c, &sizes[j], &m) != ST_OK) return err_kept();
     return NULL;
 }
 

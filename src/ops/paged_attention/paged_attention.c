@@ -74,12 +74,14 @@ static int64_t end_keys(const batch *b, int64_t t0, int64_t n, int64_t pos)
     return end;
 }
 
-static kv_scales ref_scales(const ref_call *c)
+/* f: the input SCALES, if the node has one. */
+static kv_scales scales_in(const node *n, const float *f)
 {
-    const float *f = c->in[SCALES].f;
-    if (!op_has_in(c->n, SCALES)) return KV_UNSCALED;
-    return (kv_scales){ f[0], c->n->a.paged_attention.latent ? f[0] : f[1] };
+    if (!op_has_in(n, SCALES)) return KV_UNSCALED;
+    return (kv_scales){ f[0], n->a.paged_attention.latent ? f[0] : f[1] };
 }
+
+static kv_scales ref_scales(const ref_call *c) { return scales_in(c->n, c->in[SCALES].f); }
 
 static void ref_write(const ref_call *c, int which, float by, float *cache)
 {
@@ -244,12 +246,7 @@ static void make_plan(const cpu_call *c, const heads *h)
     for (int s = 0; s < c->b->n_seqs; s++) plan_seq(p, c, h, s, share, NULL);
 }
 
-static kv_scales scales_of(const cpu_call *c)
-{
-    const float *f = c->in[SCALES].f;
-    if (!op_has_in(c->n, SCALES)) return KV_UNSCALED;
-    return (kv_scales){ f[0], c->kv->latent ? f[0] : f[1] };
-}
+static kv_scales scales_of(const cpu_call *c) { return scales_in(c->n, c->in[SCALES].f); }
 
 static void write_token(const cpu_call *c, int64_t t, int64_t head)
 {

@@ -21,7 +21,6 @@ enum { Q, K, VAL, SINKS, SCALES };
 enum { LANES = 128, HALF = LANES / 2, BLOCK_BYTES = 32 << 20, PART_BYTES = 1 << 20, SINGLE_TOKENS = 128, TILE_TOKENS = 512 };
 
 /* Below every score; finite, so that differences are. */
-#define NO_SCORE (-1e30)
 
 static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -347,7 +346,7 @@ static hlo_val capped(const reader *r, hlo_val s)
 }
 
 /* One block: greatest score m, sum of weights l [B, kv_heads, n] and weighted sum of values acc [B, kv_heads, n, v_width], all f32. */
-static void attend_block(const reader *r, hlo_val i, const hlo_val old[3], hlo_val next[3])
+static void attend_block(const reader *r, hlo_val i, hlo_val state[3])
 {
     hlo *h = r->c->h;
     const block b = load_block(r, i);
@@ -355,14 +354,9 @@ static void attend_block(const reader *r, hlo_val i, const hlo_val old[3], hlo_v
     s = by_key(h, s, b.k_scales);
     s = capped(r, times(h, hlo_bin_scalar(h, "multiply", s, r->c->n->a.paged_attention.scale), r->k_scale));
     hlo_val mask = hlo_broadcast(h, seen(r, i, r->lo, r->hi), (int[]){ 0, 2, 3 }, 4, s.dim);
-    s = hlo_select(h, mask, s, hlo_full_like(h, hlo_float(h, DT_F32, NO_SCORE), s));
-    next[0] = hlo_bin(h, "maximum", old[0], hlo_reduce(h, "maximum", s, 3));
-    hlo_val p = hlo_un(h, "exponential", hlo_bin(h, "subtract", s, hlo_broadcast_at(h, next[0], 0, s)));
-    p = hlo_select(h, mask, p, hlo_full_like(h, hlo_float(h, DT_F32, 0), p));
-    hlo_val keep = hlo_un(h, "exponential", hlo_bin(h, "subtract", old[0], next[0]));
-    next[1] = hlo_bin(h, "add", hlo_bin(h, "multiply", old[1], keep), hlo_reduce(h, "add", p, 3));
+    hlo_val fade, p = hlo_softmax_block(h, s, mask, &state[0], &state[1], &fade);
     hlo_val pv = hlo_dot(h, hlo_convert(h, by_key(h, p, b.v_scales), r->type), b.v, HLO_DIMS(0, 1), HLO_DIMS(0, 1), HLO_DIMS(3), HLO_DIMS(2), DT_F32);
-    next[2] = hlo_bin(h, "add", hlo_bin(h, "multiply", old[2], hlo_broadcast_at(h, keep, 0, old[2])), pv);
+    state[2] = hlo_bin(h, "add", hlo_bin(h, "multiply", state[2], hlo_broadcast_at(h, fade, 0, state[2])), pv);
 }
 
 /* Every row's softmax begins with its head's sink, which weighs 1 and has no value: rows are [queries, group]. */
@@ -379,14 +373,14 @@ static void start_with_sinks(const reader *r, hlo_val state[3])
 static hlo_val attend(reader *r)
 {
     hlo *h = r->c->h;
-    hlo_val from, to, state[3], next[3];
+    hlo_val from, to, state[3];
     int64_t dim[] = { r->B, r->kv.heads, r->n, v_width(r) };
     block_range(r, &from, &to);
-    for (int i = 0; i < 3; i++) state[i] = hlo_full(h, hlo_float(h, DT_F32, i ? 0 : NO_SCORE), i == 2 ? 4 : 3, dim);
+    for (int i = 0; i < 3; i++) state[i] = hlo_full(h, hlo_float(h, DT_F32, i ? 0 : HLO_NO_SCORE), i == 2 ? 4 : 3, dim);
     if (op_has_in(r->c->n, SINKS)) start_with_sinks(r, state);
-    hlo_val carried[3], i = hlo_for(h, from, to, state, 3, carried);
-    attend_block(r, i, carried, next);
-    hlo_end_for(h, next, state);
+    hlo_val i = hlo_for(h, from, to, state, 3, state);
+    attend_block(r, i, state);
+    hlo_end_for(h, state, state);
     hlo_val sum = hlo_bin_scalar(h, "maximum", state[1], 1e-30);     /* at least 1 where there is a key */
     hlo_val out = times(h, hlo_bin(h, "divide", state[2], hlo_broadcast_at(h, sum, 0, state[2])), kv_scale(r->c, true));
     int64_t lane = r->kv.narrow ? HALF : 0;

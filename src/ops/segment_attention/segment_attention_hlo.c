@@ -59,14 +59,8 @@ static void attend(hlo *h, hlo_val q, hlo_val mine, hlo_val k, hlo_val v, hlo_va
 {
     hlo_val s = hlo_bin_scalar(h, "multiply", hlo_dot(h, q, k, HLO_DIMS(0), HLO_DIMS(0), HLO_DIMS(2), HLO_DIMS(2), DT_F32), scale);
     hlo_val same = hlo_cmp(h, "EQ", hlo_broadcast(h, mine, (int[]){ 1 }, 3, s.dim), hlo_broadcast(h, theirs, (int[]){ 2 }, 3, s.dim));
-    s = hlo_select(h, same, s, hlo_full_like(h, hlo_float(h, DT_F32, -1e30), s));
-    hlo_val most = hlo_bin(h, "maximum", state[0], hlo_reduce(h, "maximum", s, 2));
-    hlo_val p = hlo_un(h, "exponential", hlo_bin(h, "subtract", s, hlo_broadcast_at(h, most, 0, s)));
-    p = hlo_select(h, same, p, hlo_full_like(h, hlo_float(h, DT_F32, 0), p));
-    hlo_val fade = hlo_un(h, "exponential", hlo_bin(h, "subtract", state[0], most));
+    hlo_val fade, p = hlo_softmax_block(h, s, same, &state[0], &state[1], &fade);
     hlo_val add = hlo_dot(h, hlo_convert(h, p, act), v, HLO_DIMS(0), HLO_DIMS(0), HLO_DIMS(2), HLO_DIMS(1), DT_F32);
-    state[0] = most;
-    state[1] = hlo_bin(h, "add", hlo_bin(h, "multiply", state[1], fade), hlo_reduce(h, "add", p, 2));
     state[2] = hlo_bin(h, "add", hlo_bin(h, "multiply", state[2], hlo_broadcast_at(h, fade, 0, state[2])), add);
 }
 
@@ -77,7 +71,7 @@ static hlo_val tile_result(hlo_call *c, const tiled *q, const tiled *k, hlo_val 
     const int64_t H = q->x.dim[0], rows[] = { H, q->each }, wide[] = { H, q->each, q->x.dim[2] };
     hlo_val mine = numbers_of(h, q, i), x = tile_of(h, q, q->x, i), from, to, state[3], zero = hlo_float(h, DT_F32, 0);
     range_of(h, q, k, i, &from, &to);
-    hlo_val init[] = { hlo_full(h, hlo_float(h, DT_F32, -1e30), 2, rows), hlo_full(h, zero, 2, rows), hlo_full(h, zero, 3, wide) };
+    hlo_val init[] = { hlo_full(h, hlo_float(h, DT_F32, HLO_NO_SCORE), 2, rows), hlo_full(h, zero, 2, rows), hlo_full(h, zero, 3, wide) };
     hlo_val j = hlo_for(h, from, to, init, 3, state);
     attend(h, x, mine, tile_of(h, k, k->x, j), tile_of(h, k, values, j), numbers_of(h, k, j), c->n->a.segment_attention.scale, c->step->act, state);
     hlo_end_for(h, state, state);
