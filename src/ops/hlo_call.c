@@ -1,12 +1,7 @@
 /* Mosaic kernels in StableHLO programs: stablehlo.custom_call @tpu_custom_call. */
 #include <string.h>
 
-#include "ops/hlo.h"
-
-static void put_line_start(hlo *h)
-{
-    for (int i = 0; i < h->depth; i++) buf_str(&h->text, "  ");
-}
+#include "ops/hlo_text.h"
 
 hlo_kernel_seen *hlo_on_kernel;
 
@@ -50,21 +45,6 @@ static void put_aliases(hlo *h, const mk *kernel)
     if (found) buf_char(&h->text, ']');
 }
 
-static void put_signature(hlo *h, const hlo_val *in, int n, const hlo_val *out, int n_out)
-{
-    buf_str(&h->text, " : (");
-    for (int i = 0; i < n; i++) {
-        if (i) buf_str(&h->text, ", ");
-        hlo_put_type(h, in[i]);
-    }
-    buf_str(&h->text, n_out > 1 ? ") -> (" : ") -> ");
-    for (int i = 0; i < n_out; i++) {
-        if (i) buf_str(&h->text, ", ");
-        hlo_put_type(h, out[i]);
-    }
-    buf_str(&h->text, n_out > 1 ? ")\n" : "\n");
-}
-
 static hlo_val value_of(mk_operand o)
 {
     hlo_val v = { .sub = -1, .type = o.type, .rank = o.rank };
@@ -98,7 +78,7 @@ hlo_val hlo_custom_call(hlo *h, const mk *kernel, const hlo_val *operands, int n
         out[i].id = id;
         out[i].sub = n_out > 1 ? i : -1;
     }
-    put_line_start(h);
+    hlo_indent(h);
     buf_printf(&h->text, n_out > 1 ? "%%%d:%d = stablehlo.custom_call @tpu_custom_call(" : "%%%d = stablehlo.custom_call @tpu_custom_call(", id, n_out);
     for (int i = 0; i < n; i++) {
         if (i) buf_str(&h->text, ", ");
@@ -112,7 +92,7 @@ hlo_val hlo_custom_call(hlo *h, const mk *kernel, const hlo_val *operands, int n
     put_layouts(h, "result_layouts", out, n_out);
     put_aliases(h, kernel);
     buf_char(&h->text, '}');
-    put_signature(h, in, n, out, n_out);
+    hlo_put_signatures(h, in, n, out, n_out);
     for (int i = 0; results && i < n_out; i++) results[i] = out[i];
     return out[0];
 }
