@@ -5,6 +5,7 @@
 
 static bool absent(const jv *v) { return jv_is(v, JV_MISSING) || jv_is(v, JV_NULL); }
 bool config_absent(const jv *j, const char *name) { return absent(jv_get(j, name)); }
+const char *config_either(const jv *j, const char *name, const char *other) { return config_absent(j, name) ? other : name; }
 
 const jv *config_text(const jv *j)
 {
@@ -85,7 +86,7 @@ status config_architecture(const jv *j, const char **out)
 
 static status read_dtype(const jv *j, dtype *out)
 {
-    const char *name, *key = config_absent(holder_of(j, "torch_dtype"), "torch_dtype") ? "dtype" : "torch_dtype";
+    const char *name, *key = config_either(holder_of(j, "torch_dtype"), "torch_dtype", "dtype");
     TRY(read_string(holder_of(j, key), key, "float32", &name));
     if (strncmp(name, "torch.", 6) == 0) name += 6;
     if (strcmp(name, "float32") == 0 || strcmp(name, "float") == 0) *out = DT_F32;
@@ -126,7 +127,7 @@ static status read_windows(const jv *j, const config_defaults *d, model_config *
     TRY(config_int(j, "sliding_window", 0, INT32_MAX, missing ? d->sliding_window : 0, &window));
     TRY(config_bool(j, "use_sliding_window", d->max_window_layers == 0, &use));
     if (d->max_window_layers > 0) TRY(config_int(j, "max_window_layers", 0, INT32_MAX, d->max_window_layers, &from));
-    if (pattern) TRY(config_int(j, config_absent(j, "_sliding_window_pattern") ? "sliding_window_pattern" : "_sliding_window_pattern", 1, CONFIG_MAX_LAYERS, pattern, &pattern));
+    if (pattern) TRY(config_int(j, config_either(j, "_sliding_window_pattern", "sliding_window_pattern"), 1, CONFIG_MAX_LAYERS, pattern, &pattern));
     const jv *types = jv_get(j, "layer_types");
     if (!absent(types) && (!jv_is(types, JV_ARR) || jv_len(types) < (size_t)c->n_layers))
         return err_set(ST_INVALID, "config.json: layer_types must list a type for each of the %d layers", c->n_layers);
@@ -147,7 +148,7 @@ static status read_activation(const jv *j, activation *out)
 {
     static const struct { const char *name; activation act; } known[] = {
         { "silu", ACT_SILU }, { "swish", ACT_SILU }, { "gelu", ACT_GELU }, { "gelu_pytorch_tanh", ACT_GELU_TANH }, { "gelu_new", ACT_GELU_TANH } };
-    const char *act, *key = config_absent(j, "hidden_activation") ? "hidden_act" : "hidden_activation";
+    const char *act, *key = config_either(j, "hidden_activation", "hidden_act");
     TRY(read_string(j, key, "silu", &act));
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (strcmp(act, known[i].name) == 0) {

@@ -111,5 +111,7 @@ status config_real(const jv *j, const char *name, double least, double most, dou
 /* A boolean; a number counts as one, as in Python. */
 status config_bool(const jv *j, const char *name, bool def, bool *out) FALLIBLE;
 bool config_absent(const jv *j, const char *name);
+/* A field with two names, of which transformers has written the one or the other: other where name is absent. */
+const char *config_either(const jv *j, const char *name, const char *other);
 
 #endif

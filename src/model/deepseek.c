@@ -35,7 +35,7 @@ static status read_attention(const jv *j, model_config *c)
     c->n_kv_heads = 1;
     c->attention_scale = 1 / sqrt((double)c->head_dim);
     /* yarn stretches the scores too */
-    const jv *scaling = jv_get(j, config_absent(j, "rope_scaling") ? "rope_parameters" : "rope_scaling");
+    const jv *scaling = jv_get(j, config_either(j, "rope_scaling", "rope_parameters"));
     double all = 0, factor = 1;
     TRY(config_real(scaling, "mscale_all_dim", 0, 1e6, 0, &all));
     TRY(config_real(scaling, "factor", 1e-3, 1e6, 1, &factor));
@@ -116,6 +116,7 @@ static tensor layer(net *n, tensor x) { return prenorm_block(n, x, attention, n-
 
 const model_family deepseek_family = {
     "DeepseekV3ForCausalLM",
-    { .eps = 1e-6, .max_position = 4096, .hidden = 7168, .intermediate = 18432, .n_layers = 61, .n_heads = 128, .n_kv_heads = 128, .vocab = 129280, .read = read },
+    { .eps = 1e-6, .max_position = 4096, .hidden = 7168, .intermediate = 18432, .n_layers = 61, .n_heads = 128, .vocab = 129280,
+      .head_dim = 192 /* read() sets it: hidden need not be a multiple of heads */, .read = read },
     layer,
 };

@@ -13,14 +13,15 @@
 
 static status read(const jv *j, model_config *c)
 {
-    double limit;
+    double limit, alpha;
     TRY(config_int(j, "num_local_experts", 1, 4096, 128, &c->moe.n_experts));
-    TRY(config_int(j, config_absent(j, "num_experts_per_tok") ? "experts_per_token" : "num_experts_per_tok", 1, c->moe.n_experts, 4, &c->moe.top_k));
+    TRY(config_int(j, config_either(j, "num_experts_per_tok", "experts_per_token"), 1, c->moe.n_experts, 4, &c->moe.top_k));
     TRY(config_real(j, "swiglu_limit", 1e-3, 1e6, 7, &limit));
+    TRY(config_real(j, "swiglu_alpha", 1e-3, 1e6, 1.702, &alpha));
     c->moe.intermediate = c->intermediate;
     c->moe.scale = 1;
     c->act = ACT_SWIGLU_OAI;
-    c->act_alpha = 1.702;
+    c->act_alpha = alpha;
     c->act_limit = limit;
     for (int l = 0; l < c->n_layers; l++) {
         c->layers[l].moe = true;

@@ -24,7 +24,7 @@ status qwen3_moe_read(const jv *j, model_config *c)
 {
     int step;
     moe_config *m = &c->moe;
-    TRY(config_int(j, "num_experts", 1, 4096, 128, &m->n_experts));
+    TRY(config_int(j, config_either(j, "num_experts", "num_local_experts"), 1, 4096, 128, &m->n_experts));
     TRY(config_int(j, "num_experts_per_tok", 1, m->n_experts < 64 ? m->n_experts : 64, 8, &m->top_k));
     TRY(config_int(j, "moe_intermediate_size", 1, 1 << 22, 768, &m->intermediate));
     TRY(config_int(j, "decoder_sparse_step", 1, CONFIG_MAX_LAYERS, 1, &step));

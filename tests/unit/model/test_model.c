@@ -50,6 +50,21 @@ TEST(sizes_and_defaults)
     CHECK_INT(model_describe(m)->n_eos, 0);
     CHECK_INT(model_describe(m)->n_params, 320 * 64 + 64 + 2 * (4 * 64 * 80 + 3 * 64 * 172 + 2 * 64));
     model_free(m);
+    /* latent attention's heads have widths of their own */
+    REQUIRE_OK(make("DeepseekV3ForCausalLM", BASE ", \"hidden_size\": 66", DT_F32, &m));
+    CHECK_INT(model_describe(m)->head_dim, 192);
+    model_free(m);
+    /* transformers 5 writes num_local_experts where earlier ones wrote num_experts: 4 experts of 3 * 64 * 44 and a router each */
+    static const char *const experts[] = { ", \"num_experts\": 4", ", \"num_local_experts\": 4" };
+    int64_t params[2];
+    for (int k = 0; k < 2; k++) {
+        char fields[512];
+        snprintf(fields, sizeof fields, BASE ", \"num_experts_per_tok\": 2, \"moe_intermediate_size\": 44%s", experts[k]);
+        REQUIRE_OK(make("Qwen3MoeForCausalLM", fields, DT_F32, &m));
+        params[k] = model_describe(m)->n_params;
+        model_free(m);
+    }
+    CHECK_INT(params[0], params[1]);
 }
 
 /* What a family's config.json must have besides BASE, and of a layer: linears, adds that are left (where norms or experts stand between
