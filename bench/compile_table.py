@@ -71,16 +71,19 @@ def run(args, gen):
 PRESETS = ["Llama-3.1-8B-Instruct", "Llama-3.3-70B-Instruct", "Llama-4-Maverick-17B-128E-Instruct", "Llama-Guard-4-12B", "Qwen3-4B", "Qwen3-32B", "Qwen3-30B-A3B", "Qwen3-Coder-480B-A35B-Instruct",
            "Qwen2.5-VL-7B-Instruct", "Qwen3-Omni-30B-A3B-Instruct", "gemma-3-27b-it", "DeepSeek-V3.1", "Kimi-K2-Thinking", "gpt-oss-120b"]
 MODELS_BEGIN, MODELS_END = "<!-- compile_table.py --presets: begin -->\n", "<!-- compile_table.py --presets: end -->\n"
-MODELS_HEAD = ("| model | target | devices used | page | program | compile s | temporaries MB | step ms | copies |\n"
-               "|---|---|---|---|---|---|---|---|---|\n")
+MODELS_HEAD = ("| model | target | devices used | page | program | compile s | temporaries MB | room MB | step ms | copies |\n"
+               "|---|---|---|---|---|---|---|---|---|---|\n")
 LIMITS = ["--max-num-seqs", "64", "--max-num-batched-tokens", "2048", "--max-model-len", "8192"]
 
 def plan_of(args, model, *more):
     r = subprocess.run([args.bin, "plan", model, "--json", *LIMITS, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if r.returncode: sys.exit(f"{model} cannot be planned: {r.stderr.strip()}")
-    return json.loads(r.stdout)["targets"]
+    return json.loads(r.stdout)
 
-def of_generation(args, model, gen): return next(t for t in plan_of(args, model) if t["target"].startswith(gen + ":"))
+def of_generation(args, model, gen):
+    """Of the plan's targets the one of this generation, and whether there are encoders."""
+    plan = plan_of(args, model)
+    return dict(next(t for t in plan["targets"] if t["target"].startswith(gen + ":")), encoders=plan["parameters"]["encoders"] > 0)
 
 def used(fit): return f"{fit['tensor_parallel_size']} of {fit['devices']}{', experts shared out' if fit['expert_parallel'] else ''}"
 
@@ -94,14 +97,15 @@ def compile_preset(args, model, fit, bucket):
 def preset_rows(args, model, gen):
     fit = of_generation(args, model, gen)
     lead = f"| {model} | {fit['target']} "
-    if not fit["fits"]: return [lead + f"| does not fit: {fit['shortfall_bytes'] / 2**30:.1f} GiB too little on each device | - | - | - | - | - | - |"]
+    if not fit["fits"]: return [lead + f"| does not fit: {fit['shortfall_bytes'] / 2**30:.1f} GiB too little on each device | - | - | - | - | - | - | - |"]
     lead += f"| {used(fit)} "
     rows = []
     for bucket in args.buckets.split(","):
+        if bucket.startswith("encoder") and not fit["encoders"]: continue
         r, why = compile_preset(args, model, fit, bucket)
-        if not r: rows.append(lead + f"| - | {bucket}: failed: {why} | - | - | - | - |")
-        else: rows += [lead + f"| {r['block_size']} " + (f"| {p['name']}: failed: {p['error'][:200]} | - | - | - | - |" if p["error"] else
-                       f"| {p['name']} | {p['compile_s']:.1f} | {p['temp_bytes'] / 1e6:.1f} | {p['step_s'] * 1e3:.1f} | {'YES' if p['copies_cache'] else 'no'} |") for p in r["programs"]]
+        if not r: rows.append(lead + f"| - | {bucket}: failed: {why} | - | - | - | - | - |")
+        else: rows += [lead + f"| {r['block_size']} " + (f"| {p['name']}: failed: {p['error'][:200]} | - | - | - | - | - |" if p["error"] else
+                       f"| {p['name']} | {p['compile_s']:.1f} | {p['temp_bytes'] / 1e6:.1f} | {p['room_bytes'] / 1e6:.0f} | {p['step_s'] * 1e3:.1f} | {'YES' if p['copies_cache'] else 'no'} |") for p in r["programs"]]
     return rows
 
 # ---- what fits ----
@@ -117,7 +121,7 @@ def fits_rows(args, model):
         best = of_generation(args, model, gen)
         sizes = [f"{gen}:{s}" for s in SIZES[gen].split()]
         small = sizes[:sizes.index(best["target"])] if best["fits"] else sizes
-        short = [f"{t['target']} {t['shortfall_bytes'] / 2**30:.1f}" for t in plan_of(args, model, "--target", *small)] if small else []
+        short = [f"{t['target']} {t['shortfall_bytes'] / 2**30:.1f}" for t in plan_of(args, model, "--target", *small)["targets"]] if small else []
         gib = ", ".join(f"{best[k + '_bytes_per_device'] / 2**30:.2f}" for k in ("memory", "weight", "kv"))
         rows.append(f"| {model} | {', '.join(short) or '-'} | " + (f"{best['target']} | {used(best)} | {gib} | {best['kv_tokens']:,} | {best['max_sequences']} |" if best["fits"] else "none | - | - | - | - |"))
     return rows
@@ -175,7 +179,7 @@ def main():
     a.add_argument("--presets", help="all, or names with commas between")
     a.add_argument("--fits", action="store_true", help="what fits where")
     a.add_argument("--under", default="nice", help="what compilations are run under")
-    a.add_argument("--buckets", default="decode:64,step:2048", help="of --presets")
+    a.add_argument("--buckets", default="decode:64,step:2048,encoder:4096,encoder:32768", help="of --presets")
     a.add_argument("--cache", default="build/compile-table", help="where the programs go")
     a.add_argument("--only", default="", help="generations, comma-separated")
     args = a.parse_args()

@@ -104,7 +104,8 @@ static void put_real(jw *w, const char *key, double v)
     else jw_f64(w, v);
 }
 
-static void json_program(jw *w, const compile_job *x)
+/* room_bytes: what the plan sets aside for the largest program of this kind, a measure for its temporaries. */
+static void json_program(jw *w, const compile_plan *p, const compile_job *x)
 {
     const bool ok = x->done && !x->error[0];
     jw_obj(w);
@@ -120,6 +121,7 @@ static void json_program(jw *w, const compile_job *x)
     put_real(w, "step_s", x->step_s);
     put_size(w, "argument_bytes", ok ? x->stats.argument_bytes : -1);
     put_size(w, "temp_bytes", ok ? x->stats.temp_bytes : -1);
+    put_size(w, "room_bytes", x->spec.sampler ? -1 : program_step_bytes(x->c ? x->c : &p->c));
     put_size(w, "code_bytes", ok ? x->stats.code_bytes : -1);
     put_size(w, "alias_bytes", ok ? x->stats.alias_bytes : -1);
     put_real(w, "compiler_flops", ok ? x->stats.flops : -1);
@@ -217,7 +219,7 @@ status compile_write_json(const compile_report *r, buf *out)
     jw_put_i64(&w, "n_failed", count(r->jobs, false));
     jw_key(&w, "programs");
     jw_arr(&w);
-    for (int i = 0; i < r->jobs->n; i++) json_program(&w, &r->jobs->v[i]);
+    for (int i = 0; i < r->jobs->n; i++) json_program(&w, r->p, &r->jobs->v[i]);
     jw_end_arr(&w);
     jw_end_obj(&w);
     buf_char(out, '\n');

@@ -120,15 +120,16 @@ static void check_fields(const jv *o)
 
 static void check_program(const jv *p)
 {
-    static const char *const ints[] = { "argument_bytes", "temp_bytes", "code_bytes", "alias_bytes" }, *const reals[] = { "compile_s", "compiler_flops", "compiler_bytes", "step_s" };
+    static const char *const ints[] = { "argument_bytes", "temp_bytes", "code_bytes", "alias_bytes", "room_bytes" }, *const reals[] = { "compile_s", "compiler_flops", "compiler_bytes", "step_s" };
     check_kind(p, "name", JV_STR, false);
     check_kind(p, "kind", JV_STR, false);
-    for (size_t i = 0; i < 4; i++) check_kind(p, ints[i], JV_INT, true);
+    for (size_t i = 0; i < 5; i++) check_kind(p, ints[i], JV_INT, true);
     for (size_t i = 0; i < 4; i++) check_kind(p, reals[i], JV_REAL, true);
     CHECK(jv_get_i64(p, "tokens", 0) > 0 && jv_get_i64(p, "seqs", 0) > 0);
     CHECK(jv_get_f64(p, "flops", 0) > 0 && jv_get_f64(p, "bytes", 0) > 0);
     check_kind(p, "cached", JV_BOOL, false);
     CHECK(!jv_get_bool(p, "copies_cache", true));
+    if (strcmp(jv_get_str(p, "kind", ""), "sampler") != 0) CHECK(jv_get_i64(p, "room_bytes", 0) > jv_get_i64(p, "temp_bytes", 0));
     if (!jv_is(jv_get(p, "error"), JV_NULL)) FAIL("%s: %s", jv_get_str(p, "name", ""), jv_get_str(p, "error", ""));
 }
 
