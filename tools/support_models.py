@@ -99,12 +99,16 @@ def compiled():
     with open(os.path.join(ROOT, "docs", "compile.md"), encoding="utf-8") as f: doc = f.read()
     found = re.search(r"<!-- compile_table.py --presets: begin -->\n(.*?)<!-- compile_table.py --presets: end -->", doc, re.S)
     for line in found.group(1).splitlines()[2:] if found else []:
-        model, target, devices, _, _, program = [x.strip() for x in line.strip("|").split("|")][:6]
+        model, target, devices, _, program = [x.strip() for x in line.strip("|").split("|")][:5]
         chips, chip = out.setdefault(model, {}), target.split(":")[0]
+        kind = "encoders" if " encoder " in program else program.split(" ")[0]
         bad = next((x for x in ("does not fit", "failed", "cannot be planned") if x in program), None)
-        if bad: chips[chip] = "no: " + bad
-        elif chip not in chips: chips[chip] = f"yes: {target}, {devices.split(' ')[0]} of them; {program.split(' ')[0]}"
-        elif not chips[chip].startswith("no"): chips[chip] += ", " + program.split(" ")[0]
+        where, kinds = chips.setdefault(chip, [f"{target}, {devices.split(' ')[0]} of them", set()])
+        if bad: chips[chip] = [None, bad]
+        elif where: kinds.add(kind)
+    for chips in out.values():
+        for chip, (where, what) in chips.items():
+            chips[chip] = f"yes: {where}; " + ", ".join(k for k in ("decode", "step", "encoders") if k in what) if where else "no: " + what
     return out
 
 
@@ -152,7 +156,7 @@ def main():
         with open(doc, encoding="utf-8") as f: old = f.read()
         lacks = [n for n in dirs if not re.search(rf"[ ,]{n}[ ,.]", old)]
         if lacks: sys.exit(f"docs/support.md lacks {', '.join(lacks)}: run tools/support_models.py")
-        sys.exit(None if old.split(COMPILED)[0] == text.split(COMPILED)[0] else "docs/support.md is not what docs/support.tsv says: run tools/support_models.py")
+        sys.exit(None if old == text else "docs/support.md is not what docs/support.tsv and docs/compile.md say: run tools/support_models.py")
     with open(data, "w", encoding="utf-8") as f: f.writelines("\t".join(lines[k]) + "\n" for k in sorted(lines))
     with open(doc, "w", encoding="utf-8") as f: f.write(text)
 
