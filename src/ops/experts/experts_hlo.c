@@ -7,8 +7,8 @@
  * added to the tokens' rows of [T, H] in f32, in order of expert; the rows that fill a tile up belong to no token and are dropped.
  * (Keeping all slots' results and gathering them at the end took 2.2 GB of temporaries for 8192 tokens of 7168, this 0.6.)
  *
- * On TPUs, where few slots meet quantised weights, a kernel multiplies all tiles (quantised_mosaic.h) instead of a loop over them: it
- * reads the next expert while it multiplies by one.
+ * On TPUs a kernel multiplies all tiles by quantised weights (quantised_mosaic.h) instead of a loop over them: it reads the next expert while
+ * it multiplies by one, and widens no expert in memory. Where there are many slots it does so for as many tiles at a time as fit (run_parts).
  *
  * Weights are sliced inside the loop, straight from the stack of all layers: a slice outside of it would be a copy. */
 #include "ops/experts/experts.h"
@@ -25,16 +25,19 @@ static hlo_val before(hlo *h, hlo_val x, int along)
     return hlo_bin(h, "subtract", sum, x);
 }
 
+enum { LEAST_ROWS = 16, MOST_ROWS = 256 };
+
 /* Rows of a tile: the mean number of an expert's tokens, within reason. */
 static int64_t tile_rows(int64_t pairs, int64_t experts)
 {
-    int64_t rows = 16;
-    while (rows < 256 && rows * experts < pairs) rows *= 2;
+    int64_t rows = LEAST_ROWS;
+    while (rows < MOST_ROWS && rows * experts < pairs) rows *= 2;
     return rows;
 }
 
 typedef struct plan {
-    int64_t rows, tiles, slots, top;    /* of a tile; at most; tiles * rows; experts of a token here at most */
+    int64_t pairs, experts, top;        /* of tokens and experts here, at most; experts here; of a token, at most */
+    int64_t rows, tiles, slots, at_once;    /* of a tile; at most; tiles * rows; tiles of a part (which tiles is a multiple of) */
     hlo_val n_tiles, expert;            /* i32 scalar; i32 [tiles] */
     hlo_val slot, taken;                /* [T, top] i32, i1: a token's slots, and whether it has so many */
     hlo_val token, weight;              /* [slots] i32 (T: none), f32 */
@@ -60,29 +63,44 @@ static void list_pairs(hlo *h, plan *p, hlo_val hit, hlo_val slot, hlo_val combi
     *weights = hlo_concat(h, weight, (int)p->top, 1);
 }
 
-static plan make_plan(hlo *h, hlo_val combine, int64_t top_k)
+/* at_once 0: all. */
+static void set_tiles(plan *p, int64_t rows, int64_t at_once)
 {
-    int64_t t = combine.dim[0], experts = combine.dim[1];
-    plan p = { .top = top_k < experts ? top_k : experts };
-    int64_t pairs = t * p.top, most = pairs < experts ? pairs : experts;
-    p.rows = tile_rows(pairs, experts);
-    p.tiles = most + (pairs - most) / p.rows;
-    p.slots = p.tiles * p.rows;
-    hlo_val hit = hlo_cmp_scalar(h, "NE", combine, 0), ones = hlo_convert(h, hit, DT_I32);
-    hlo_val count = hlo_reduce(h, "add", ones, 0), shift = hlo_bin_scalar(h, "add", count, (double)(p.rows - 1));
-    hlo_val tiles = hlo_bin_scalar(h, "divide", shift, (double)p.rows), first = before(h, tiles, 0), end = hlo_bin(h, "add", first, tiles), weights;
-    p.n_tiles = hlo_reduce(h, "add", tiles, 0);
-    hlo_val slot = hlo_bin(h, "add", before(h, ones, 0), hlo_broadcast_at(h, hlo_bin_scalar(h, "multiply", first, (double)p.rows), 1, ones));
-    list_pairs(h, &p, hit, slot, combine, &weights);
-    /* which tokens the slots hold: pairs that are none fall off the end */
-    hlo_val at = column(h, hlo_select(h, p.taken, p.slot, hlo_full_like(h, hlo_int(h, DT_I32, p.slots), p.slot)));
-    p.token = hlo_put(h, hlo_full(h, hlo_int(h, DT_I32, t), 1, &p.slots), at, flat(h, hlo_iota(h, DT_I32, 0, 2, p.slot.dim)));
-    p.weight = hlo_put(h, zeros(h, DT_F32, p.slots), at, flat(h, weights));
-    /* a tile's expert: as many as end before it */
-    const int64_t dim[] = { p.tiles, experts };
-    hlo_val past = hlo_cmp(h, "LE", hlo_broadcast(h, end, (int[]){ 1 }, 2, dim), hlo_iota(h, DT_I32, 0, 2, dim));
-    p.expert = hlo_bin_scalar(h, "minimum", hlo_reduce(h, "add", hlo_convert(h, past, DT_I32), 1), (double)(experts - 1));
+    int64_t most = p->pairs < p->experts ? p->pairs : p->experts;
+    p->rows = rows;
+    p->tiles = most + (p->pairs - most) / rows;
+    p->at_once = at_once && at_once < p->tiles ? at_once : p->tiles;
+    p->tiles = (p->tiles + p->at_once - 1) / p->at_once * p->at_once;
+    p->slots = p->tiles * rows;
+}
+
+static plan plan_of(const hlo_call *c, int64_t tokens)
+{
+    int64_t top = c->n->a.experts.top_k, experts = op_in(c->g, c->n, EXPERTS_W_IN)->dim[0];
+    plan p = { .experts = experts, .top = top < experts ? top : experts };
+    p.pairs = tokens * p.top;
+    set_tiles(&p, tile_rows(p.pairs, experts), 0);
     return p;
+}
+
+/* combine: [T, experts here] */
+static void fill_plan(hlo *h, plan *p, hlo_val combine)
+{
+    int64_t t = combine.dim[0], experts = p->experts;
+    hlo_val hit = hlo_cmp_scalar(h, "NE", combine, 0), ones = hlo_convert(h, hit, DT_I32);
+    hlo_val count = hlo_reduce(h, "add", ones, 0), shift = hlo_bin_scalar(h, "add", count, (double)(p->rows - 1));
+    hlo_val tiles = hlo_bin_scalar(h, "divide", shift, (double)p->rows), first = before(h, tiles, 0), end = hlo_bin(h, "add", first, tiles), weights;
+    p->n_tiles = hlo_reduce(h, "add", tiles, 0);
+    hlo_val slot = hlo_bin(h, "add", before(h, ones, 0), hlo_broadcast_at(h, hlo_bin_scalar(h, "multiply", first, (double)p->rows), 1, ones));
+    list_pairs(h, p, hit, slot, combine, &weights);
+    /* which tokens the slots hold: pairs that are none fall off the end */
+    hlo_val at = column(h, hlo_select(h, p->taken, p->slot, hlo_full_like(h, hlo_int(h, DT_I32, p->slots), p->slot)));
+    p->token = hlo_put(h, hlo_full(h, hlo_int(h, DT_I32, t), 1, &p->slots), at, flat(h, hlo_iota(h, DT_I32, 0, 2, p->slot.dim)));
+    p->weight = hlo_put(h, zeros(h, DT_F32, p->slots), at, flat(h, weights));
+    /* a tile's expert: as many as end before it */
+    const int64_t dim[] = { p->tiles, experts };
+    hlo_val past = hlo_cmp(h, "LE", hlo_broadcast(h, end, (int[]){ 1 }, 2, dim), hlo_iota(h, DT_I32, 0, 2, dim));
+    p->expert = hlo_bin_scalar(h, "minimum", hlo_reduce(h, "add", hlo_convert(h, past, DT_I32), 1), (double)(experts - 1));
 }
 
 /* One expert's tensor of a weight's piece, which has `rank` dimensions with its experts: w[e], or of a stack of layers w[layer][e]. */
@@ -143,23 +161,47 @@ static hlo_val run_tile(hlo_call *c, const plan *p, hlo_val at, hlo_val sum)
     return hlo_put_add(h, sum, column(h, token), y);
 }
 
-/* ---- all tiles by one kernel each way ---- */
+/* ---- tiles by one kernel each way ---- */
 
-enum { MOST_BYTES = 64 << 20 };     /* of all slots' rows, which have to be in memory then */
+int64_t experts_part_bytes = 64 << 20;
 
-/* Few enough slots, and both products better as kernels? */
-static bool by_kernels(const hlo_call *c, const plan *p)
+static int64_t slot_bytes(const hlo_call *c)
 {
-    const node *n = c->n;
-    int64_t k = op_in(c->g, n, EXPERTS_W_IN)->dim[2], two_f = op_in(c->g, n, EXPERTS_W_IN)->dim[1], width = op_in(c->g, n, EXPERTS_W_OUT)->dim[1];
-    const char *why = NULL;
-    bool does = quantised_matmul_does(c, EXPERTS_W_IN, p->rows, p->tiles, &why) && quantised_matmul_does(c, EXPERTS_W_OUT, p->rows, p->tiles, &why);
-    if (does && p->slots * (2 * k + 5 * two_f + 4 * width) > MOST_BYTES) {
-        does = false;
-        why = "there are many rows";
+    const shape *in = op_in(c->g, c->n, EXPERTS_W_IN), *out = op_in(c->g, c->n, EXPERTS_W_OUT);
+    return 2 * in->dim[2] + 5 * in->dim[1] + 4 * out->dim[1];
+}
+
+static bool does(const hlo_call *c, int64_t rows, int64_t tiles, const char **why)
+{
+    return quantised_matmul_does(c, EXPERTS_W_IN, rows, tiles, why) && quantised_matmul_does(c, EXPERTS_W_OUT, rows, tiles, why);
+}
+
+/* For more slots than are to be in memory: parts of them. Tiles have room for what an expert gets on average of all the model's experts, and a quarter more since
+ * they get different numbers: a second tile costs the matrix unit as much as the first one, rows of a tile that hold nothing cost what others do. */
+static bool plan_parts(const hlo_call *c, plan *p, int64_t of_experts, const char **why)
+{
+    int64_t mean = p->pairs / p->top * c->n->a.experts.top_k / of_experts;
+    for (int64_t rows = tile_rows(mean + mean / 4, 1); rows >= LEAST_ROWS; rows /= 2) {
+        int64_t at_once = experts_part_bytes / (slot_bytes(c) * rows);
+        set_tiles(p, rows, at_once > 2 ? at_once : 2);
+        if (does(c, rows, p->at_once, why)) return true;
     }
-    if (!does && c->w[EXPERTS_W_IN].scheme && c->step->attention.chip) hlo_comment(c->h, "StableHLO: %s", why);
-    return does;
+    return false;
+}
+
+/* Are both products better as kernels? Then p says how many tiles they get. of_experts: of the whole model. */
+static bool by_kernels(const hlo_call *c, plan *p, int64_t of_experts)
+{
+    const char *why = NULL;
+    plan parts = *p;
+    bool few = p->slots * slot_bytes(c) <= experts_part_bytes;
+    if (few && does(c, p->rows, p->tiles, &why)) return true;
+    if (plan_parts(c, &parts, of_experts, &why)) {
+        *p = parts;
+        return true;
+    }
+    if (c->w[EXPERTS_W_IN].scheme && c->step->attention.chip) hlo_comment(c->h, "StableHLO: %s", why);
+    return false;
 }
 
 /* The bias of each slot's expert, [slots, N] f32. */
@@ -191,12 +233,12 @@ static hlo_val all_tiles(hlo_call *c, const plan *p, hlo_val x, int weight, int 
     return hlo_bin(h, "add", y, b);
 }
 
-/* Rows of all slots through both products, and each token's few of them added up, in order of expert. */
-static hlo_val run_slots(hlo_call *c, const plan *p)
+/* The slots' rows through both products: f32, without their weights unless these are the input's. */
+static hlo_val both_products(hlo_call *c, const plan *p)
 {
     hlo *h = c->h;
     const node *n = c->n;
-    int64_t f = op_in(c->g, n, EXPERTS_W_OUT)->dim[2], t = p->slot.dim[0];
+    int64_t f = op_in(c->g, n, EXPERTS_W_OUT)->dim[2];
     hlo_val x = hlo_take(h, c->in[EXPERTS_X], p->token);
     if (n->a.experts.scale_input) {
         x = hlo_convert(h, x, DT_F32);
@@ -204,8 +246,16 @@ static hlo_val run_slots(hlo_call *c, const plan *p)
     }
     hlo_val y = all_tiles(c, p, x, EXPERTS_W_IN, EXPERTS_BIAS_IN);
     y = hlo_glu(h, (activation)n->a.experts.act, n->a.experts.alpha, n->a.experts.limit, hlo_slice(h, y, 1, 0, f), hlo_slice(h, y, 1, f, 2 * f));
-    y = all_tiles(c, p, hlo_convert(h, y, c->step->act), EXPERTS_W_OUT, EXPERTS_BIAS_OUT);
-    hlo_val sum = { 0 };
+    return all_tiles(c, p, hlo_convert(h, y, c->step->act), EXPERTS_W_OUT, EXPERTS_BIAS_OUT);
+}
+
+/* All slots at once, and each token's few of them added up, in order of expert. */
+static hlo_val run_slots(hlo_call *c, const plan *p)
+{
+    hlo *h = c->h;
+    const node *n = c->n;
+    int64_t t = p->slot.dim[0];
+    hlo_val y = both_products(c, p), sum = { 0 };
     for (int64_t j = 0; j < p->top; j++) {      /* slots that are not there hold anything */
         hlo_val at = flat(h, hlo_slice(h, p->slot, 1, j, j + 1)), taken = flat(h, hlo_slice(h, p->taken, 1, j, j + 1)), row = hlo_take(h, y, at);
         if (!n->a.experts.scale_input) row = hlo_bin(h, "multiply", row, hlo_broadcast_at(h, hlo_take(h, p->weight, at), 0, row));
@@ -216,20 +266,45 @@ static hlo_val run_slots(hlo_call *c, const plan *p)
     return hlo_convert(h, sum, c->step->act);
 }
 
+/* As many tiles at a time as fit, added to the sum of [T, H]; as many parts as there are. Only where a part ends within an expert's tiles
+ * is that expert read twice. */
+static hlo_val run_parts(hlo_call *c, const plan *p, hlo_val sum)
+{
+    hlo *h = c->h;
+    hlo_val parts = hlo_bin_scalar(h, "divide", hlo_bin_scalar(h, "add", p->n_tiles, (double)(p->at_once - 1)), (double)p->at_once), in;
+    hlo_val i = hlo_for(h, hlo_int(h, DT_I32, 0), parts, &sum, 1, &in);
+    plan part = *p;
+    part.tiles = p->at_once;
+    part.slots = p->at_once * p->rows;
+    hlo_val first = hlo_bin_scalar(h, "multiply", i, (double)part.tiles), row = hlo_bin_scalar(h, "multiply", i, (double)part.slots);
+    part.expert = hlo_dynamic_slice(h, p->expert, &first, &part.tiles);
+    part.n_tiles = hlo_bin_scalar(h, "minimum", hlo_bin(h, "subtract", p->n_tiles, first), (double)part.tiles);
+    part.token = hlo_dynamic_slice(h, p->token, &row, &part.slots);
+    part.weight = hlo_dynamic_slice(h, p->weight, &row, &part.slots);
+    hlo_val y = both_products(c, &part);
+    if (!c->n->a.experts.scale_input) y = hlo_bin(h, "multiply", y, hlo_broadcast_at(h, part.weight, 0, y));
+    hlo_val next = hlo_put_add(h, in, column(h, part.token), y);        /* slots that are not there hold anything, and are nobody's */
+    hlo_end_for(h, &next, &sum);
+    return sum;
+}
+
 hlo_val experts_hlo(hlo_call *c)
 {
     hlo *h = c->h;
     hlo_val combine = hlo_convert(h, c->in[EXPERTS_COMBINE], DT_F32);
-    int64_t t = combine.dim[0], width = op_in(c->g, c->n, EXPERTS_W_OUT)->dim[1], experts = op_in(c->g, c->n, EXPERTS_W_IN)->dim[0];
+    int64_t t = combine.dim[0], width = op_in(c->g, c->n, EXPERTS_W_OUT)->dim[1], experts = op_in(c->g, c->n, EXPERTS_W_IN)->dim[0], of_experts = combine.dim[1];
     if (c->n->a.experts.shards > 1) {
         int64_t cut = c->n->a.experts.cut > 1 ? c->n->a.experts.cut : 1;    /* neighbours have the same experts */
         hlo_val place = hlo_bin_scalar(h, "divide", hlo_tensor_rank(h), (double)cut);
         hlo_val starts[2] = { { 0 }, hlo_bin_scalar(h, "multiply", place, (double)experts) };
         combine = hlo_dynamic_slice(h, combine, starts, (int64_t[]){ t, experts });
     }
-    plan p = make_plan(h, combine, c->n->a.experts.top_k);
-    if (by_kernels(c, &p)) return run_slots(c, &p);
+    plan p = plan_of(c, t);
+    bool kernels = by_kernels(c, &p, of_experts);
+    fill_plan(h, &p, combine);
+    if (kernels && p.at_once == p.tiles) return run_slots(c, &p);
     hlo_val sum = hlo_full(h, hlo_float(h, DT_F32, 0), 2, (int64_t[]){ t, width }), in, at;
+    if (kernels) return hlo_convert(h, run_parts(c, &p, sum), c->step->act);
     at = hlo_for(h, hlo_int(h, DT_I32, 0), p.n_tiles, &sum, 1, &in);
     hlo_val next = run_tile(c, &p, at, in);
     hlo_end_for(h, &next, &sum);
