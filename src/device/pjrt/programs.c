@@ -206,7 +206,7 @@ int64_t program_kv_bytes(const program_context *c, int64_t memory_bytes, double 
     return (int64_t)((double)memory_bytes * utilization) - program_weight_bytes(c) - program_step_bytes(c);
 }
 
-/* The largest matrix of one quantised expert in f32: a tile's expert is widened whole where rows are many (experts_hlo.c). */
+/* The largest matrix of one quantised expert in f32: a tile's expert is widened whole where no kernel multiplies (experts_hlo.c). */
 static int64_t widened_expert(const program_context *c)
 {
     int64_t most = 0;
