@@ -2,7 +2,7 @@
 """The simulator against published figures (bench/sim_published.tsv): fits its constants on half of the rows, judges them on the others.
 
     calibrate_sim.py --claim          v6e over v5e on three models and four kinds of work
-    calibrate_sim.py [--bin build/systolic] [--fit] [--only NAME] [--set mxu=0.6,hbm=0.8,...] [--markdown]
+    calibrate_sim.py [--bin build/systolic] [--fit] [--only NAME,...] [--refine libtpu] [--set mxu=0.6,hbm=0.8,...] [--markdown]
 
 Without --fit the constants of the binary are judged. Measured rows and the floors of the lane that a threshold was set on (v6e) count as
 figures, with another weight (loss): error = simulated / published - 1. `bound` rows are floors alone: they are met or missed. Errors are fitted and judged in
@@ -25,12 +25,14 @@ def rows():
         if line.startswith("# name"): names = [cells[0][2:]] + cells[1:]
         elif not line.startswith("#"): yield dict(zip(names, cells))
 
+REFINE = []     # flags of --refine
+
 def simulate(binary, row, constants):
     options = ",".join(f"{k}={v:.6g}" for k, v in constants.items())
     flags = FP8 if row["flags"] == "FP8" else [] if row["flags"] == "-" else row["flags"].split()
     args = [binary, "plan", row["model"], "--json", "--target", row["target"] + ("?" + options if options else ""), "--tensor-parallel-size", row["tp"],
             "--input-len", row["input"], "--prefix-len", row["prefix"], "--output-len", row["output"], "--num-prompts", row["prompts"], "--max-num-seqs", row["seqs"],
-            "--max-num-batched-tokens", row["batched"], "--max-model-len", str(int(row["prefix"]) + int(row["input"]) + int(row["output"]) + 8), "--step-time-target", "0", *flags]
+            "--max-num-batched-tokens", row["batched"], "--max-model-len", str(int(row["prefix"]) + int(row["input"]) + int(row["output"]) + 8), "--step-time-target", "0", *flags, *REFINE]
     if row["concurrency"] != "0": args += ["--max-concurrency", row["concurrency"]]
     p = subprocess.run(args, capture_output=True, text=True)
     if p.returncode: sys.exit(f"{row['name']}: {p.stderr.strip()}")
@@ -96,8 +98,11 @@ def main():
     p.add_argument("--set", default="")
     p.add_argument("--markdown", action="store_true")
     p.add_argument("--jobs", type=int, default=1)
+    p.add_argument("--refine", metavar="MODE", help="libtpu or libtpu-static: each row's programs are compiled, which takes minutes a row")
+    p.add_argument("--program-cache", help="where they are kept")
     a = p.parse_args()
-    table = [r for r in rows() if a.only in r["name"]]
+    if a.refine: REFINE.extend(["--sim-refine", a.refine] + (["--program-cache", a.program_cache] if a.program_cache else []))
+    table = [r for r in rows() if any(x in r["name"] for x in a.only.split(","))]
     with concurrent.futures.ThreadPoolExecutor(a.jobs) as pool:
         constants = {k: float(v) for k, v in (x.split("=") for x in a.set.split(",") if x)}
         if a.claim: return claim(a.bin, constants)

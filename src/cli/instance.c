@@ -252,7 +252,7 @@ static status load_model(instance *s)
     const char *spec = flags_str(f, "device");
     TRY(instance_plan(s, s->files->config, &limits));
     device_options dopt = { .n_threads = (int)instance_i64(f, "threads", 0), .isa = flags_str(f, "isa"), .lazy_compile = flags_bool(f, "lazy-compile", false),
-                            .program_cache = flags_str(f, "program-cache"),
+                            .program_cache = flags_str(f, "program-cache"), .sim_refine = flags_str(f, "sim-refine"),
                             .weight_cache = flags_str(f, "weight-cache") ? flags_str(f, "weight-cache") : "" };
     TRY(device_open(strcmp(spec, "auto") == 0 ? "cpu" : spec, &dopt, &s->dev));
     device_describe(s->dev, &di);

@@ -54,9 +54,21 @@ static status open_workload(const flags *f, plan_sims *s)
     return ST_OK;
 }
 
+/* Told once, not by each layout. */
+static status check_compiler(const flags *f)
+{
+    pjrt_place libtpu;
+    if (strcmp(flags_str(f, "sim-refine"), "none") == 0) return ST_OK;
+    status st = pjrt_find("tpu", &libtpu);
+    if (st != ST_OK) return err_wrap(st, "argument --sim-refine");
+    pjrt_place_free(&libtpu);
+    return ST_OK;
+}
+
 status plan_sim_open(const flags *f, plan_sims *out)
 {
     TRY(check_flags(f));
+    TRY(check_compiler(f));
     out->best = -1;
     out->goal = (plan_goal){ .ttft = flags_f64(f, "slo-ttft", 0) / 1e3, .itl = flags_f64(f, "slo-itl", 0) / 1e3 };
     status st = open_workload(f, out);

@@ -51,6 +51,20 @@ static void write_best(const plan_sims *s, buf *out)
     buf_printf(out, "%s, $%.2f per million tokens\n", any ? "" : " per token (no goal was given: --slo-ttft, --slo-itl)", r->r.usd_per_million);
 }
 
+/* What is refined of each program: the parts of a step that do not depend on contexts and links. */
+static void write_programs(const plan_run *r, buf *out)
+{
+    char layout[32];
+    layout_of(r, layout, sizeof layout);
+    buf_printf(out, "\n%s, tp x dp %s: programs as %s estimates them, beside attention, experts and links\n", r->target, layout, r->r.compiler);
+    buf_printf(out, "  %-20s %10s %10s %7s %13s %13s %10s\n", "program", "model ms", "refined ms", "ratio", "model GFLOP", "compiled", "compile s");
+    for (int i = 0; i < r->r.n_programs; i++) {
+        const refined_program *p = &r->r.programs[i];
+        if (!p->known) buf_printf(out, "  %-20s %10.3f %10s %s\n", p->name, p->model_s * 1e3, "-", p->why);
+        else buf_printf(out, "  %-20s %10.3f %10.3f %7.2f %13.1f %13.1f %10.1f\n", p->name, p->model_s * 1e3, p->refined_s * 1e3, p->refined_s / p->model_s, p->model_flops / 1e9, p->flops / 1e9, p->compile_s);
+    }
+}
+
 void plan_sim_write_text(const plan_sims *s, buf *out)
 {
     bool refused = false;
@@ -62,6 +76,8 @@ void plan_sim_write_text(const plan_sims *s, buf *out)
     }
     if (refused) buf_str(out, "  requests longer than --max-model-len were left out\n");
     write_best(s, out);
+    for (int i = 0; i < s->n; i++)
+        if (s->v[i].ran && s->v[i].r.n_programs > 0) write_programs(&s->v[i], out);
 }
 
 /* ---- JSON ---- */
@@ -106,6 +122,31 @@ static void put_result(jw *w, const sim_result *x)
     jw_end_obj(w);
 }
 
+static void put_programs(jw *w, const sim_result *x)
+{
+    jw_put_str(w, "refined_by", x->compiler);
+    jw_key(w, "programs");
+    jw_arr(w);
+    for (int i = 0; i < x->n_programs; i++) {
+        const refined_program *p = &x->programs[i];
+        jw_obj(w);
+        jw_put_str(w, "name", p->name);
+        jw_put_bool(w, "refined", p->known);
+        jw_put_f64(w, "model_ms", p->model_s * 1e3);
+        if (p->known) jw_put_f64(w, "refined_ms", p->refined_s * 1e3);
+        if (p->by.cycles >= 0) jw_put_f64(w, "cycles", p->by.cycles);
+        jw_put_f64(w, "model_flops", p->model_flops);
+        if (p->flops >= 0) jw_put_f64(w, "product_flops", p->flops);
+        if (p->compiler_flops >= 0) jw_put_f64(w, "compiler_flops", p->compiler_flops);
+        if (p->compiler_bytes >= 0) jw_put_f64(w, "compiler_bytes", p->compiler_bytes);
+        jw_put_i64(w, "open_loops", p->n_open);
+        jw_put_f64(w, "compile_s", p->compile_s);
+        if (!p->known) jw_put_str(w, "message", p->why);
+        jw_end_obj(w);
+    }
+    jw_end_arr(w);
+}
+
 static void put_run(jw *w, const plan_run *r)
 {
     jw_obj(w);
@@ -117,6 +158,7 @@ static void put_run(jw *w, const plan_run *r)
     jw_put_bool(w, "expert_parallel", r->on.ep);
     jw_put_bool(w, "meets_goal", r->meets);
     if (r->ran) put_result(w, &r->r);
+    if (r->ran && r->r.compiler[0]) put_programs(w, &r->r);
     else jw_put_str(w, "message", r->why);
     jw_end_obj(w);
 }

@@ -1,6 +1,7 @@
 #include "cli/simulate.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -190,6 +191,10 @@ static status run_replica(compile_plan *p, device *dev, feed *f, double *hits, d
     }
     if (st == ST_OK) st = drive_check(d);
     if (st == ST_OK) add_times(dm, d, hits, queries, out);
+    if (st == ST_OK && sim_refined_by(dev)) {
+        out->n_programs = sim_refined(dm, out->programs, SIM_MAX_PROGRAMS);
+        snprintf(out->compiler, sizeof out->compiler, "%s", sim_refined_by(dev));
+    }
     drive_free(d);
     device_unload(dm);
     return st;
@@ -204,6 +209,15 @@ status simulate_cut(compile_plan *p, const chip *c, mesh on)
     return ST_OK;
 }
 
+/* As `systolic compile` does it: what is found is on standard output, what happens on the other. */
+static void say_program(void *arg, const refined_program *p, int i, int n)
+{
+    const char *target = arg;
+    fprintf(stderr, "[%s, %d/%d] %s ", target, i + 1, n, p->name);
+    if (p->known) fprintf(stderr, "%s, %.1f s\n", p->cached ? "from the cache" : "compiled", p->seconds);
+    else fprintf(stderr, "is priced by its operations: %s\n", p->why);
+}
+
 static status run_all(compile_plan *p, const char *spec, mesh on, feed *f, sim_result *out)
 {
     device *dev;
@@ -214,9 +228,11 @@ static status run_all(compile_plan *p, const char *spec, mesh on, feed *f, sim_r
     TRY(simulate_cut(p, t.machine.chip, on));
     buf_printf(&name, "sim:%s%sspeed=0", spec, strchr(spec, '?') ? "," : "?");
     status st = buf_status(&name);
-    if (st == ST_OK) st = device_open(name.data, NULL, &dev);
+    const device_options options = { .lazy_compile = true, .sim_refine = flags_str(p->model.f, "sim-refine"), .program_cache = flags_str(p->model.f, "program-cache") };
+    if (st == ST_OK) st = device_open(name.data, &options, &dev);
     buf_free(&name);
     TRY(st);
+    sim_on_program(dev, say_program, t.name);
     const int most = f->w->max_concurrency;
     for (int i = 0; i < on.dp && st == ST_OK; i++) {
         f->at = (size_t)i;

@@ -9,6 +9,7 @@
 /* Of one measure; seconds. */
 typedef struct sim_series { double mean, p50, p90, p99; } sim_series;
 
+enum { SIM_MAX_PROGRAMS = 24 };
 typedef struct sim_result {
     size_t n_completed, n_refused;      /* refused: longer than the context */
     double seconds;                     /* from the first arrival to the last token */
@@ -18,6 +19,8 @@ typedef struct sim_result {
     double usd_per_hour, usd_per_million_output, usd_per_million;   /* per million: output tokens, all tokens. 0 = no price is known */
     uint64_t n_steps, n_preemptions;
     double hit_rate;                    /* of prompt tokens in the prefix cache */
+    refined_program programs[SIM_MAX_PROGRAMS]; int n_programs;     /* those that a compiler was asked about (--sim-refine) */
+    char compiler[64];                  /* which one; "" = none */
     step_time spent;                    /* seconds of all steps on one device of each replica, summed over replicas */
 } sim_result;
 

@@ -22,8 +22,9 @@ typedef struct device_options {
     int n_threads;          /* cpu: compute threads; 0 = one per available core (VLLM_CPU_OMP_THREADS_BIND narrows them) */
     const char *isa;        /* cpu: force "portable", "avx2", "avx512", ... (testing); NULL = the best the CPU has */
     const char *weight_cache;   /* cpu: folder of packed weights (device/cpu/pack_cache.h); "" = the usual one, NULL or "off" = none */
-    bool lazy_compile;      /* pjrt: programs are compiled when a step first needs them, not before the server is ready */
-    const char *program_cache;  /* pjrt: directory of compiled programs; NULL = as device/pjrt/cache.h says */
+    bool lazy_compile;      /* pjrt, and sim that refines: programs are compiled when a step first needs them, not before the server is ready */
+    const char *sim_refine; /* sim: "libtpu" or "libtpu-static" has programs compiled and their figures used (sim/refine.h); NULL or "none" = not */
+    const char *program_cache;  /* pjrt, and sim that refines: directory of compiled programs; NULL = as device/pjrt/cache.h says */
 } device_options;
 
 typedef struct device_info {

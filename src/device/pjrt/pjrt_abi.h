@@ -149,6 +149,7 @@ typedef struct pj_executable_memory_args {
     int64_t host_code, host_argument, host_output, host_alias, host_temp;           /* out, host */
     int64_t peak, total;                                                            /* out, newer plugins */
 } pj_executable_memory_args;
+typedef struct pj_executable_optimized_args { PJ_HEAD; pj_executable *executable; pj_program *program; /* in, out: without code it gets the size and the format */ } pj_executable_optimized_args;
 typedef struct pj_executable_types_args { PJ_HEAD; pj_executable *executable; pj_type *types; size_t n; /* out */ } pj_executable_types_args;
 typedef struct pj_executable_dims_args { PJ_HEAD; pj_executable *executable; size_t n; const int64_t *dims; const size_t *ranks; /* out */ } pj_executable_dims_args;
 typedef struct pj_executable_serialize_args {
@@ -235,7 +236,8 @@ typedef struct pj_api {
     PJ_FN(executable_n_outputs, pj_executable_count_args);
     PJ_FN(executable_code, pj_executable_code_args);
     PJ_FN(executable_cost, pj_executable_cost_args);
-    void *executable_output_memory_kinds, *executable_optimized_program;
+    void *executable_output_memory_kinds;
+    PJ_FN(executable_optimized, pj_executable_optimized_args);
     PJ_FN(executable_serialize, pj_executable_serialize_args);
     PJ_FN(loaded_destroy, pj_loaded_args);
     PJ_FN(loaded_executable, pj_loaded_executable_args);

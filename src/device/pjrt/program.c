@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "device/pjrt/hlo_cost.h"
 #include "device/pjrt/internal.h"
 
 typedef struct output_info { dtype type; size_t rank; const int64_t *dims; } output_info;
@@ -30,11 +31,42 @@ static double cost(const pj_executable_cost_args *a, const char *name)
     return -1;
 }
 
+/* Asks twice, for the size and for the bytes. What a plugin does not tell, and what cannot be read, stays -1. */
+static void read_optimized(const pj_api *api, pj_executable *x, const pjrt_source *src, pjrt_stats *s)
+{
+    s->cycles = s->product_flops = s->product_flops_once = s->operations = -1;
+    s->open_loops = s->unknown_kernels = s->bundles = -1;
+    s->read = 1;
+    if (!PJ_HAS(api, executable_optimized)) return;
+    PJ_ARGS(pj_program, p);
+    PJ_ARGS(pj_executable_optimized_args, a);
+    a.executable = x;
+    a.program = &p;
+    pj_error *e = api->executable_optimized(&a);
+    p.code = !e && p.code_len > 0 && p.code_len <= HLO_MAX_BYTES ? mem_alloc(p.code_len) : NULL;
+    if (p.code) e = api->executable_optimized(&a);
+    const bool config = p.format_len == 15 && !memcmp(p.format, "hlo_with_config", 15), plain = p.format_len == 3 && !memcmp(p.format, "hlo", 3);
+    hlo_cost c;
+    if (p.code && !e && (config || plain) && hlo_cost_read(p.code, p.code_len, config, src->code, src->len, &c) == ST_OK) {
+        s->cycles = c.cycles;
+        s->product_flops = c.flops;
+        s->product_flops_once = c.flops_once;
+        s->operations = c.operations;
+        s->open_loops = c.n_open;
+        s->unknown_kernels = c.n_unknown;
+        s->bundles = c.bundles;
+    }
+    pj_drop(api, e);
+    mem_free(p.code);
+}
+
 /* None of this is essential: what a plugin does not have stays -1. */
 static void read_stats(const pj_api *api, pj_executable *x, pjrt_stats *s)
 {
     s->flops = s->bytes = s->optimal_s = -1;
     s->argument_bytes = s->output_bytes = s->alias_bytes = s->temp_bytes = s->code_bytes = s->peak_bytes = -1;
+    s->cycles = s->product_flops = s->product_flops_once = s->operations = -1;
+    s->open_loops = s->unknown_kernels = s->bundles = s->read = -1;
     PJ_ARGS(pj_executable_cost_args, c);
     c.executable = x;
     pj_error *e = api->executable_cost(&c);
@@ -189,6 +221,7 @@ static status compile_offline(pjrt_topology *t, const pjrt_source *src, const ch
     status st = serialize(api, a.executable, src->name, executable);
     if (st == ST_OK && stats) {
         read_stats(api, a.executable, stats);
+        read_optimized(api, a.executable, src, stats);
         stats->compile_s = compile_s;
     }
     PJ_ARGS(pj_executable_args, d);

@@ -29,6 +29,9 @@ typedef struct sim_device {
     struct device base;
     sim_target target;
     char name[128];
+    sim_refine *refine;         /* NULL: steps are priced by their operations alone */
+    bool lazy;                  /* it is asked when a step first needs a program */
+    sim_program_fn *tell; void *tell_arg;
 } sim_device;
 
 typedef struct sim_model {
@@ -38,6 +41,7 @@ typedef struct sim_model {
     step_costs *costs;
     const step_kind *kinds; int n_kinds;
     double tiles[MAX_BUCKETS][STEP_MAX_KINDS];  /* step_costs_tile */
+    refined_program *refined; bool asked[MAX_BUCKETS];  /* of each bucket; NULL: none */
     int64_t weight_bytes;
     int32_t n_blocks;
     flight flights[STEP_DEPTH];
@@ -105,14 +109,65 @@ static double sampler_time(const sim_model *m, const batch *b, const lower_bucke
     return b->n_rows > 0 ? w.bytes / (on->chip->hbm_bytes_per_s * on->k.hbm) : 0;
 }
 
-static status time_of(const sim_model *m, const batch *b, step_time *out)
+/* ---- what a compiler says of programs ---- */
+
+static status refine(sim_model *m, int i)
+{
+    refined_program *p = &m->refined[i];
+    if (m->asked[i]) return ST_OK;
+    TRY(sim_refine_program(m->dev->refine, &m->c, i, m->costs, &m->dev->target.machine, p));
+    m->asked[i] = true;
+    if (m->dev->tell) m->dev->tell(m->dev->tell_arg, p, i, m->c.buckets.n);
+    else if (p->known)
+        log_info("Program %d of %d, %s: %s in %.1f s; beside attention, experts and links a step takes %.3f ms by %s, %.3f by its operations", i + 1, m->c.buckets.n, p->name,
+                 p->cached ? "from the cache" : "compiled", p->seconds, p->refined_s * 1e3, sim_refine_compiler(m->dev->refine), p->model_s * 1e3);
+    else
+        log_warn("Program %d of %d, %s, is priced by its operations: %s", i + 1, m->c.buckets.n, p->name, p->why);
+    return ST_OK;
+}
+
+/* Programs hold the number of KV blocks, so this is the moment. */
+static status refine_all(sim_model *m)
+{
+    memset(m->asked, 0, sizeof m->asked);
+    for (int i = 0; i < m->c.buckets.n && m->refined && !m->dev->lazy; i++) TRY(refine(m, i));
+    return ST_OK;
+}
+
+int sim_refined(const device_model *dm, refined_program *out, int cap)
+{
+    const sim_model *m = const_model_of(dm);
+    int n = 0;
+    for (int i = 0; i < m->c.buckets.n && n < cap; i++)
+        if (m->asked[i]) out[n++] = m->refined[i];
+    return n;
+}
+
+void sim_on_program(device *d, sim_program_fn *fn, void *arg)
+{
+    sim_device *s = (sim_device *)(void *)d;
+    s->tell = fn;
+    s->tell_arg = arg;
+}
+
+const char *sim_refined_by(const device *d)
+{
+    const sim_device *s = (const sim_device *)(const void *)d;
+    return s->refine ? sim_refine_compiler(s->refine) : NULL;
+}
+
+/* ---- running ---- */
+
+static status time_of(sim_model *m, const batch *b, step_time *out)
 {
     const int i = buckets_pick(&m->c.buckets, b);
     if (i < 0) return err_set(ST_INTERNAL, "a step of %d tokens and %d sequences fits no bucket", b->n_tokens, b->n_seqs);
     const lower_bucket *bucket = &m->c.buckets.v[i];
     step_load l;
     load_of(m, b, bucket, &l);
-    step_costs_time(m->costs, &l, &m->dev->target.machine, out);
+    if (m->refined) TRY(refine(m, i));
+    if (m->refined && m->refined[i].known) step_costs_time_refined(m->costs, &l, &m->dev->target.machine, &m->refined[i].by, out);
+    else step_costs_time(m->costs, &l, &m->dev->target.machine, out);
     const double sampling = sampler_time(m, b, bucket);
     out->memory += sampling;
     out->total += sampling;
@@ -214,7 +269,7 @@ static status sim_kv_resize(device_model *dm, int32_t n_blocks)
     sim_model *m = model_of(dm);
     if (n_blocks < 1) return err_set(ST_INVALID, "a KV cache of %d blocks", n_blocks);
     m->n_blocks = m->c.lower.n_pages = n_blocks;
-    return ST_OK;
+    return refine_all(m);
 }
 
 static status check_block(const sim_model *m, int32_t block)
@@ -253,6 +308,7 @@ static void sim_unload(device_model *dm)
 {
     sim_model *m = model_of(dm);
     step_costs_free(m->costs);
+    mem_free(m->refined);
     if (m->c.plan) program_context_free(&m->c);
     mem_free(m);
 }
@@ -279,6 +335,10 @@ static status init(sim_model *m, const graph *g, const device_limits *l)
     for (int b = 0; b < m->c.buckets.n; b++)
         for (int k = 0; k < m->n_kinds; k++) m->tiles[b][k] = step_costs_tile(m->costs, k, &m->c.buckets.v[b]);
     m->weight_bytes = program_weight_bytes(&m->c);
+    if (m->dev->refine && !l->least_rows) {
+        m->refined = mem_calloc((size_t)m->c.buckets.n, sizeof *m->refined);
+        if (!m->refined) return err_nomem();
+    }
     return check_fit(m, g);
 }
 
@@ -306,7 +366,12 @@ static status sim_load(device *dev, const graph *g, const weight_source *w, cons
 
 /* ---- the device ---- */
 
-static void sim_close(device *d) { mem_free(d); }
+static void sim_close(device *dev)
+{
+    sim_device *d = (sim_device *)(void *)dev;
+    sim_refine_close(d->refine);
+    mem_free(d);
+}
 
 /* Where none is named: the chips of the environment, else v6e, said loudly. */
 static status find_target(const char *arg, sim_target *out)
@@ -321,13 +386,15 @@ static status find_target(const char *arg, sim_target *out)
 
 static status sim_open(const char *arg, const device_options *o, device **out)
 {
-    (void)o;
     sim_device *d = mem_calloc(1, sizeof *d);
     if (!d) return err_nomem();
     d->base.cls = &device_sim;
+    d->lazy = o && o->lazy_compile;
+    const bool refines = o && o->sim_refine && strcmp(o->sim_refine, "none") != 0;
     status st = find_target(arg, &d->target);
+    if (st == ST_OK && refines) st = sim_refine_open(o->sim_refine, &d->target, o->program_cache, &d->refine);
     if (st != ST_OK) {
-        mem_free(d);
+        sim_close(&d->base);
         return st;
     }
     snprintf(d->name, sizeof d->name, "%d x %s, simulated", step_machine_devices(&d->target.machine), d->target.machine.chip->kind);

@@ -334,19 +334,104 @@ static void time_class(const step_costs *s, const step_class *c, const step_load
     *links = link_time(s, c, x.link_bytes * s->act_scale, m);
 }
 
+/* Of one class as priced here, times how many there are. */
+static void class_time(const step_costs *s, const step_class *c, const step_load *l, const step_machine *m, step_time *out)
+{
+    double compute, memory, links;
+    time_class(s, c, l, m, &compute, &memory, &links);
+    if (compute > memory) out->compute += compute * c->count;
+    else out->memory += memory * c->count;
+    out->links += links * c->count;
+}
+
+static double sum_of(const step_time *t) { return t->compute + t->memory + t->links + t->launch; }
+
 void step_costs_time(const step_costs *s, const step_load *l, const step_machine *m, step_time *out)
 {
     *out = (step_time){ .launch = m->k.step_s };
     for (int i = 0; i < s->n; i++) {
+        class_time(s, &s->v[i], l, m, out);
+        if (s->v[i].launched) out->launch += m->k.op_s * s->v[i].count;
+    }
+    out->total = sum_of(out);
+}
+
+/* ---- the compiler's figures in place of ours ---- */
+
+/* Has the compiler's figure nothing of it? */
+static bool is_kept(const step_costs *s, const step_class *c, const step_refined *r)
+{
+    const node *w = c->n->op == OP_LINEAR ? graph_node(s->g, c->n->in[1]) : NULL;
+    return c->n->op == OP_PAGED_ATTENTION || c->n->op == OP_EXPERTS || (r->kernels && w && w->op == OP_WEIGHT && w->a.weight.scheme);
+}
+
+static double refined_flops(const step_costs *s, const step_load *l, const step_refined *r)
+{
+    double flops = 0;
+    for (int i = 0; i < s->n; i++)
+        if (s->v[i].n->op == OP_LINEAR && !is_kept(s, &s->v[i], r)) flops += cost_of(s, &s->v[i], l).flops * s->v[i].count;
+    return flops;
+}
+
+/* What is refined, as priced here; compute is multiplied by more_compute, memory alone is *memory. */
+static void priced(const step_costs *s, const step_load *l, const step_machine *m, const step_refined *r, double more_compute, step_time *out, double *memory_alone)
+{
+    *out = (step_time){0};
+    *memory_alone = 0;
+    for (int i = 0; i < s->n; i++) {
         const step_class *c = &s->v[i];
         double compute, memory, links;
+        if (is_kept(s, c, r)) continue;
         time_class(s, c, l, m, &compute, &memory, &links);
+        compute *= c->n->op == OP_LINEAR ? more_compute : 1;
         if (compute > memory) out->compute += compute * c->count;
         else out->memory += memory * c->count;
-        out->links += links * c->count;
-        if (c->launched) out->launch += m->k.op_s * c->count;
+        *memory_alone += memory * c->count;
+        if (c->launched && links <= 0) out->launch += m->k.op_s * c->count;
     }
-    out->total = out->compute + out->memory + out->links + out->launch;
+}
+
+/* Cycles are a time; products alone change the time that they are priced with. */
+static void refined(const step_costs *s, const step_load *l, const step_machine *m, const step_refined *r, step_time *out)
+{
+    double memory;
+    const double ours = r->cycles < 0 && r->flops > 0 ? refined_flops(s, l, r) : 0;
+    priced(s, l, m, r, ours > 0 ? r->flops / ours : 1, out, &memory);
+    if (r->cycles < 0) return;
+    const double t = r->cycles / m->chip->clock_hz;
+    const step_time launched = { .launch = r->starts ? 0 : out->launch };
+    *out = launched;
+    if (r->starts || t > memory) out->compute = t;
+    else out->memory = memory;  /* profiles take memory to be faster than it is */
+}
+
+void step_costs_time_refined(const step_costs *s, const step_load *l, const step_machine *m, const step_refined *r, step_time *out)
+{
+    refined(s, l, m, r, out);
+    out->launch += m->k.step_s;
+    for (int i = 0; i < s->n; i++) {
+        const step_class *c = &s->v[i];
+        step_time t = {0};
+        class_time(s, c, l, m, &t);
+        out->links += t.links;
+        if (is_kept(s, c, r)) {
+            out->compute += t.compute;
+            out->memory += t.memory;
+        }
+        if (c->launched && (is_kept(s, c, r) || t.links > 0)) out->launch += m->k.op_s * c->count;
+    }
+    out->total = sum_of(out);
+}
+
+void step_costs_compare(const step_costs *s, const step_load *l, const step_machine *m, const step_refined *r, double *ours, double *theirs, double *flops)
+{
+    step_time t;
+    double memory;
+    priced(s, l, m, r, 1, &t, &memory);
+    *ours = sum_of(&t);
+    refined(s, l, m, r, &t);
+    *theirs = sum_of(&t);
+    *flops = refined_flops(s, l, r);
 }
 
 void step_costs_class(const step_costs *s, int i, const step_load *l, const step_machine *m, step_class_cost *out)

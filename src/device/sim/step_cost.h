@@ -49,6 +49,15 @@ int step_machine_devices(const step_machine *m);   /* of all slices */
 /* Seconds of a step, by what they were spent on. */
 typedef struct step_time { double compute, memory, links, launch, total; } step_time;
 
+/* A compiler's figures of one bucket's program (refine.h), in place of those of its operations beside attention, experts and
+ * collectives, whose work depends on data or on links and stays as it is priced here. */
+typedef struct step_refined {
+    double cycles;              /* -1: unknown */
+    double flops;               /* of products; -1: unknown */
+    bool starts;                /* cycles have in them what starting operations takes, and memory at the rate that the compiler expects */
+    bool kernels;               /* products of quantised weights are kernels that neither figure has: they stay as priced here */
+} step_refined;
+
 typedef struct step_costs step_costs;
 /* Of the graph that c was made for, which is borrowed. ST_UNSUPPORTED beyond STEP_MAX_KINDS. */
 status step_costs_new(const program_context *c, step_costs **out) FALLIBLE;
@@ -63,6 +72,10 @@ double step_costs_tile(const step_costs *s, int k, const lower_bucket *b);
 void step_costs_work(const step_costs *s, const step_load *l, chip_work *out);
 /* Their time on a machine that the graph's mesh fits. */
 void step_costs_time(const step_costs *s, const step_load *l, const step_machine *m, step_time *out);
+/* The same with a compiler's figures of the program that the load falls into. */
+void step_costs_time_refined(const step_costs *s, const step_load *l, const step_machine *m, const step_refined *r, step_time *out);
+/* Of what is refined alone, starting it included: seconds as priced here and as refined, and the FLOP of its products as counted here. */
+void step_costs_compare(const step_costs *s, const step_load *l, const step_machine *m, const step_refined *r, double *ours, double *theirs, double *flops);
 
 /* One class, for pictures: its operation, how many there are, and what all of them take. */
 typedef struct step_class_cost { op op; int count; chip_work work; double compute_s, memory_s, link_s; } step_class_cost;

@@ -11,6 +11,7 @@
 #include "model/presets.h"
 #include "tests/capture.h"
 #include "tests/test.h"
+#include "tests/unit/device/pjrt/help.h"
 
 #define RUN(...) run_command(plan_main, (const char *const[]){ __VA_ARGS__, NULL })
 
@@ -263,6 +264,37 @@ TEST(the_same_seed_gives_the_same_report)
     CHECK(strcmp(buf_cstr(&r[0].out), buf_cstr(&r[1].out)) == 0);
     CHECK(strcmp(buf_cstr(&r[0].out), buf_cstr(&r[2].out)) != 0);
     for (int i = 0; i < 3; i++) ran_free(&r[i]);
+}
+
+/* A plugin that takes 3,800 cycles for any program: steps are then faster than what they read from memory allows. */
+TEST(a_compiler_refines_the_programs_that_steps_fall_into)
+{
+    char cache[] = "/tmp/systolic-plan-XXXXXX", command[100];
+    if (NO_PLUGIN || !fake_compiler()) SKIP("no C compiler here, or plugins cannot be loaded");
+    REQUIRE(mkdtemp(cache));
+    setenv("TPU_LIBRARY_PATH", fake_compiler(), 1);
+#define ASK(refine) RUN("Qwen3-0.6B", "--json", "--target", "v6e:1x1", "--input-len", "100", "--output-len", "20", "--num-prompts", "40", "--max-num-seqs", "32", "--max-model-len", "1024", "--sim-refine", refine, "--program-cache", cache)
+    ran first = ASK("libtpu"), again = ASK("libtpu");
+    CHECK(strcmp(buf_cstr(&first.out), buf_cstr(&again.out)) == 0);
+    CHECK(strstr(buf_cstr(&first.err), "decode t32 s32 compiled") && strstr(buf_cstr(&again.err), "decode t32 s32 from the cache"));
+    jv *refined = ran_json(first), *plain = ran_json(ASK("none"));
+    const jv *x = jv_at(jv_get(jv_get(refined, "simulation"), "runs"), 0), *y = jv_at(jv_get(jv_get(plain, "simulation"), "runs"), 0);
+    CHECK_STR(jv_get_str(x, "refined_by", ""), "libtpu");
+    CHECK(jv_len(jv_get(x, "programs")) >= 2 && jv_len(jv_get(x, "programs")) < 10);
+    CHECK_NEAR(jv_get_f64(jv_at(jv_get(x, "programs"), 0), "refined_ms", 0), 3800 / 1.75e9 * 1e3, 1e-9);
+    CHECK(series(x, "itl_ms", "p50") < series(y, "itl_ms", "p50") && jv_get(y, "programs") == NULL);
+    CHECK_INT(jv_get_i64(x, "completed", 0), 40);
+    jv_free(refined);
+    jv_free(plain);
+    ran_free(&again);
+    setenv("TPU_LIBRARY_PATH", "/nowhere/libtpu.so", 1);
+    ran absent = ASK("libtpu");
+    CHECK_INT(absent.rc, 1);
+    CHECK(strstr(buf_cstr(&absent.err), "--sim-refine: ") && strstr(buf_cstr(&absent.err), "/nowhere/libtpu.so"));
+    ran_free(&absent);
+    unsetenv("TPU_LIBRARY_PATH");
+    snprintf(command, sizeof command, "rm -rf %s", cache);
+    CHECK(system(command) == 0);
 }
 
 static void refused(ran r, int rc, const char *text)

@@ -101,12 +101,12 @@ static inline status test_compile(pjrt_client *c, const pjrt_source *src, const 
 {
     static pjrt_cache *kept;
     char dir[4200], devices[256], key[PJRT_KEY_LEN];
-    const char *flags = getenv("XLA_FLAGS");
+    const char *given = getenv("XLA_FLAGS");
     buf x = { 0 };
     bool found = false;
     snprintf(dir, sizeof dir, "%s/pjrt/programs-unit", build_dir());
     if (!kept) TRY(pjrt_cache_open(dir, &kept));
-    snprintf(devices, sizeof devices, "%d, %s", pjrt_client_n_devices(c), flags ? flags : "");
+    snprintf(devices, sizeof devices, "%d, %s", pjrt_client_n_devices(c), given ? given : "");
     TRY(pjrt_cache_key(&(pjrt_key){ pjrt_client_platform(c), pjrt_client_version(c), devices, src->code, src->len, o }, key));
     status st = pjrt_cache_get(kept, key, &x, NULL, &found);
     if (st == ST_OK && found) st = pjrt_program_load(c, x.data, x.len, src->name, out);
@@ -119,10 +119,10 @@ static inline status test_compile(pjrt_client *c, const pjrt_source *src, const 
     return st;
 }
 
-static inline pjrt_buffer *up(pjrt_client *c, int device, dtype t, int64_t n, const void *data)
+static inline pjrt_buffer *up(pjrt_client *c, int where, dtype t, int64_t n, const void *data)
 {
     pjrt_buffer *b = NULL;
-    if (pjrt_upload(c, device, t, &n, 1, data, PJRT_HOLD_CALL, &b, NULL) != ST_OK) FAIL("%s", err_msg());
+    if (pjrt_upload(c, where, t, &n, 1, data, PJRT_HOLD_CALL, &b, NULL) != ST_OK) FAIL("%s", err_msg());
     return b;
 }
 
@@ -147,6 +147,16 @@ static inline const char *fake(const char *mode)
     char command[9000];
     snprintf(path, sizeof path, "%s/fake_plugin_%s_%s.so", build_dir(), mode, program_invocation_short_name);   /* tests run side by side */
     snprintf(command, sizeof command, "cc -std=c11 -w -shared -fPIC -Isrc -DMODE=%s -o %s " DATA "fake_plugin.c 2>/dev/null", mode, path);
+    return system(command) == 0 ? path : NULL;
+}
+
+/* The same of fake_compiler.c. */
+static inline const char *fake_compiler(void)
+{
+    static char path[4300];
+    char command[9000];
+    snprintf(path, sizeof path, "%s/fake_compiler_%s.so", build_dir(), program_invocation_short_name);
+    snprintf(command, sizeof command, "cc -std=c11 -D_GNU_SOURCE -w -shared -fPIC -Isrc -I. -o %s " DATA "fake_compiler.c 2>/dev/null", path);
     return system(command) == 0 ? path : NULL;
 }
 
