@@ -38,9 +38,10 @@ FAMILIES = {
 class Model:
     """A golden checkpoint with a tokenizer and a template."""
     def __init__(self, name):
-        self.name, self.dir = name, os.path.join(SHARED, "goldens", name)
+        self.dir = os.path.join(SHARED, "goldens", name)       # or a folder
+        self.name = os.path.basename(self.dir)
         if not os.path.exists(os.path.join(self.dir, "golden.safetensors")): raise Skip(f"no goldens of {name}")
-        self.family = FAMILIES[name]
+        self.family = next(f for n, f in FAMILIES.items() if n in self.name)
         self.tmp = tempfile.TemporaryDirectory()
         for f in os.listdir(self.dir):
             if f.endswith((".json", ".safetensors")) and not f.startswith("golden"): os.symlink(os.path.join(self.dir, f), os.path.join(self.tmp.name, f))
@@ -96,6 +97,7 @@ def ask(s, parts, **more):
                                                 "max_tokens": 24, "return_token_ids": True}, **more), timeout=120)
 
 def check_prompt(m, s, prompt, media):
+    """(the parts, the tokens that followed, what is off most of the logprobs)"""
     g = tensors(os.path.join(m.dir, "golden.safetensors"), [f"{prompt}.{k}" for k in ("input_ids", "logits", "greedy_ids", "greedy_margin")])
     ids, (T, V), flat = list(g[f"{prompt}.input_ids"][1]), g[f"{prompt}.logits"][0], g[f"{prompt}.logits"][1]
     parts = m.parts(ids, media)
@@ -115,7 +117,7 @@ def check_prompt(m, s, prompt, media):
         if a != b:
             assert margin < 5 * tol, f"{m.name}/{prompt}: greedy tokens {out}"
             break
-    return parts, out
+    return parts, out, worst
 
 TESTS = []
 def test(f):
@@ -310,4 +312,4 @@ def files_and_servers():
             error(s, url(u), 400, "VLLM_MEDIA_EGRESS_BLOCK_PRIVATE=0")
     web.shutdown()
 
-run(TESTS)
+if __name__ == "__main__": run(TESTS)
