@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "tpu/kv_scale_shape.h"
 
 enum { MOST_KINDS = 16 };
 
@@ -126,7 +127,9 @@ void attention_log(const graph *g, const device_limits *l)
     if (attention_look(g, l, &v) != ST_OK) return;
     attention_describe(&v.decode, &line);
     log_info("Attention by the policy %s; %.1f us per layer in a decode step of %d sequences, by the model", buf_cstr(&line), v.decode.seconds * 1e6, v.decode_shape.seqs);
-    if (l->kv_dtype == DT_I8 && l->attention.backend != ATTENTION_BACKEND_STABLEHLO) log_info("Attention: a KV cache of int8 with a scale for each token and head is read and written by StableHLO; there are no kernels for it");
+    const kv_scale_shape scales = kv_scale_shape_of(v.decode_shape.kv_heads, v.decode.padded_head_size <= KV_SCALE_LANES / 2, v.decode_shape.latent, l->block_size);
+    if (l->kv_dtype == DT_I8 && l->attention.backend != ATTENTION_BACKEND_STABLEHLO && (v.decode_shape.latent || !kv_scale_lines_fit(&scales)))
+        log_info("Attention: a KV cache of int8 %s is read and written by StableHLO; there are no kernels for it", v.decode_shape.latent ? "for latent attention" : "in pages of this size");
     if (v.decode.warning) log_warn("Attention: %s", v.decode.warning);
     buf_free(&line);
 }

@@ -15,6 +15,7 @@
 #include "graph/quant.h"
 #include "mosaic/kernel.h"
 #include "tpu/attention_config.h"
+#include "tpu/kv_scale_shape.h"
 
 enum { HLO_RANK = 6, HLO_WHILES = 4, HLO_CARRIED = 16 };
 
@@ -181,9 +182,8 @@ typedef struct hlo_kv {
 hlo_kv hlo_kv_of(dtype type, int64_t kv_heads, int64_t head_dim);
 /* With heads padded to a multiple of 128 or 256 lanes (attention_choice.head_multiple); 0 and 64: as few as the layout takes. */
 hlo_kv hlo_kv_padded(dtype type, int64_t kv_heads, int64_t head_dim, int multiple);
-/* Beside a cache of DT_I8 there is an array [layers * pages, page, 1, these lanes] of DT_I8: of each token the bytes of its scales, f32,
- * one for each head's K, then for each one's V (latent: none); 0 for other types. */
-int64_t hlo_kv_scale_lanes(const hlo_kv *kv);
+/* Beside a cache of DT_I8 there is one of its numbers' scales, f32 [layers * pages, rows, 1, lanes] of this shape. */
+static inline kv_scale_shape hlo_kv_scales(const hlo_kv *kv, int64_t page) { return kv_scale_shape_of(kv->heads, kv->narrow, kv->latent, page); }
 /* Of an attention node. */
 hlo_kv hlo_kv_for(const graph *g, const node *attention, dtype type, int multiple);
 
@@ -203,7 +203,7 @@ typedef struct hlo_call {
     bool gather, scatter;           /* linear: in[0] is this rank's rows of what it multiplies; of the result each rank keeps its rows of the ranks' sum */
     const hlo_step *step;
     hlo_val cache;                  /* attention: in and, updated, out */
-    hlo_val cache_scales;           /* the same of caches of DT_I8 (hlo_kv_scale_lanes); else none */
+    hlo_val cache_scales;           /* the same of caches of DT_I8 (hlo_kv_scales); else none */
     hlo_val first_page;             /* i32 scalar: page 0 of this layer */
 } hlo_call;
 typedef hlo_val op_hlo_fn(hlo_call *c);

@@ -6,6 +6,7 @@
 
 #include "tpu/attention_cost.h"
 #include "tpu/attention_policy.h"
+#include "tpu/kv_scale_shape.h"
 
 enum { MOST_HEAD = 4096, MOST_HEADS = 4096, MOST_CONTEXT = 2048 };
 
@@ -39,10 +40,18 @@ static status check_shape(const attention_shape *s)
     return ST_OK;
 }
 
+/* Of an int8 cache, what scales add to a token: a part of what a page has of them. */
+static int64_t scale_bytes(const attention_shape *s, const attention_config *c)
+{
+    if (s->kv != DT_I8) return 0;
+    const kv_scale_shape scales = kv_scale_shape_of(s->kv_heads, c->padded_head_size <= KV_SCALE_LANES / 2, s->latent, c->page_size);
+    return (kv_scale_page_bytes(&scales) + c->page_size - 1) / c->page_size;
+}
+
 void attention_price(const attention_shape *s, attention_config *c)
 {
     attention_cost cost;
-    c->kv_bytes_per_token = (s->latent ? 1 : 2) * s->kv_heads * (int64_t)dtype_bytes(s->kv, (size_t)c->padded_head_size);
+    c->kv_bytes_per_token = (s->latent ? 1 : 2) * s->kv_heads * (int64_t)dtype_bytes(s->kv, (size_t)c->padded_head_size) + scale_bytes(s, c);
     c->vmem_needed_bytes = attention_vmem_of(c, s);
     attention_cost_of(c, s, &cost);
     c->bytes = cost.bytes;

@@ -59,7 +59,7 @@ typedef struct attention_config {
     int64_t vmem_limit_bytes;           /* the policy's. For the compiler: compiler_vmem_bytes */
     int64_t compiler_vmem_bytes;        /* scoped VMEM to ask the compiler for: no less than vmem_needed_bytes */
     int64_t vmem_needed_bytes;          /* of a kernel with these blocks: buffers, queries, sums, scores */
-    int64_t kv_bytes_per_token;         /* of one layer on this device: K and V of all its heads, padded */
+    int64_t kv_bytes_per_token;         /* of one layer on this device: K and V of all its heads, padded, and of int8 their scales */
     double bytes, seconds;              /* predicted, of one layer in one step */
     int head_multiple;                  /* what padded_head_size was rounded to: 64 (K and V share 128 lanes), 128, 256 */
     const char *warning;                /* NULL, or what is odd about it: a static sentence */

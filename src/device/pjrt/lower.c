@@ -362,7 +362,8 @@ static int make_args(const lower_plan *p, const lower_bucket *b, const lower_opt
     if (lower_n_leading(p->g) > n) args[n++] = (hlo_arg){ "rank", DT_I32, 0, { 0 }, -1 };
     for (int c = 0; c < p->n_caches; c++) {
         const lower_cache *x = &p->caches[c];
-        args[n++] = (hlo_arg){ x->of_scales ? "kv scales" : "kv", x->kv.type, 4, { (int64_t)x->n_places * o->n_pages, o->page, x->kv.rows, x->kv.lanes }, c };
+        args[n] = (hlo_arg){ .name = x->of_scales ? "kv scales" : "kv", .type = x->kv.type, .rank = 4, .alias = c };
+        lower_cache_dims(x, o->n_pages, o->page, args[n++].dim);
     }
     for (int i = 0; i < p->n_inputs; i++) {
         const shape *s = &graph_at(p->g, p->inputs[i])->s;

@@ -28,8 +28,11 @@
  * pieces of a weight follow each other, values first. */
 typedef struct lower_weight { int n; const int *nodes; bool stacked; shape s; /* of one layer, local */ weight_piece piece; } lower_weight;
 /* A flat cache: [n_places * pages, page, kv.rows, kv.lanes]. One of DT_I8 has another one with its numbers' scales
- * (hlo_kv_scale_lanes), which has no heads. */
+ * (hlo_kv_scales): `kv` is then that of the numbers, but for the type. */
 typedef struct lower_cache { hlo_kv kv; int n_places, scales; /* where that is in lower_plan.caches; -1 = there is none */ bool of_scales; } lower_cache;
+/* Its dimensions with so many pages of `page` tokens; bytes of one page in one place. */
+void lower_cache_dims(const lower_cache *x, int64_t n_pages, int64_t page, int64_t out[4]);
+int64_t lower_cache_page_bytes(const lower_cache *x, int64_t page);
 
 /* A run of layers: `count` repetitions of a group of nodes that differ only in their weights. count 1: emitted as they are.
  * What one repetition hands to the next (the residual stream) is carried: position carry_at[c] in the group's nodes. */

@@ -150,6 +150,22 @@ static void find_segments(finder *f)
 
 /* ---- caches ---- */
 
+void lower_cache_dims(const lower_cache *x, int64_t n_pages, int64_t page, int64_t out[4])
+{
+    const kv_scale_shape s = hlo_kv_scales(&x->kv, page);
+    out[0] = x->n_places * n_pages;
+    out[1] = x->of_scales ? s.rows : page;
+    out[2] = x->of_scales ? 1 : x->kv.rows;
+    out[3] = x->of_scales ? s.lanes : x->kv.lanes;
+}
+
+int64_t lower_cache_page_bytes(const lower_cache *x, int64_t page)
+{
+    int64_t dim[4];
+    lower_cache_dims(x, 1, page, dim);
+    return (int64_t)dtype_bytes(x->kv.type, (size_t)(dim[1] * dim[2] * dim[3]));
+}
+
 /* The array of caches of this shape, made if there is none. */
 static int array_of(lower_plan *p, const node *n, dtype type)
 {
@@ -159,9 +175,11 @@ static int array_of(lower_plan *p, const node *n, dtype type)
         if (!p->caches[c].of_scales && x->heads == kv.heads && x->dim == kv.dim && x->latent == kv.latent) return c;
     }
     const int made = p->n_caches++;
-    const int64_t lanes = hlo_kv_scale_lanes(&kv);
-    p->caches[made] = (lower_cache){ .kv = kv, .scales = lanes ? p->n_caches : -1 };
-    if (lanes) p->caches[p->n_caches++] = (lower_cache){ .kv = { .type = DT_I8, .rows = 1, .lanes = lanes }, .scales = -1, .of_scales = true };
+    const bool scaled = type == DT_I8;
+    p->caches[made] = (lower_cache){ .kv = kv, .scales = scaled ? p->n_caches : -1 };
+    if (!scaled) return made;
+    kv.type = DT_F32;
+    p->caches[p->n_caches++] = (lower_cache){ .kv = kv, .scales = -1, .of_scales = true };
     return made;
 }
 

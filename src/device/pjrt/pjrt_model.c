@@ -165,7 +165,8 @@ static status make_caches(pjrt_model *m)
     pjrt_buffer *made[PJRT_MAX_DEVICES];
     for (int c = 0; c < m->c.plan->n_caches; c++) {
         const lower_cache *x = &m->c.plan->caches[c];
-        const int64_t dim[] = { (int64_t)x->n_places * m->c.lower.n_pages, m->c.lower.page, x->kv.rows, x->kv.lanes };
+        int64_t dim[4];
+        lower_cache_dims(x, m->c.lower.n_pages, m->c.lower.page, dim);
         status st = pjrt_zeros(m->dev->client, m->n_devices, x->kv.type, dim, 4, made);
         if (st != ST_OK) return err_wrap(st, "KV cache of %d blocks", m->n_blocks);
         for (int d = 0; d < m->n_devices; d++) m->caches[d * m->c.plan->n_caches + c] = made[d];
@@ -214,7 +215,8 @@ static status kv_copy(pjrt_model *m, int32_t block, char *dst, const char *src)
     if (m->n_devices > 1) return err_set(ST_UNSUPPORTED, "copying KV blocks of %d devices", m->n_devices);
     for (int c = 0; c < m->c.plan->n_caches; c++) {
         const lower_cache *x = &m->c.plan->caches[c];
-        const int64_t dim[] = { (int64_t)x->n_places * m->n_blocks, m->c.lower.page, x->kv.rows, x->kv.lanes };
+        int64_t dim[4];
+        lower_cache_dims(x, m->n_blocks, m->c.lower.page, dim);
         size_t page = dtype_bytes(x->kv.type, (size_t)(dim[1] * dim[2] * dim[3])), all = page * (size_t)dim[0];
         char *host = mem_alloc(all);
         if (!host) return err_nomem();

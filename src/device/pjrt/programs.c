@@ -146,12 +146,10 @@ int64_t program_weight_bytes(const program_context *c)
     return bytes;
 }
 
-static int64_t page_bytes(const lower_cache *x, int page) { return (int64_t)dtype_bytes(x->kv.type, (size_t)(page * x->kv.rows * x->kv.lanes)); }
-
 int64_t program_page_bytes(const program_context *c)
 {
     int64_t bytes = 0;
-    for (int i = 0; i < c->plan->n_caches; i++) bytes += page_bytes(&c->plan->caches[i], c->lower.page) * c->plan->caches[i].n_places;
+    for (int i = 0; i < c->plan->n_caches; i++) bytes += lower_cache_page_bytes(&c->plan->caches[i], c->lower.page) * c->plan->caches[i].n_places;
     return bytes;
 }
 
@@ -160,7 +158,7 @@ int64_t program_layer_cache_bytes(const program_context *c)
     int64_t least = INT64_MAX;
     for (int i = 0; i < c->plan->n_caches; i++) {
         if (c->plan->caches[i].of_scales) continue;
-        int64_t b = page_bytes(&c->plan->caches[i], c->lower.page) * c->lower.n_pages;
+        int64_t b = lower_cache_page_bytes(&c->plan->caches[i], c->lower.page) * c->lower.n_pages;
         least = b < least ? b : least;
     }
     return least;

@@ -86,7 +86,7 @@ static status describe(step_costs *s, const node *n, step_class *out)
     if (n->op == OP_PAGED_ATTENTION) {
         const lower_cache *cache = &s->c->plan->caches[s->c->plan->cache_at[n->a.kv.cache].array];
         out->kv_token_bytes = (double)dtype_bytes(cache->kv.type, (size_t)(cache->kv.rows * cache->kv.lanes));
-        if (cache->scales >= 0) out->kv_token_bytes += (double)s->c->plan->caches[cache->scales].kv.lanes;
+        if (cache->scales >= 0) out->kv_token_bytes += (double)lower_cache_page_bytes(&s->c->plan->caches[cache->scales], s->c->lower.page) / s->c->lower.page;
         out->out_cols = (double)n->s.dim[n->s.rank - 1];    /* a head: of each of its products one side; the other one is keys */
         TRY(kind_of(s, n, &out->kind));
     } else if (n->op == OP_LINEAR) {

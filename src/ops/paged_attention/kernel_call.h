@@ -4,16 +4,18 @@
 
 #include "ops/hlo.h"
 
-/* The call of a kernel with one result, which is finished and freed. */
-static inline hlo_val kernel_call(hlo *h, mk *k, const hlo_val *operands, int n)
+/* The call of a kernel, which is finished and freed. results may be NULL if there is one; it is returned. */
+static inline hlo_val kernel_call_results(hlo *h, mk *k, const hlo_val *operands, int n, hlo_val *results)
 {
     hlo_val out = { 0 };
     status st = mk_finish(k);
     if (st != ST_OK) hlo_fail_as(h, st);
-    else out = hlo_custom_call(h, k, operands, n, NULL);
+    else out = hlo_custom_call(h, k, operands, n, results);
     mk_free(k);
     return out;
 }
+
+static inline hlo_val kernel_call(hlo *h, mk *k, const hlo_val *operands, int n) { return kernel_call_results(h, k, operands, n, NULL); }
 
 static inline hlo_val kernel_scalar(hlo *h, hlo_val scalar) { return hlo_reshape(h, scalar, 1, (int64_t[]){ 1 }); }
 

@@ -9,23 +9,29 @@
  *                           tile, so half of a ring of buffers waits for tiles to come, the other half for tiles to have gone
  *
  * The second form changes 32-bit rows, of which any may be addressed: the new rows are f32, or the bits of 8-bit types as i32,
- * and come with an untiled dimension of tokens. Padding (page 0) is not written at all. */
+ * and come with an untiled dimension of tokens. Padding (page 0) is not written at all.
+ *
+ * Scales of an int8 cache run along lanes, so a token's are a few lanes of a page's. They are written as tiles are, afterwards: a page's
+ * scales come, the run's numbers are rotated to their lanes, the page's scales go back. */
 #include "ops/paged_attention/kv_update.h"
 
+#include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "ops/kernels.h"
 
-enum { RING_SINGLE = 64, RING = 32, INNER = 32, WAIT_TOKENS = 64, SUBLANES = 8 };
+enum { RING_SINGLE = 64, RING = 32, INNER = 32, WAIT_TOKENS = 64, SUBLANES = 8, LANES = 128 };
 
 typedef struct update {
     mk *k;
     const kv_update *u;
-    mk_ref page, slot, first, fresh, cache;
+    mk_ref page, slot, first, fresh, cache, fresh_scales, scales;
+    bool of_scales;                 /* tiles are pages of scales: */
     mk_ref sem;                     /* whole rows: of all copies */
     int64_t tile, ring;             /* by tile: */
-    mk_ref tiles, rows;             /* [ring, tile, lanes], [ring, tile or 1, 1, lanes] */
-    mk_ref where;                   /* i32 [ring, 4]: page, first slot of the tile, first slot of the run in it, tokens */
+    mk_ref tiles, rows;             /* [ring, tile, lanes], [ring, tile or 1, 1, lanes]; of scales: [ring, rows, 1, lanes], none */
+    mk_ref where;                   /* i32 [ring, 5]: page, first slot of the tile, first slot of the run in it, tokens, first token */
     mk_ref coming, going;           /* [ring] */
 } update;
 
@@ -42,6 +48,7 @@ const char *kv_update_refusal(const kv_update *u)
     if (u->lanes % 128) return "lanes that are no multiple of 128";
     if (kv_update_by_tile(u) && u->page % kv_update_tile(u)) return "pages of less than 8 tokens, or no multiple of it";
     if (!kv_update_by_tile(u) && u->rows != 1 && u->rows % SUBLANES) return "2 to 7 rows per token";
+    if (u->scales.lines && !kv_scale_lines_fit(&u->scales)) return "scales that are no whole rows of a page";
     return NULL;
 }
 
@@ -60,6 +67,19 @@ dtype kv_update_rows_type(const kv_update *u)
 {
     if (!kv_update_by_tile(u)) return u->type;
     return dtype_bits(u->type) == 8 ? DT_I32 : DT_F32;
+}
+
+/* A run of a page's first slots begins before its tokens, one of its last ones ends behind them. */
+static int64_t scales_around(const kv_update *u) { return (u->scales.line + LANES - 1) / LANES * LANES; }
+/* Lines that share a row of a page. */
+static int64_t lines_in_row(const kv_update *u) { return u->scales.line < LANES ? LANES / u->scales.line : 1; }
+
+int64_t kv_update_scales_before(const kv_update *u, int64_t line) { return scales_around(u) + line % lines_in_row(u) * u->scales.line; }
+
+mk_dims kv_update_scales_dims(const kv_update *u)
+{
+    int64_t numbers = u->tokens * u->scales.per + 2 * scales_around(u) + LANES;
+    return MK_DIMS((numbers + LANES - 1) / LANES + 1, u->scales.lines, LANES);
 }
 
 /* ---- runs ---- */
@@ -164,20 +184,20 @@ static void write_rows(update *x)
 {
     const work w = { 2, rows_active, rows_step };
     mk_val state[2] = { mk_i32(0), mk_i32(0) };
-    x->sem = mk_dma_sems(x->k, "sem", MK_DIMS());
     repeat(x, &w, x->u->tokens, state);
     wait_tokens(x, state[1]);
 }
 
 /* ---- tiles; state: next token, runs whose tiles were asked for, runs merged ---- */
 
-enum { PAGE, SLOT, FIRST, COUNT, FIELDS };
+enum { PAGE, SLOT, FIRST, COUNT, TOKEN, FIELDS };
 
 static mk_val field(const update *x, mk_val place, int which) { return mk_get(x->k, x->where, MK_AT(place, mk_i32(which))); }
 
 /* The tile in the cache that a place of the ring is for. */
 static mk_ref home(const update *x, mk_val place)
 {
+    if (x->of_scales) return mk_pick(x->k, x->scales, MK_AT(field(x, place, PAGE)));
     mk_val slot = mk_multiple(x->k, field(x, place, SLOT), (int)x->tile);
     return mk_view(x->k, x->cache, MK_AT(field(x, place, PAGE), slot, mk_i32(0)), MK_DIMS(1, x->tile, x->u->lanes), 1);
 }
@@ -200,10 +220,10 @@ static void ask_for_tile(const update *x, mk_val t, mk_val p, mk_val number, mk_
     mk_wait(k, of_ring(x, x->going, place), of_ring(x, x->tiles, place), home(x, place));
     mk_end_if(k, NULL, NULL);
     *n = run_length(x, t, p, s, mk_sub(k, mk_i32((int32_t)x->tile), first), x->tile);
-    mk_val what[FIELDS] = { add(x, p, mk_get(k, x->first, MK_AT(mk_i32(0)))), mk_sub(k, s, first), first, *n };
+    mk_val what[FIELDS] = { add(x, p, mk_get(k, x->first, MK_AT(mk_i32(0)))), mk_sub(k, s, first), first, *n, t };
     for (int i = 0; i < FIELDS; i++) mk_put(k, what[i], x->where, MK_AT(place, mk_i32(i)));
     mk_copy(k, home(x, place), of_ring(x, x->tiles, place), of_ring(x, x->coming, place));
-    mk_copy(k, fresh_rows(x, t, first), of_ring(x, x->rows, place), of_ring(x, x->coming, place));
+    if (!x->of_scales) mk_copy(k, fresh_rows(x, t, first), of_ring(x, x->rows, place), of_ring(x, x->coming, place));
 }
 
 static mk_val widened(const update *x, mk_val v)
@@ -216,6 +236,66 @@ static mk_val narrowed(const update *x, mk_val v)
 {
     if (x->u->type == DT_BF16) return mk_convert(x->k, v, DT_BF16);
     return mk_bitcast(x->k, mk_convert(x->k, v, DT_I8), x->u->type);
+}
+
+static mk_val between(const update *x, mk_val v, mk_val from, mk_val to) { return mk_and(x->k, mk_cmp(x->k, MK_GE, v, from), less(x, v, to)); }
+static mk_val times(const update *x, mk_val v, int64_t by) { return by == 1 ? v : mk_mul(x->k, v, mk_i32((int32_t)by)); }
+
+/* The run's numbers on the at-th 128 lanes of a page's lines, [lines, 128]: two rows of the fresh ones, rotated to where they belong. */
+static mk_val fresh_lanes(const update *x, mk_val place, int64_t at)
+{
+    mk *k = x->k;
+    const mk_dims dims = MK_DIMS(x->u->scales.lines, LANES);
+    mk_val from = times(x, mk_sub(k, field(x, place, TOKEN), field(x, place, FIRST)), x->u->scales.per);
+    from = add(x, from, mk_i32((int32_t)(scales_around(x->u) + at * LANES)));
+    mk_val row = mk_div(k, from, mk_i32(LANES)), left = mk_sub(k, mk_i32(LANES), mk_rem(k, from, mk_i32(LANES))), part[2];
+    for (int i = 0; i < 2; i++)
+        part[i] = mk_rotate(k, mk_load(k, x->fresh_scales, MK_AT(add(x, row, mk_i32(i)), mk_i32(0), mk_i32(0)), dims), mk_rem(k, left, mk_i32(LANES)), 1);
+    return mk_select(k, less(x, mk_iota(k, 1, dims), left), part[0], part[1]);
+}
+
+/* A page of which each line is rows of its own. */
+static void merge_lines(const update *x, mk_val place, mk_ref page, mk_val from, mk_val to)
+{
+    mk *k = x->k;
+    const kv_scale_shape *s = &x->u->scales;
+    const mk_dims dims = MK_DIMS(s->lines, LANES), apart = MK_DIMS(s->lines, 1, LANES);
+    for (int64_t i = 0; i < s->line / LANES; i++) {
+        const mk_at at = MK_AT(mk_i32(0), mk_i32(0), mk_i32((int32_t)(i * LANES)));
+        mk_val lane = add(x, mk_iota(k, 1, dims), mk_i32((int32_t)(i * LANES)));
+        mk_val old = mk_reshape(k, mk_load(k, page, at, apart), dims);
+        mk_store(k, mk_reshape(k, mk_select(k, between(x, lane, from, to), fresh_lanes(x, place, i), old), apart), page, at);
+    }
+}
+
+/* A page whose lines share rows: of a row's lines each has the numbers of its own lanes. */
+static void merge_shared_rows(const update *x, mk_val place, mk_ref page, mk_val from, mk_val to)
+{
+    mk *k = x->k;
+    const kv_scale_shape *s = &x->u->scales;
+    const int64_t share = lines_in_row(x->u);
+    const mk_dims dims = MK_DIMS(s->lines, LANES);
+    mk_val begin = times(x, mk_rem(k, mk_iota(k, 0, dims), mk_i32((int32_t)share)), s->line), lane = mk_iota(k, 1, MK_DIMS(1, LANES));
+    mk_val ours = between(x, mk_iota(k, 1, dims), add(x, begin, from), add(x, begin, to));
+    mk_val fresh = mk_select(k, ours, fresh_lanes(x, place, 0), mk_full(k, mk_f32(0), dims));
+    for (int64_t i = 0; i < s->rows; i++) {
+        const mk_at at = MK_AT(mk_i32((int32_t)i), mk_i32(0), mk_i32(0));
+        const int64_t n = s->lines - i * share < share ? s->lines - i * share : share;
+        mk_val row = mk_reduce(k, MK_SUM, mk_slice(k, fresh, MK_DIMS(i * share, 0), MK_DIMS(n, LANES)), 0), old = mk_load(k, page, at, MK_DIMS(1, LANES));
+        mk_store(k, mk_select(k, between(x, mk_rem(k, lane, mk_i32((int32_t)s->line)), from, to), row, old), page, at);
+    }
+}
+
+static void merge_scales(const update *x, mk_val number)
+{
+    mk *k = x->k;
+    mk_val place = mk_rem(k, number, mk_i32((int32_t)x->ring));
+    mk_ref page = of_ring(x, x->tiles, place);
+    mk_wait(k, of_ring(x, x->coming, place), home(x, place), page);
+    mk_val from = times(x, field(x, place, FIRST), x->u->scales.per), to = add(x, from, times(x, field(x, place, COUNT), x->u->scales.per));
+    if (x->u->scales.line < LANES) merge_shared_rows(x, place, page, from, to);
+    else merge_lines(x, place, page, from, to);
+    mk_copy(k, page, home(x, place), of_ring(x, x->going, place));
 }
 
 static void merge_tile(const update *x, mk_val number)
@@ -255,30 +335,69 @@ static void tiles_step(const update *x, const mk_val *state, mk_val *next)
     mk_val last = mk_cmp(k, MK_GE, asked[0], mk_i32((int32_t)x->u->tokens));
     mk_val ripe = mk_and(k, mk_cmp(k, MK_GT, waiting, mk_i32(0)), mk_or(k, full, last));
     mk_if(k, ripe);
-    merge_tile(x, state[2]);
+    if (x->of_scales) merge_scales(x, state[2]);
+    else merge_tile(x, state[2]);
     mk_end_if(k, NULL, NULL);
     next[0] = asked[0];
     next[1] = asked[1];
     next[2] = mk_select(k, ripe, add(x, state[2], mk_i32(1)), state[2]);
 }
 
-static void write_tiles(update *x)
+static void declare_ring(update *x)
+{
+    mk *k = x->k;
+    x->where = mk_scratch(k, x->of_scales ? "where_scales" : "where", MK_SMEM, DT_I32, MK_DIMS(x->ring, FIELDS));
+    x->coming = mk_dma_sems(k, x->of_scales ? "scales_coming" : "coming", MK_DIMS(x->ring));
+    x->going = mk_dma_sems(k, x->of_scales ? "scales_going" : "going", MK_DIMS(x->ring));
+}
+
+static void declare_tiles(update *x)
+{
+    const kv_update *u = x->u;
+    x->tile = kv_update_tile(u);
+    x->ring = u->single ? RING_SINGLE : RING;
+    x->tiles = mk_scratch(x->k, "tiles", MK_VMEM, u->type, MK_DIMS(x->ring, x->tile, u->lanes));
+    x->rows = mk_scratch(x->k, "fresh", MK_VMEM, kv_update_rows_type(u), MK_DIMS(x->ring, u->single ? 1 : x->tile, 1, u->lanes));
+    declare_ring(x);
+}
+
+/* x.scales is their array. */
+static void declare_page_scales(update *x)
+{
+    const kv_scale_shape *s = &x->u->scales;
+    x->of_scales = true;
+    x->tile = x->u->page;
+    x->ring = x->u->single ? RING_SINGLE : RING;
+    x->tiles = mk_scratch(x->k, "page_scales", MK_VMEM, DT_F32, MK_DIMS(x->ring, s->rows, 1, s->lanes));
+    declare_ring(x);
+}
+
+static void write_ring(update *x)
 {
     mk *k = x->k;
     const kv_update *u = x->u;
     const work w = { 3, tiles_active, tiles_step };
     mk_val state[3] = { mk_i32(0), mk_i32(0), mk_i32(0) };
-    x->tile = kv_update_tile(u);
-    x->ring = u->single ? RING_SINGLE : RING;
-    x->tiles = mk_scratch(k, "tiles", MK_VMEM, u->type, MK_DIMS(x->ring, x->tile, u->lanes));
-    x->rows = mk_scratch(k, "fresh", MK_VMEM, kv_update_rows_type(u), MK_DIMS(x->ring, u->single ? 1 : x->tile, 1, u->lanes));
-    x->where = mk_scratch(k, "where", MK_SMEM, DT_I32, MK_DIMS(x->ring, FIELDS));
-    x->coming = mk_dma_sems(k, "coming", MK_DIMS(x->ring));
-    x->going = mk_dma_sems(k, "going", MK_DIMS(x->ring));
     repeat(x, &w, u->tokens + x->ring / 2, state);
     mk_val i = mk_for(k, mk_i32(0), mk_min(k, state[1], mk_i32((int32_t)x->ring)), NULL, 0, NULL);
     mk_wait(k, of_ring(x, x->going, i), of_ring(x, x->tiles, i), home(x, i));
     mk_end_for(k, NULL, NULL);
+}
+
+/* The scales' operands; returns their array. */
+static mk_ref declare_scales(update *x)
+{
+    const mk_dims fresh = kv_update_scales_dims(x->u);
+    x->fresh_scales = mk_in_block(x->k, "scales", DT_F32, fresh, fresh, NULL, NULL);
+    return mk_in(x->k, "scale_cache_in", DT_F32, MK_DIMS(x->u->pages, x->u->scales.rows, 1, x->u->scales.lanes));
+}
+
+/* New scales are read; the pages' are read and written. */
+static double scale_bytes(const kv_update *u)
+{
+    const mk_dims fresh = kv_update_scales_dims(u);
+    const int64_t pages = u->single ? u->tokens : (u->tokens + u->page - 1) / u->page;
+    return 4 * (double)(fresh.v[0] * fresh.v[1] * fresh.v[2]) + 2 * (double)(pages * kv_scale_page_bytes(&u->scales));
 }
 
 mk *kv_update_kernel(const kv_update *u)
@@ -291,48 +410,86 @@ mk *kv_update_kernel(const kv_update *u)
     x.slot = mk_prefetch(k, "write_slot", DT_I32, u->tokens);
     x.first = mk_prefetch(k, "first_page", DT_I32, 1);
     x.fresh = mk_in(k, "rows", kv_update_rows_type(u), kv_update_rows_dims(u));
+    mk_ref scales_in = { 0 };
+    if (u->scales.lines) scales_in = declare_scales(&x);
     mk_ref in = mk_in(k, "cache_in", u->type, kv_update_cache_dims(u));
     x.cache = mk_out(k, "cache", u->type, kv_update_cache_dims(u));
     mk_alias(k, x.cache, in);
-    if (kv_update_by_tile(u)) write_tiles(&x);
+    if (u->scales.lines) {
+        x.scales = mk_out(k, "scale_cache", DT_F32, MK_DIMS(u->pages, u->scales.rows, 1, u->scales.lanes));
+        mk_alias(k, x.scales, scales_in);
+    }
+    update pages = x;
+    if (kv_update_by_tile(u)) declare_tiles(&x);
+    else x.sem = mk_dma_sems(k, "sem", MK_DIMS());
+    if (u->scales.lines) declare_page_scales(&pages);
+    if (kv_update_by_tile(u)) write_ring(&x);
     else write_rows(&x);
+    if (u->scales.lines) write_ring(&pages);
     double bytes = (double)u->tokens * (double)(u->rows * u->lanes) * (double)dtype_bits(u->type) / 8;
-    const mk_options o = { .bytes = bytes * (kv_update_by_tile(u) ? 2 * (double)kv_update_tile(u) : 2) };
+    const mk_options o = { .bytes = bytes * (kv_update_by_tile(u) ? 2 * (double)kv_update_tile(u) : 2) + (u->scales.lines ? scale_bytes(u) : 0) };
     mk_set_options(k, &o);
     return k;
 }
 
 /* ---- tests ---- */
 
-static const struct kv_update_case { const char *name; kv_update small, full; } cases[] = {
-#define CASE(name, type, page, rows, lanes, single, n) \
-    { name, { type, single ? 75 : 160, 2 * 80, (page) % 32 ? (page) : 32, rows, lanes, single, 0 }, { type, n, 16 * 2048, page, rows, lanes, single, 0 } }
+/* heads: of a cache with scales; of narrow heads K and V share lanes. */
+static const struct kv_update_case { const char *name; kv_update small, full; int heads; bool narrow; } cases[] = {
+#define SCALED(name, type, page, rows, lanes, single, n, small_page, ...) \
+    { name, { type, single ? 75 : 160, 2 * 80, small_page, rows, lanes, single, { 0 }, 0 }, { type, n, 16 * 2048, page, rows, lanes, single, { 0 }, 0 }, __VA_ARGS__ }
+#define CASE(name, type, page, rows, lanes, single, n) SCALED(name, type, page, rows, lanes, single, n, (page) % 32 ? (page) : 32, 0, false)
     CASE("bf16, 8 heads of 128, page 16, 2048 tokens", DT_BF16, 16, 16, 128, false, 2048),
     CASE("bf16, 8 heads of 128, page 16, decode of 64", DT_BF16, 16, 16, 128, true, 64),
     CASE("bf16, 4 heads of 256, page 48, 512 tokens", DT_BF16, 48, 8, 256, false, 512),
     CASE("f8e4m3, 8 heads of 128, page 32, 2048 tokens", DT_F8E4M3, 32, 16, 128, false, 2048),
-    CASE("i8, 4 heads of 128, page 32, decode of 64", DT_I8, 32, 8, 128, true, 64),
+    SCALED("i8, 8 heads of 128, page 64, 2048 tokens", DT_I8, 64, 16, 128, false, 2048, 64, 8, false),
+    SCALED("i8, 8 heads of 128, page 32, decode of 64", DT_I8, 32, 16, 128, true, 64, 32, 8, false),
+    SCALED("i8, 6 heads of 64, page 32, 512 tokens", DT_I8, 32, 8, 128, false, 512, 32, 6, true),
     CASE("bf16, latent 576, page 16, 2048 tokens", DT_BF16, 16, 1, 640, false, 2048),
     CASE("bf16, latent 576, page 64, decode of 256", DT_BF16, 64, 1, 640, true, 256),
     CASE("f8e4m3, latent 576, page 32, 8192 tokens", DT_F8E4M3, 32, 1, 640, false, 8192),
     CASE("f8e5m2, 1 head of 128, page 16, decode of 64", DT_F8E5M2, 16, 1, 256, true, 64),
-    CASE("i8, 2 heads of 128, page 32, 512 tokens", DT_I8, 32, 1, 512, false, 512),
-    CASE("i8, 1 head of 128, page 64, decode of 64", DT_I8, 64, 1, 256, true, 64),
+    SCALED("i8, 2 heads of 128, page 32, 512 tokens", DT_I8, 32, 1, 512, false, 512, 32, 2, false),
+    SCALED("i8, 1 head of 128, page 64, decode of 64", DT_I8, 64, 1, 256, true, 64, 64, 1, false),
+    SCALED("i8, 3 heads of 64, page 32, decode of 64", DT_I8, 32, 1, 384, true, 64, 32, 3, true),
+    SCALED("i8, 1 head of 128, page 128, 512 tokens", DT_I8, 128, 1, 256, false, 512, 128, 1, false),
     CASE("bf16, 1 head of 64, page 24, 512 tokens", DT_BF16, 24, 1, 128, false, 512),
     CASE("f32, 1 head of 128, page 16, 512 tokens", DT_F32, 16, 1, 256, false, 512),
     CASE("f32, 8 heads of 128, page 16, decode of 64", DT_F32, 16, 16, 128, true, 64),
 #undef CASE
+#undef SCALED
 };
 
+static kv_update case_of(int i, bool full)
+{
+    kv_update u = full ? cases[i].full : cases[i].small;
+    if (cases[i].heads) u.scales = kv_scale_shape_of(cases[i].heads, cases[i].narrow, false, u.page);
+    return u;
+}
+
 static void describe_case(int i, char *dst, size_t cap) { snprintf(dst, cap, "%s", cases[i].name); }
-static mk *build_case(int i, const chip *c) { (void)c; return kv_update_kernel(&cases[i].small); }
-static mk *build_full(int i, const chip *c) { (void)c; return kv_update_kernel(&cases[i].full); }
+
+static mk *build_case(int i, const chip *c)
+{
+    const kv_update u = case_of(i, false);
+    (void)c;
+    return kv_update_kernel(&u);
+}
+
+static mk *build_full(int i, const chip *c)
+{
+    const kv_update u = case_of(i, true);
+    (void)c;
+    return kv_update_kernel(&u);
+}
+
 static double case_tolerance(int i) { (void)i; return 0; }
 
 /* Whole pages of new tokens, or one token a sequence. */
 static mk *build_profile(int i, const chip *c)
 {
-    kv_update u = cases[i].full;
+    kv_update u = case_of(i, true);
     int64_t run = u.single ? 1 : kv_update_by_tile(&u) ? kv_update_tile(&u) : u.page;
     (void)c;
     u.fixed_runs = u.tokens / run;
@@ -341,11 +498,12 @@ static mk *build_profile(int i, const chip *c)
 
 static status profile(int i, const chip *c, mk *k, kernel_bound *least)
 {
-    const kv_update *u = &cases[i].full;
+    const kv_update full = case_of(i, true), *u = &full;
     double rows = (double)(u->tokens * u->rows * u->lanes), touched = kv_update_by_tile(u) && u->single ? (double)kv_update_tile(u) : 1;
     (void)c, (void)k;
     /* new rows are read, and rows of the cache written; a tile of which one row is new is read and written */
     least->bytes = rows * (double)dtype_bytes(kv_update_rows_type(u), 1) + rows * touched * (double)dtype_bytes(u->type, 1) * (touched > 1 ? 2 : 1);
+    if (u->scales.lines) least->bytes += scale_bytes(u);
     return ST_OK;
 }
 
@@ -381,13 +539,29 @@ static void fill_numbers(dtype cache, dtype type, uint64_t *state, void *dst, in
     }
 }
 
+enum { WRITE_PAGE, WRITE_SLOT, FIRST_PAGE, ROWS, SCALES, SCALE_CACHE };
+
+/* Around the tokens' numbers there is nothing that anybody may read; in pages nothing behind the last line. */
+static void fill_scales(const kv_update *u, uint64_t *state, float *fresh, float *cache)
+{
+    const mk_dims dims = kv_update_scales_dims(u);
+    const kv_scale_shape *s = &u->scales;
+    for (int64_t i = 0; i < dims.v[0] * dims.v[1] * dims.v[2]; i++) fresh[i] = NAN;
+    for (int64_t i = 0; i < s->lines * u->tokens * s->per; i++) {
+        int64_t line = i / (u->tokens * s->per), at = kv_update_scales_before(u, line) + i % (u->tokens * s->per);
+        fresh[(at / LANES * s->lines + line) * LANES + at % LANES] = kernel_draw_float(state);
+    }
+    for (int64_t i = 0; i < u->pages * s->rows * s->lanes; i++) cache[i] = i % (s->rows * s->lanes) < s->lines * s->line ? kernel_draw_float(state) : 0;
+}
+
 static void fill_case(int i, const mk *k, uint64_t seed, void *const *operands)
 {
-    const kv_update *u = &cases[i].small;
+    const kv_update small = case_of(i, false), *u = &small;
     uint64_t state = seed * 0x9E3779B97F4A7C15u + (uint64_t)i;
-    fill_places(u, &state, operands[0], operands[1]);
-    *(int32_t *)operands[2] = (int32_t)(u->pages / 2);
-    for (int j = 3; j < 5; j++) {
+    fill_places(u, &state, operands[WRITE_PAGE], operands[WRITE_SLOT]);
+    *(int32_t *)operands[FIRST_PAGE] = (int32_t)(u->pages / 2);
+    if (u->scales.lines) fill_scales(u, &state, operands[SCALES], operands[SCALE_CACHE]);
+    for (int j = ROWS; j < mk_n_operands(k); j = j == ROWS ? mk_n_operands(k) - 1 : j + 1) {
         mk_operand o = mk_operand_at(k, j);
         int64_t n = 1;
         for (int d = 0; d < o.rank; d++) n *= o.dim[d];
@@ -407,15 +581,29 @@ static float row_number(const kv_update *u, const void *rows, int64_t at)
     return x;
 }
 
+static void ref_scales(const kv_update *u, void *const *operands, float *out)
+{
+    const kv_scale_shape *s = &u->scales;
+    const int32_t *page = operands[WRITE_PAGE], *slot = operands[WRITE_SLOT], first = *(const int32_t *)operands[FIRST_PAGE];
+    const int64_t each = s->rows * s->lanes;
+    const float *fresh = operands[SCALES];
+    memcpy(out, operands[SCALE_CACHE], (size_t)(u->pages * each) * sizeof *out);
+    for (int64_t t = 0; t < u->tokens; t++)
+        for (int64_t i = 0; page[t] && i < s->lines * s->per; i++) {
+            int64_t line = i / s->per, at = kv_update_scales_before(u, line) + t * s->per + i % s->per;
+            out[(page[t] + first) * each + line * s->line + slot[t] * s->per + i % s->per] = fresh[(at / LANES * s->lines + line) * LANES + at % LANES];
+        }
+}
+
 static status ref_case(int i, const mk *k, void *const *operands, float *const *results)
 {
-    const kv_update *u = &cases[i].small;
-    const int32_t *page = operands[0], *slot = operands[1], first = *(const int32_t *)operands[2];
+    const kv_update small = case_of(i, false), *u = &small;
+    const int32_t *page = operands[WRITE_PAGE], *slot = operands[WRITE_SLOT], first = *(const int32_t *)operands[FIRST_PAGE];
     int64_t each = u->rows * u->lanes, before = (kv_update_rows_dims(u).v[0] - u->tokens) / 2;
-    (void)k;
-    dtype_to_f32(u->type, operands[4], results[0], (size_t)(u->pages * u->page * each));
+    dtype_to_f32(u->type, operands[mk_n_operands(k) - 1], results[0], (size_t)(u->pages * u->page * each));
     for (int64_t t = 0; t < u->tokens; t++)
-        for (int64_t j = 0; page[t] && j < each; j++) results[0][((page[t] + first) * u->page + slot[t]) * each + j] = row_number(u, operands[3], (t + before) * each + j);
+        for (int64_t j = 0; page[t] && j < each; j++) results[0][((page[t] + first) * u->page + slot[t]) * each + j] = row_number(u, operands[ROWS], (t + before) * each + j);
+    if (u->scales.lines) ref_scales(u, operands, results[1]);
     return ST_OK;
 }
 

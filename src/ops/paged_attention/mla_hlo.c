@@ -7,13 +7,34 @@
 
 enum { Q, K };
 /* Blocks of keys are long to hide a turn's latency, and rows of products are many where there are queries enough: measured by static profiles. */
-enum { LANES = 128, HEADS = 16, DECODE_KEYS = 1024, PREFILL_KEYS = 512, PREFILL_ROWS = 512, BUFFERS = 3 };
+enum { LANES = 128, MOST_LINES = 8 /* that share rows of scales */, HEADS = 16, DECODE_KEYS = 1024, PREFILL_KEYS = 512, PREFILL_ROWS = 512, BUFFERS = 3 };
 
 /* ---- writing ---- */
 
 static kv_update update_of(const hlo_call *c, const hlo_kv *kv)
 {
-    return (kv_update){ .type = kv->type, .tokens = c->step->T, .pages = c->cache.dim[0], .page = c->step->page, .rows = kv->rows, .lanes = kv->lanes, .single = c->step->decode };
+    return (kv_update){ .type = kv->type, .tokens = c->step->T, .pages = c->cache.dim[0], .page = c->step->page, .rows = kv->rows, .lanes = kv->lanes, .single = c->step->decode,
+                         .scales = hlo_is(c->cache_scales) ? hlo_kv_scales(kv, c->step->page) : (kv_scale_shape){ 0 } };
+}
+
+/* The tokens' scales as the kernel has them: a line's numbers behind each other. */
+static hlo_val update_scales(hlo_call *c, const hlo_kv *kv, const kv_update *u, const hlo_val scales[2])
+{
+    hlo *h = c->h;
+    const mk_dims dims = kv_update_scales_dims(u);
+    const int64_t lines = u->scales.lines, numbers = u->tokens * u->scales.per, width = dims.v[0] * dims.v[2], first = kv_update_scales_before(u, 0);
+    hlo_val line[MOST_LINES], zero = hlo_float(h, DT_F32, 0), all = hlo_transpose(h, kv_cache_scales(c, kv, scales), (int[]){ 1, 0, 2 });
+    all = hlo_reshape(h, all, 2, (int64_t[]){ lines, numbers });
+    if (lines > 1 && lines <= MOST_LINES && kv_update_scales_before(u, 1) != first) {
+        for (int64_t i = 0, before; i < lines; i++) {
+            before = kv_update_scales_before(u, i);
+            line[i] = hlo_pad(h, hlo_slice(h, all, 0, i, i + 1), 1, before, width - numbers - before, zero);
+        }
+        all = hlo_concat(h, line, (int)lines, 0);
+    } else {
+        all = hlo_pad(h, all, 1, first, width - numbers - first, zero);
+    }
+    return hlo_transpose(h, hlo_reshape(h, all, 3, (int64_t[]){ lines, dims.v[0], dims.v[2] }), (int[]){ 1, 0, 2 });
 }
 
 /* The rows as the kernel has them. */
@@ -35,8 +56,19 @@ bool kv_update_hlo(hlo_call *c, const hlo_kv *kv)
     hlo_comment(h, "the step's keys and values into the cache, in place");
     const int64_t whole[] = { u.pages, u.page, u.rows, u.lanes };
     const mk_dims dims = kv_update_cache_dims(&u);
-    const hlo_val operands[] = { c->step->write_page, c->step->write_slot, kernel_scalar(h, c->first_page), update_rows(h, &u, kv_cache_rows(c, kv)), hlo_reshape(h, c->cache, dims.n, dims.v) };
-    c->cache = hlo_reshape(h, kernel_call(h, kv_update_kernel(&u), operands, 5), 4, whole);
+    hlo_val numbers[2], scales[2], in[7], out[2] = { { 0 }, { 0 } };
+    int n = 0;
+    kv_numbers(c, kv, numbers, scales);
+    in[n++] = c->step->write_page;
+    in[n++] = c->step->write_slot;
+    in[n++] = kernel_scalar(h, c->first_page);
+    in[n++] = update_rows(h, &u, kv_cache_rows(c, kv, numbers));
+    if (u.scales.lines) in[n++] = update_scales(c, kv, &u, scales);
+    if (u.scales.lines) in[n++] = c->cache_scales;
+    in[n++] = hlo_reshape(h, c->cache, dims.n, dims.v);
+    kernel_call_results(h, kv_update_kernel(&u), in, n, out);
+    c->cache = hlo_reshape(h, out[0], 4, whole);
+    if (u.scales.lines) c->cache_scales = out[1];
     return true;
 }
 

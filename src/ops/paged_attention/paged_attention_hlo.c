@@ -30,7 +30,7 @@ hlo_kv hlo_kv_padded(dtype type, int64_t kv_heads, int64_t head_dim, int multipl
 {
     hlo_kv kv = { .type = type, .heads = kv_heads, .dim = head_dim, .narrow = head_dim <= HALF && multiple < LANES };
     int64_t pieces = kv.narrow ? kv_heads : 2 * kv_heads, width = kv.width = round_up(head_dim, multiple > LANES ? multiple : LANES);
-    if (pieces <= 4) {
+    if (kv_side_by_side(kv_heads, kv.narrow)) {
         kv.rows = 1;
         kv.lanes = pieces * width;
         kv.head_lanes = width;
@@ -62,10 +62,6 @@ hlo_kv hlo_kv_for(const graph *g, const node *attention, dtype type, int multipl
 {
     return kv_of(attention, type, graph_node(g, attention->in[K])->s.dim, multiple);
 }
-
-static int64_t n_scales(const hlo_kv *kv) { return kv->latent ? kv->heads : 2 * kv->heads; }
-
-int64_t hlo_kv_scale_lanes(const hlo_kv *kv) { return kv->type == DT_I8 ? round_up(4 * n_scales(kv), LANES) : 0; }
 
 /* The type of both products' operands: the one that loses nothing of activations and cache. */
 static dtype product_type(dtype act, dtype kv)
@@ -112,8 +108,7 @@ static hlo_val int8_number(hlo *h, hlo_val x, hlo_val *scale)
     return hlo_convert(h, hlo_select(h, hlo_broadcast_at(h, some, 0, q), q, hlo_full_like(h, hlo_float(h, DT_F32, 0), q)), DT_I8);
 }
 
-/* The step's keys and values in the cache's type, [T, kv_heads, d]; of DT_I8 with their scales. */
-static void kv_numbers(hlo_call *c, const hlo_kv *kv, hlo_val out[2], hlo_val scales[2])
+void kv_numbers(hlo_call *c, const hlo_kv *kv, hlo_val out[2], hlo_val scales[2])
 {
     hlo *h = c->h;
     for (int i = 0; i < (kv->latent ? 1 : 2); i++) {
@@ -122,11 +117,10 @@ static void kv_numbers(hlo_call *c, const hlo_kv *kv, hlo_val out[2], hlo_val sc
     }
 }
 
-/* These as rows of the cache, [T, rows, lanes]. */
-static hlo_val rows_of_numbers(hlo_call *c, const hlo_kv *kv, hlo_val in[2])
+hlo_val kv_cache_rows(hlo_call *c, const hlo_kv *kv, const hlo_val numbers[2])
 {
     hlo *h = c->h;
-    hlo_val zero = kv->type == DT_I8 ? hlo_int(h, DT_I8, 0) : hlo_float(h, kv->type, 0);
+    hlo_val in[2] = { numbers[0], numbers[1] }, zero = kv->type == DT_I8 ? hlo_int(h, DT_I8, 0) : hlo_float(h, kv->type, 0);
     if (kv->latent) return hlo_reshape(h, hlo_pad(h, in[0], 2, 0, kv->lanes - kv->dim, zero), 3, (int64_t[]){ c->step->T, 1, kv->lanes });
     int64_t width = kv->narrow ? HALF : kv->width;
     for (int i = 0; i < 2; i++) in[i] = hlo_pad(h, in[i], 2, 0, width - kv->dim, zero);
@@ -136,20 +130,30 @@ static hlo_val rows_of_numbers(hlo_call *c, const hlo_kv *kv, hlo_val in[2])
     return hlo_pad(h, all, 1, 0, kv->rows - all.dim[1], zero);
 }
 
-hlo_val kv_cache_rows(hlo_call *c, const hlo_kv *kv)
-{
-    hlo_val in[2], scales[2];
-    kv_numbers(c, kv, in, scales);
-    return rows_of_numbers(c, kv, in);
-}
-
-/* Scales [T, kv_heads] as rows of their array, [T, 1, lanes]. */
-static hlo_val rows_of_scales(hlo_call *c, const hlo_kv *kv, const hlo_val scales[2])
+hlo_val kv_cache_scales(hlo_call *c, const hlo_kv *kv, const hlo_val scales[2])
 {
     hlo *h = c->h;
-    hlo_val all = kv->latent ? scales[0] : hlo_concat(h, scales, 2, 1);
-    all = hlo_reshape(h, hlo_bitcast(h, all, DT_I8), 3, (int64_t[]){ c->step->T, 1, 4 * n_scales(kv) });
-    return hlo_pad(h, all, 2, 0, hlo_kv_scale_lanes(kv) - all.dim[2], hlo_int(h, DT_I8, 0));
+    const kv_scale_shape s = hlo_kv_scales(kv, c->step->page);
+    hlo_val all[2];
+    for (int i = 0; i < (kv->latent ? 1 : 2); i++) all[i] = hlo_pad(h, scales[i], 1, 0, round_up(kv->heads, s.per) - kv->heads, hlo_float(h, DT_F32, 0));
+    hlo_val x = kv->latent ? all[0] : hlo_concat(h, all, 2, 1);
+    return hlo_reshape(h, x, 3, (int64_t[]){ c->step->T, s.lines, s.per });
+}
+
+/* Number by number: a token's are scattered over its page. page, slot [T, 1]. */
+static void write_scales(hlo_call *c, const hlo_kv *kv, const hlo_val numbers[2], hlo_val page, hlo_val slot)
+{
+    hlo *h = c->h;
+    const kv_scale_shape s = hlo_kv_scales(kv, c->step->page);
+    hlo_val scales = kv_cache_scales(c, kv, numbers);
+    const int64_t dim[] = { c->step->T, s.lines, s.per }, n = c->step->T * s.lines * s.per, column[] = { n, 1 };
+    hlo_val at = hlo_bin_scalar(h, "multiply", hlo_iota(h, DT_I32, 1, 3, dim), (double)s.line);
+    at = hlo_bin(h, "add", at, hlo_iota(h, DT_I32, 2, 3, dim));
+    at = hlo_bin(h, "add", at, hlo_broadcast(h, hlo_bin_scalar(h, "multiply", hlo_reshape(h, slot, 1, dim), (double)s.per), (int[]){ 0 }, 3, dim));
+    hlo_val where[4] = { hlo_broadcast(h, hlo_reshape(h, page, 1, dim), (int[]){ 0 }, 3, dim), hlo_bin_scalar(h, "divide", at, (double)s.lanes), hlo_full_like(h, hlo_int(h, DT_I32, 0), at),
+                         hlo_bin_scalar(h, "remainder", at, (double)s.lanes) };
+    for (int i = 0; i < 4; i++) where[i] = hlo_reshape(h, where[i], 2, column);
+    c->cache_scales = hlo_put(h, c->cache_scales, hlo_concat(h, where, 4, 1), hlo_reshape(h, scales, 1, &n));
 }
 
 static void write_cache(hlo_call *c, const hlo_kv *kv)
@@ -160,8 +164,8 @@ static void write_cache(hlo_call *c, const hlo_kv *kv)
     hlo_val at[2] = { hlo_reshape(h, page, 2, (int64_t[]){ s->T, 1 }), hlo_reshape(h, s->write_slot, 2, (int64_t[]){ s->T, 1 }) };
     hlo_val where = hlo_concat(h, at, 2, 1);
     kv_numbers(c, kv, numbers, scales);
-    c->cache = hlo_put(h, c->cache, where, rows_of_numbers(c, kv, numbers));
-    if (hlo_is(c->cache_scales)) c->cache_scales = hlo_put(h, c->cache_scales, where, rows_of_scales(c, kv, scales));
+    c->cache = hlo_put(h, c->cache, where, kv_cache_rows(c, kv, numbers));
+    if (hlo_is(c->cache_scales)) write_scales(c, kv, scales, at[0], at[1]);
 }
 
 /* ---- reading ---- */
@@ -282,13 +286,20 @@ static hlo_val heads_of_block(const reader *r, hlo_val all, int64_t row, int64_t
 static int64_t v_dim(const reader *r) { return r->kv.latent ? r->c->n->a.paged_attention.latent : r->kv.dim; }
 static int64_t v_width(const reader *r) { return r->kv.latent ? round_up(v_dim(r), LANES) : r->kv.width; }
 
-/* Block i of an array of the cache: [B, tokens, rows, lanes] */
+/* Numbers of the pages, or parts of them, of block i: i32 [B, pages]. */
+static hlo_val pages_of_block(const reader *r, hlo_val i)
+{
+    hlo *h = r->c->h;
+    hlo_val at[2] = { { 0 }, hlo_bin_scalar(h, "multiply", i, (double)r->pages) };
+    return hlo_dynamic_slice(h, r->table, at, (int64_t[]){ r->B, r->pages });
+}
+
+/* Block i of the cache: [B, tokens, rows, lanes] */
 static hlo_val block_of(const reader *r, hlo_val array, hlo_val i)
 {
     hlo *h = r->c->h;
     const int64_t rows = array.dim[2], lanes = array.dim[3];
-    hlo_val at[2] = { { 0 }, hlo_bin_scalar(h, "multiply", i, (double)r->pages) };
-    hlo_val ids = hlo_dynamic_slice(h, r->table, at, (int64_t[]){ r->B, r->pages }), first = r->c->first_page;
+    hlo_val ids = pages_of_block(r, i), first = r->c->first_page;
     if (r->split > 1) {
         first = hlo_bin_scalar(h, "multiply", first, (double)r->split);
         array = hlo_reshape(h, array, 4, (int64_t[]){ array.dim[0] * r->split, r->page, rows, lanes });
@@ -308,15 +319,32 @@ static hlo_val seen_or_zero(const reader *r, hlo_val i, hlo_val x)
     return hlo_select(h, mask, x, hlo_full_like(h, hlo_float(h, x.type, 0), x));
 }
 
+/* The scales of a block's pages, or of the parts of them that it has: [B * pages, lines, page, per] */
+static hlo_val block_scales(const reader *r, hlo_val i)
+{
+    hlo *h = r->c->h;
+    const kv_scale_shape s = hlo_kv_scales(&r->kv, r->c->step->page);
+    const int64_t n = r->B * r->pages, parts = n * r->split;
+    hlo_val ids = hlo_reshape(h, pages_of_block(r, i), 1, &n);
+    hlo_val pages = r->split > 1 ? hlo_bin_scalar(h, "divide", ids, (double)r->split) : ids;
+    hlo_val all = hlo_take(h, r->c->cache_scales, hlo_bin(h, "add", pages, hlo_full_like(h, r->c->first_page, pages)));
+    all = hlo_slice(h, hlo_reshape(h, all, 2, (int64_t[]){ n, s.rows * s.lanes }), 1, 0, s.lines * s.line);
+    if (r->split == 1) return hlo_reshape(h, all, 4, (int64_t[]){ n, s.lines, r->page, s.per });
+    all = hlo_reshape(h, all, 5, (int64_t[]){ n, s.lines, r->split, r->page, s.per });
+    all = hlo_reshape(h, hlo_transpose(h, all, (int[]){ 0, 2, 1, 3, 4 }), 4, (int64_t[]){ parts, s.lines, r->page, s.per });
+    hlo_val first = hlo_bin_scalar(h, "multiply", hlo_iota(h, DT_I32, 0, 1, &n), (double)r->split);
+    return hlo_take(h, all, hlo_bin(h, "add", first, hlo_bin_scalar(h, "remainder", ids, (double)r->split)));
+}
+
 static void load_scales(const reader *r, hlo_val i, block *b)
 {
     hlo *h = r->c->h;
-    const int64_t n = n_scales(&r->kv), heads = r->kv.heads;
-    hlo_val all = hlo_slice(h, block_of(r, r->c->cache_scales, i), 3, 0, 4 * n);
-    all = hlo_bitcast(h, hlo_reshape(h, all, 4, (int64_t[]){ r->B, r->tokens, n, 4 }), DT_F32);
-    all = hlo_transpose(h, all, (int[]){ 0, 2, 1 });
+    const kv_scale_shape s = hlo_kv_scales(&r->kv, r->c->step->page);
+    const int64_t heads = r->kv.heads, of_values = s.lines / 2 * s.per;
+    hlo_val all = hlo_reshape(h, block_scales(r, i), 5, (int64_t[]){ r->B, r->pages, s.lines, r->page, s.per });
+    all = hlo_reshape(h, hlo_transpose(h, all, (int[]){ 0, 2, 4, 1, 3 }), 3, (int64_t[]){ r->B, s.lines * s.per, r->tokens });
     b->k_scales = hlo_slice(h, all, 1, 0, heads);
-    b->v_scales = seen_or_zero(r, i, r->kv.latent ? b->k_scales : hlo_slice(h, all, 1, heads, 2 * heads));
+    b->v_scales = seen_or_zero(r, i, r->kv.latent ? b->k_scales : hlo_slice(h, all, 1, of_values, of_values + heads));
 }
 
 static block load_block(const reader *r, hlo_val i)

@@ -33,6 +33,16 @@ const char *ragged_refusal(const ragged *r);
 /* Blocks of about `bytes` of the cache, or of `tokens` (0: by bytes), as whole pages and 128 keys; no longer than a sequence's pages. */
 int64_t ragged_block(const hlo_kv *kv, int64_t page, int64_t max_pages, int64_t bytes, int64_t tokens);
 
+/* What ragged_refusal says of an int8 cache's pages; VMEM of their scales; the shape of the scales' array. */
+const char *ragged_scales_refusal(const ragged *r);
+int64_t ragged_scales_bytes(const ragged *r);
+mk_dims ragged_scales_dims(const ragged *r);
+/* KV heads' keys, as many as lines hold, and their values; 0: there are no scales. */
+int64_t ragged_scale_heads(const ragged *r);
+
+/* Bytes of a token in the cache, with its scales. */
+double ragged_token_bytes(const ragged *r);
+
 /* The cache's shape as kernels have it: [pages, page, rows, lanes], or [pages, page, lanes] where a token is one row. */
 mk_dims ragged_cache_dims(const ragged *r);
 
@@ -42,7 +52,8 @@ typedef struct ragged_ops { int64_t ops, heads, group, rows, width; } ragged_ops
 ragged_ops ragged_ops_of(const ragged *r);
 
 /* Not finished yet. Operands of decode: first_page i32 [1] (added to pages), kv_lens i32 [seqs] (0: none), page_table i32 [seqs *
- * max_pages], factors f32 [2] (of scores; of the result), q bf16 [seqs, ops, rows, width], with sinks f32 [ops, rows, 1], the cache.
+ * max_pages], factors f32 [2] (of scores; of the result), q bf16 [seqs, ops, rows, width], with sinks f32 [ops, rows, 1], of an int8 cache
+ * its scales (hlo_kv_scales), the cache.
  * Result: as q; what belongs to a sequence without keys is undefined. */
 mk *ragged_decode(const ragged *r);
 
@@ -57,8 +68,8 @@ const char *ragged_tiles_refusal(const ragged *r);
 int64_t ragged_tiles_items(const ragged *r);
 
 /* Not finished yet. Operands: first_page i32 [1], n_tiles i32 [1], tile_seq, tile_token, tile_pos, tile_len i32 [tiles] (hlo_step), page_table
- * i32 [seqs * max_pages], factors f32 [2], with sinks f32 [q_heads], q bf16 [tokens, q_rows, width], the cache. Result: as q; rows that are
- * no tile's are undefined. */
+ * i32 [seqs * max_pages], factors f32 [2], with sinks f32 [q_heads], q bf16 [tokens, q_rows, width], of an int8 cache its scales, the cache.
+ * Result: as q; rows that are no tile's are undefined. */
 mk *ragged_tiles(const ragged *r);
 
 /* The write of the step's keys and values and the attention to them, where there are kernels for this layer, chip and bucket. */

@@ -26,6 +26,12 @@ static const ragged_case decode_cases[] = {
     { DT_BF16, 32, 2, 128, 32, 0, 0, 0, false, 1 },
     { DT_F8E4M3, 8, 1, 128, 64, 0, 0, 0, false, 1 },
     { DT_I8, 5, 1, 128, 32, 0, 0, 0, false, 1 },
+    { DT_I8, 64, 8, 64, 32, 128, 0, 0, true, 1 },
+    { DT_I8, 32, 2, 128, 64, 0, 0, 0, false, 1 },
+    { DT_I8, 9, 3, 64, 32, 0, 0, 0, false, 1 },
+    { DT_I8, 24, 6, 96, 128, 0, 8192, 0, false, 1 },
+    { DT_I8, 16, 16, 256, 32, 1024, 0, 50, false, 1 },
+    { DT_I8, 8, 1, 128, 128, 0, 0, 0, false, 1 },
     { DT_BF16, 64, 8, 64, 32, 128, 0, 0, true, 1 },
     { DT_F8E4M3, 64, 8, 64, 32, 128, 0, 0, true, 1 },
     { DT_BF16, 14, 2, 64, 32, 0, 0, 0, false, 1 },
@@ -55,6 +61,12 @@ static const ragged_case tiles_cases[] = {
     { DT_BF16, 12, 1, 128, 32, 0, 0, 0, false, 128 },
     { DT_BF16, 32, 2, 128, 32, 0, 0, 0, false, 32 },
     { DT_I8, 5, 1, 128, 32, 0, 0, 0, false, 128 },
+    { DT_I8, 64, 8, 64, 32, 128, 0, 0, true, 64 },
+    { DT_I8, 32, 2, 128, 64, 0, 0, 0, false, 32 },
+    { DT_I8, 9, 3, 64, 32, 0, 0, 0, false, 128 },
+    { DT_I8, 24, 6, 96, 128, 0, 8192, 0, false, 64 },
+    { DT_I8, 16, 8, 256, 32, 1024, 0, 50, false, 64 },
+    { DT_I8, 8, 1, 128, 128, 0, 0, 0, false, 128 },
     { DT_BF16, 64, 8, 64, 32, 128, 0, 0, true, 64 },
     { DT_F8E4M3, 64, 8, 64, 32, 128, 0, 0, true, 64 },
     { DT_BF16, 14, 2, 64, 32, 0, 0, 0, false, 128 },
@@ -122,13 +134,27 @@ static void fill_token(const ragged *r, uint64_t *state, void *cache, int64_t at
         for (int64_t j = 0; j < 2 * kv->dim; j++) put_number(kv->type, cache, at * each + place_of(kv, h, j >= kv->dim, j % kv->dim), kernel_draw_float(state));
 }
 
+/* And its scales, if it has some. */
+static void fill_scales(const ragged *r, uint64_t *state, float *scales, int64_t at, bool nothing)
+{
+    const kv_scale_shape s = hlo_kv_scales(&r->kv, r->page);
+    for (int64_t i = 0; r->kv.type == DT_I8 && i < s.lines * s.per; i++) {
+        const int64_t n = s.lines / 2 * s.per, head = i % n;
+        const float x = nothing ? NAN : head < r->kv.heads ? 1 + kernel_draw_float(state) / 2 : 0;
+        scales[at / r->page * s.rows * s.lanes + kv_scale_place(&s, head, i >= n, at % r->page)] = x;
+    }
+}
+
 /* A sequence's keys, on pages of its own. */
-static void fill_keys(const ragged *r, uint64_t *state, int32_t *table, void *cache, int64_t seq, int64_t keys)
+static void fill_keys(const ragged *r, uint64_t *state, int32_t *table, void *cache, float *scales, int64_t seq, int64_t keys)
 {
     for (int64_t p = 0; p < r->max_pages; p++) {
         int64_t page = 1 + (seq * r->max_pages + p) * 7 % (r->pages / 2 - 1);
         table[seq * r->max_pages + p] = p * r->page < keys ? (int32_t)page : 0;
-        for (int64_t t = 0; t < r->page && p * r->page + t < keys; t++) fill_token(r, state, cache, (page + r->pages / 2) * r->page + t, false);
+        for (int64_t t = 0; t < r->page && p * r->page + t < keys; t++) {
+            fill_token(r, state, cache, (page + r->pages / 2) * r->page + t, false);
+            fill_scales(r, state, scales, (page + r->pages / 2) * r->page + t, false);
+        }
     }
 }
 
@@ -154,13 +180,17 @@ static void fill_decode(int i, const mk *k, uint64_t seed, void *const *arg)
     const ragged_ops o = ragged_ops_of(&r);
     uint64_t state = seed * 0x9E3779B97F4A7C15u + (uint64_t)i;
     void *cache = arg[mk_n_operands(k) - 1];
+    float *scales = arg[mk_n_operands(k) - 2];
     *(int32_t *)arg[FIRST_PAGE] = (int32_t)(r.pages / 2);
     fill_factors(&r, arg[FACTORS]);
-    for (int64_t t = 0; t < r.pages * r.page; t++) fill_token(&r, &state, cache, t, true);
+    for (int64_t t = 0; t < r.pages * r.page; t++) {
+        fill_token(&r, &state, cache, t, true);
+        fill_scales(&r, &state, scales, t, true);
+    }
     for (int64_t s = 0; s < r.seqs; s++) {
         int64_t most = r.max_pages * r.page, keys = s == 0 ? 1 : s == 1 ? most : s == 2 ? 0 : 1 + kernel_draw(&state) % most;
         ((int32_t *)arg[LENS])[s] = (int32_t)keys;
-        fill_keys(&r, &state, arg[TABLE], cache, s, keys);
+        fill_keys(&r, &state, arg[TABLE], cache, scales, s, keys);
     }
     memset(arg[QUERY], 0, (size_t)(r.seqs * o.ops * o.rows * o.width) * sizeof(uint16_t));
     for (int64_t s = 0; s < r.seqs * r.q_heads; s++)
@@ -180,11 +210,16 @@ static void fill_tiles(int i, const mk *k, uint64_t seed, void *const *arg)
     int32_t at = 0, n = 0, *seq = arg[T_SEQ], *token = arg[T_TOKEN], *pos = arg[T_POS], *len = arg[T_LEN];
     *(int32_t *)arg[T_FIRST] = (int32_t)(r.pages / 2);
     fill_factors(&r, arg[T_FACTORS]);
-    for (int64_t t = 0; t < r.pages * r.page; t++) fill_token(&r, &state, arg[mk_n_operands(k) - 1], t, true);
+    void *cache = arg[mk_n_operands(k) - 1];
+    float *scales = arg[mk_n_operands(k) - 2];
+    for (int64_t t = 0; t < r.pages * r.page; t++) {
+        fill_token(&r, &state, cache, t, true);
+        fill_scales(&r, &state, scales, t, true);
+    }
     for (int64_t t = 0; t < r.tiles; t++) seq[t] = token[t] = pos[t] = len[t] = 0;
     for (int64_t s = 0; s < r.seqs; s++) {
         int64_t most = r.max_pages * r.page, keys = s == 0 ? 2 : s == 1 ? most : s == 2 ? 0 : 24 + kernel_draw(&state) % (most - 24), queries = keys < 24 ? keys : s == 1 ? 24 : 17 + kernel_draw(&state) % 8;
-        fill_keys(&r, &state, arg[T_TABLE], arg[mk_n_operands(k) - 1], s, keys);
+        fill_keys(&r, &state, arg[T_TABLE], cache, scales, s, keys);
         for (int64_t q = 0; q < queries; q += r.tile, n++) {
             seq[n] = (int32_t)s;
             token[n] = at + (int32_t)q;
@@ -195,13 +230,28 @@ static void fill_tiles(int i, const mk *k, uint64_t seed, void *const *arg)
     }
     *(int32_t *)arg[T_TILES] = n;
     for (int64_t j = 0; r.sinks && j < r.q_heads; j++) ((float *)arg[T_SINKS])[j] = (float)(j % 5) - 2;
-    uint16_t *q = arg[mk_n_operands(k) - 2];
+    uint16_t *q = arg[T_SINKS + r.sinks];
     memset(q, 0, (size_t)(r.tokens * o.q_rows * o.width) * sizeof *q);
     for (int64_t h = 0; h < r.tokens * r.q_heads; h++)
         for (int64_t j = 0; j < r.kv.dim; j++) q[(h / r.q_heads * o.q_rows + h % r.q_heads) * o.width + j] = f32_to_bf16(kernel_draw_float(&state));
 }
 
 /* ---- what is to come out ---- */
+
+/* What the cache means, in f32. */
+static void read_cache(const ragged *r, const mk *k, void *const *arg, float *out)
+{
+    const hlo_kv *kv = &r->kv;
+    const int64_t each = kv->rows * kv->lanes, tokens = r->pages * r->page;
+    dtype_to_f32(kv->type, arg[mk_n_operands(k) - 1], out, (size_t)(tokens * each));
+    if (kv->type != DT_I8) return;
+    const kv_scale_shape s = hlo_kv_scales(kv, r->page);
+    const float *scales = arg[mk_n_operands(k) - 2];
+    for (int64_t i = 0; i < tokens * kv->heads * 2 * kv->dim; i++) {
+        const int64_t j = i % kv->dim, v = i / kv->dim % 2, head = i / kv->dim / 2 % kv->heads, t = i / kv->dim / 2 / kv->heads;
+        out[t * each + place_of(kv, head, (int)v, j)] *= scales[t / r->page * s.rows * s.lanes + kv_scale_place(&s, head, v, t % r->page)];
+    }
+}
 
 typedef struct reference { const ragged *r; const float *cache; const int32_t *table; int64_t first_page; float score, value; } reference;
 
@@ -238,10 +288,10 @@ static status ref_decode(int i, const mk *k, void *const *arg, float *const *res
 {
     const ragged r = shape_of(&decode_cases[i], false, NULL);
     const ragged_ops o = ragged_ops_of(&r);
-    size_t n = (size_t)(r.pages * r.page * r.kv.rows * r.kv.lanes);
+    const size_t n = (size_t)(r.pages * r.page * r.kv.rows * r.kv.lanes);
     float *cache = mem_array(n, sizeof *cache);
     if (!cache) return err_nomem();
-    dtype_to_f32(r.kv.type, arg[mk_n_operands(k) - 1], cache, n);
+    read_cache(&r, k, arg, cache);
     reference x = { &r, cache, arg[TABLE], *(const int32_t *)arg[FIRST_PAGE], ((const float *)arg[FACTORS])[0], ((const float *)arg[FACTORS])[1] };
     for (int64_t j = 0; j < r.seqs * o.ops * o.rows * o.width; j++) results[0][j] = NAN;
     for (int64_t s = 0; s < r.seqs * r.q_heads; s++) {
@@ -267,13 +317,13 @@ static status ref_tiles(int i, const mk *k, void *const *arg, float *const *resu
 {
     const ragged r = shape_of(&tiles_cases[i], false, NULL);
     const ragged_tiles_shape o = ragged_tiles_shape_of(&r);
-    size_t n = (size_t)(r.pages * r.page * r.kv.rows * r.kv.lanes);
+    const size_t n = (size_t)(r.pages * r.page * r.kv.rows * r.kv.lanes);
     float *cache = mem_array(n, sizeof *cache);
     if (!cache) return err_nomem();
-    dtype_to_f32(r.kv.type, arg[mk_n_operands(k) - 1], cache, n);
+    read_cache(&r, k, arg, cache);
     reference x = { &r, cache, arg[T_TABLE], *(const int32_t *)arg[T_FIRST], ((const float *)arg[T_FACTORS])[0], ((const float *)arg[T_FACTORS])[1] };
     for (int64_t j = 0; j < r.tokens * o.q_rows * o.width; j++) results[0][j] = NAN;
-    for (int64_t t = 0; t < *(const int32_t *)arg[T_TILES]; t++) ref_tile(&x, &o, arg, t, arg[mk_n_operands(k) - 2], results[0]);
+    for (int64_t t = 0; t < *(const int32_t *)arg[T_TILES]; t++) ref_tile(&x, &o, arg, t, arg[T_SINKS + r.sinks], results[0]);
     mem_free(cache);
     return ST_OK;
 }
@@ -335,7 +385,7 @@ static status profile(int i, const chip *c, mk *k, kernel_bound *least)
     const ragged r = shape_of(&decode_cases[i], true, c);
     double keys = (double)(r.seqs * seen_keys(&r));
     (void)k;
-    least->bytes = keys * (double)dtype_bytes(r.kv.type, (size_t)(r.kv.rows * r.kv.lanes));
+    least->bytes = keys * ragged_token_bytes(&r);
     least->unit_s = 4 * keys * (double)(r.q_heads * r.kv.dim) / c->bf16_flops;
     return ST_OK;
 }
@@ -363,7 +413,7 @@ static status profile_tiles(int i, const chip *c, mk *k, kernel_bound *least)
     double keys = 0;
     (void)k;
     for (int64_t pos = 0; pos < r.tokens; pos++) keys += (double)(pos + 1 - first_seen(&r, pos));
-    least->bytes = (double)r.tokens * ((double)dtype_bytes(r.kv.type, (size_t)(r.kv.rows * r.kv.lanes)) + 4.0 * (double)(r.q_heads * r.kv.dim));
+    least->bytes = (double)r.tokens * (ragged_token_bytes(&r) + 4.0 * (double)(r.q_heads * r.kv.dim));
     least->unit_s = 4 * keys * (double)(r.q_heads * r.kv.dim) / c->bf16_flops;
     return ST_OK;
 }

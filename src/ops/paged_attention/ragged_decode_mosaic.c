@@ -42,8 +42,8 @@ const char *ragged_refusal(const ragged *r)
     if (r->block % r->page || r->block % LANES) return "blocks that are no multiple of a page and of 128 keys";
     int64_t scalars = r->seqs * r->max_pages + (r->queries > 1 ? RAGGED_FIELDS * ragged_tiles_items(r) + 4 * r->tiles : RAGGED_FIELDS * r->seqs);
     if (scalars * 4 > SMEM_BYTES) return "page tables of more than 768 KiB: larger pages are smaller tables";
-    if (r->queries > 1) return ragged_tiles_refusal(r);
-    return NULL;
+    const char *why = ragged_scales_refusal(r);
+    return why || r->queries == 1 ? why : ragged_tiles_refusal(r);
 }
 
 static mk_val widened(const decode *d, mk_val v) { return d->r->widen && dtype_bits(v.type) == 8 ? mk_convert(d->k, v, DT_BF16) : v; }
@@ -79,7 +79,8 @@ static mk_val op_scores(const decode *d, mk_val seq, ragged_place p, int64_t i)
 {
     mk *k = d->k;
     mk_val q = mk_load(k, d->q, MK_AT(seq, ragged_num(i), mk_i32(0), mk_i32(0)), MK_DIMS(d->o.rows, d->o.width));
-    return mk_matmul(k, q, widened(d, ragged_keys(&d->s, p, ragged_whole(&d->s), i)), true, DT_F32, (mk_val){ 0 });
+    mk_val s = mk_matmul(k, q, widened(d, ragged_keys(&d->s, p, ragged_whole(&d->s), i)), true, DT_F32, (mk_val){ 0 });
+    return d->s.shape.lines ? mk_mul(k, s, ragged_scales(&d->s, p, ragged_whole(&d->s), i)) : s;
 }
 
 /* Scores with their factor and cap; those of keys out of sight far below all others. */
@@ -102,15 +103,16 @@ static op_state begin(const decode *d, int64_t i, mk_val is_first, op_state old)
     return (op_state){ mk_select(k, is_first, max, old.max), mk_select(k, is_first, sum, old.sum), mk_select(k, is_first, acc, old.acc) };
 }
 
-/* The running softmax: weights of this block's keys and, in `keep`, what the state so far still counts. */
-static mk_val weights(const decode *d, mk_val s, op_state *st, mk_val *keep)
+/* The running softmax: weights of this block's keys, with the scales of their values if there are any, and, in `keep`, what the state so far
+ * still counts. */
+static mk_val weights(const decode *d, mk_val s, mk_val scales, op_state *st, mk_val *keep)
 {
     mk *k = d->k;
     mk_val max = mk_max(k, st->max, mk_reduce(k, MK_MAX, s, 1)), p = mk_exp(k, mk_sub(k, s, max));
     *keep = mk_exp(k, mk_sub(k, st->max, max));
     st->sum = mk_add(k, mk_mul(k, st->sum, *keep), mk_reduce(k, MK_SUM, p, 1));
     st->max = max;
-    return mk_convert(k, p, DT_BF16);
+    return mk_convert(k, mk_is(scales) ? mk_mul(k, p, scales) : p, DT_BF16);
 }
 
 /* Keys that the sequence sees, as columns of scores. n: of its keys, how many are in this block and those before. */
@@ -134,7 +136,8 @@ static void block(const void *arg, ragged_place p, mk_val *state)
     for (int64_t i = 0; i < d->o.ops; i++) scores[i] = op_scores(d, seq, p, i);
     for (int64_t i = 0; i < d->o.ops; i++) {
         st[i] = begin(d, i, is_first, st[i]);
-        p_of[i] = weights(d, masked(d, scores[i], seen), &st[i], &keep[i]);
+        mk_val scales = d->s.shape.lines ? ragged_value_scales(&d->s, p, ragged_whole(&d->s), i, n) : (mk_val){ 0 };
+        p_of[i] = weights(d, masked(d, scores[i], seen), scales, &st[i], &keep[i]);
     }
     for (int64_t i = 0; i < d->o.ops; i++) {
         mk_val v = mk_matmul(k, p_of[i], widened(d, ragged_values(&d->s, p, ragged_whole(&d->s), i, n)), false, DT_F32, (mk_val){ 0 });
@@ -180,13 +183,14 @@ mk *ragged_decode(const ragged *r)
     d.factors = mk_prefetch(k, "factors", DT_F32, 2);
     d.q = mk_in_block(k, "q", DT_BF16, q, q, NULL, NULL);
     if (r->sinks) d.sinks = mk_in_block(k, "sinks", DT_F32, sinks, sinks, NULL, NULL);
+    if (r->kv.type == DT_I8) d.s.scale_cache = mk_in(k, "scale_cache", DT_F32, ragged_scales_dims(r));
     d.s.cache = mk_in(k, "cache", r->kv.type, ragged_cache_dims(r));
     d.out = mk_out_block(k, "out", DT_BF16, q, q, NULL, NULL);
     ragged_stream_init(&d.s, k, r, r->seqs);
     attend(&d);
     double keys = (double)r->seqs * (double)(r->max_pages * r->page < 2048 ? r->max_pages * r->page : 2048);   /* not known: a guess */
     const mk_options o = { .flops = 4 * keys * (double)(r->q_heads * r->kv.dim), .transcendentals = keys * (double)r->q_heads,
-                           .bytes = keys * (double)dtype_bytes(r->kv.type, (size_t)(r->kv.rows * r->kv.lanes)), .vmem_limit_bytes = r->vmem_bytes };
+                           .bytes = keys * ragged_token_bytes(r), .vmem_limit_bytes = r->vmem_bytes };
     mk_set_options(k, &o);
     return k;
 }

@@ -8,7 +8,7 @@ enum { Q, K, VAL, SINKS };
 enum { FACTORS = 2, SPILLED = 6, SLACK = 4 << 20, LANES = 128 };
 enum { LEAST_KEYS = 128, SHORT_KEYS = 256, TILES_KEYS = 512, FEW_QUERIES = 32 };
 
-static int64_t blocks_of(const ragged *r) { return r->buffers * r->block * (int64_t)dtype_bytes(r->kv.type, (size_t)(r->kv.rows * r->kv.lanes)); }
+static int64_t blocks_of(const ragged *r) { return r->buffers * r->block * (int64_t)dtype_bytes(r->kv.type, (size_t)(r->kv.rows * r->kv.lanes)) + ragged_scales_bytes(r); }
 
 /* VMEM that decode takes: blocks, queries and results (twice, for they are windows), and scores and weights, which do not fit in registers. */
 static int64_t vmem_of(const ragged *r)
@@ -22,7 +22,7 @@ static int64_t vmem_of_tiles(const ragged *r)
 {
     const ragged_tiles_shape o = ragged_tiles_shape_of(r);
     int64_t heads = 2 * r->kv.heads * r->block * o.width * 2, queries = 2 * 2 * r->queries * o.q_rows * o.width * 2;
-    return blocks_of(r) + heads + queries + r->queries * r->q_heads * (2 * o.width + 4 * o.width + 2 * 4 * LANES) + 2 * SPILLED * o.rows * r->block + SLACK;
+    return blocks_of(r) + 4 * ragged_scale_heads(r) * r->block + heads + queries + r->queries * r->q_heads * (2 * o.width + 4 * o.width + 2 * 4 * LANES) + 2 * SPILLED * o.rows * r->block + SLACK;
 }
 
 static int64_t vmem_most(const hlo_call *c) { return c->step->attention.chip->vmem_bytes / 8 * 7; }
@@ -93,7 +93,6 @@ static const char *tiles_refusal(const hlo_call *c, ragged *r)
 static const char *refusal(const hlo_call *c, ragged *single, ragged *tiles)
 {
     if (c->step->act != DT_BF16) return "activations of another type than bf16";
-    if (hlo_is(c->cache_scales)) return "a cache with a scale for each token and head";
     if (hlo_is(c->step->see)) return "images, whose tokens see what is behind them";
     const char *why = single_refusal(c, single);
     return why || c->step->decode ? why : tiles_refusal(c, tiles);
@@ -137,7 +136,7 @@ static hlo_val attend_single(hlo_call *c, const ragged *r, hlo_val q)
     const hlo_step *s = c->step;
     const int64_t table = r->seqs * r->max_pages;
     const mk_dims cache = ragged_cache_dims(r);
-    hlo_val in[7];
+    hlo_val in[8];
     int n = 0;
     hlo_comment(h, "attention of one token per sequence by a kernel: %lld blocks of %lld keys", (long long)r->buffers, (long long)r->block);
     in[n++] = kernel_scalar(h, c->first_page);
@@ -150,6 +149,7 @@ static hlo_val attend_single(hlo_call *c, const ragged *r, hlo_val q)
         sinks = rows_of_heads(h, r, sinks, 1);
         in[n++] = hlo_reshape(h, sinks, 3, sinks.dim + 1);
     }
+    if (hlo_is(c->cache_scales)) in[n++] = c->cache_scales;
     in[n++] = hlo_reshape(h, c->cache, cache.n, cache.v);
     hlo_val out = heads_of_rows(h, r, kernel_call(h, ragged_decode(r), in, n));
     return kernel_where(h, s->kv_lens, 0, out, hlo_full_like(h, hlo_float(h, out.type, 0), out));
@@ -163,7 +163,7 @@ static hlo_val attend_tiles(hlo_call *c, const ragged *r)
     const ragged_tiles_shape o = ragged_tiles_shape_of(r);
     const int64_t table = r->seqs * r->max_pages, lane = r->kv.narrow ? r->kv.v_lane : 0;
     const mk_dims cache = ragged_cache_dims(r);
-    hlo_val in[12], zero = hlo_float(h, DT_BF16, 0);
+    hlo_val in[13], zero = hlo_float(h, DT_BF16, 0);
     int n = 0;
     hlo_comment(h, "attention of longer runs by a kernel: %lld queries, %lld blocks of %lld keys", (long long)r->queries, (long long)r->buffers, (long long)r->block);
     in[n++] = kernel_scalar(h, c->first_page);
@@ -176,6 +176,7 @@ static hlo_val attend_tiles(hlo_call *c, const ragged *r)
     in[n++] = factors(c);
     if (r->sinks) in[n++] = hlo_convert(h, c->in[SINKS], DT_F32);
     in[n++] = hlo_pad(h, hlo_pad(h, c->in[Q], 2, 0, o.width - r->kv.dim, zero), 1, 0, o.q_rows - r->q_heads, zero);
+    if (hlo_is(c->cache_scales)) in[n++] = c->cache_scales;
     in[n++] = hlo_reshape(h, c->cache, cache.n, cache.v);
     hlo_val out = kernel_call(h, ragged_tiles(r), in, n);
     return hlo_slice(h, hlo_slice(h, out, 1, 0, r->q_heads), 2, lane, lane + r->kv.dim);

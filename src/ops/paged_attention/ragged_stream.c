@@ -66,6 +66,7 @@ void ragged_stream_init(ragged_stream *s, mk *k, const ragged *r, int64_t items)
     s->list = mk_scratch(k, "list", MK_SMEM, DT_I32, MK_DIMS(items, RAGGED_FIELDS));
     s->blocks = mk_scratch(k, "blocks", MK_VMEM, r->kv.type, dims);
     s->sem = mk_dma_sems(k, "block_sem", MK_DIMS(r->buffers));
+    ragged_scales_init(s);
 }
 
 void ragged_list(ragged_stream *s, mk_val n, ragged_item *item, const void *arg)
@@ -126,9 +127,17 @@ static mk_val pages_of(const ragged_stream *s, ragged_place p)
     return mk_min(k, mk_sub(k, pages, mk_mul(k, p.block, ragged_num(s->block_pages))), ragged_num(s->block_pages));
 }
 
-/* Pages from the `at`-th of the table on, a piece of their lanes, to as many places in the buffers. */
-static void fetch_piece(const ragged_stream *s, mk_val at, mk_val n, mk_val to, int64_t piece, mk_ref sem)
+/* The first place in the buffers that a block has for a piece. */
+static mk_val place_of(const ragged_stream *s, ragged_place p, int64_t piece)
 {
+    mk_val buffer = mk_add(s->k, buffer_of(s, p.turn), ragged_num(piece * s->r->buffers));
+    return mk_mul(s->k, buffer, ragged_num(s->block_pages));
+}
+
+/* Pages from the `at`-th of the table on, a piece of their lanes, to as many places in the buffers; with the first piece their scales. */
+static void fetch_piece(const ragged_stream *s, ragged_place p, mk_val at, mk_val n, int64_t piece, mk_ref sem)
+{
+    mk_val to = place_of(s, p, piece);
     mk *k = s->k;
     mk_dims dims = ragged_cache_dims(s->r);
     mk_val i = mk_for(k, mk_i32(0), n, NULL, 0, NULL);
@@ -137,14 +146,8 @@ static void fetch_piece(const ragged_stream *s, mk_val at, mk_val n, mk_val to, 
     dims.v[0] = 1;
     dims.v[dims.n - 1] = piece_lanes(s->r);
     mk_copy(k, mk_view(k, s->cache, from, dims, 1), mk_pick(k, s->blocks, MK_AT(mk_add(k, to, i))), sem);
+    if (piece == 0) ragged_scales_fetch(s, from.v[0], buffer_of(s, p.turn), i, sem);
     mk_end_for(k, NULL, NULL);
-}
-
-/* The first place in the buffers that a block has for a piece. */
-static mk_val place_of(const ragged_stream *s, ragged_place p, int64_t piece)
-{
-    mk_val buffer = mk_add(s->k, buffer_of(s, p.turn), ragged_num(piece * s->r->buffers));
-    return mk_mul(s->k, buffer, ragged_num(s->block_pages));
 }
 
 static void fetch(const ragged_stream *s, ragged_place p)
@@ -153,7 +156,7 @@ static void fetch(const ragged_stream *s, ragged_place p)
     mk_val row = mk_mul(k, ragged_field(s, p.item, RAGGED_SEQ), ragged_num(s->r->max_pages)), at = mk_add(k, row, mk_mul(k, p.block, ragged_num(s->block_pages)));
     mk_val n = pages_of(s, p);
     mk_ref sem = mk_pick(k, s->sem, MK_AT(buffer_of(s, p.turn)));
-    for (int64_t piece = 0; piece < n_pieces(s->r); piece++) fetch_piece(s, at, n, place_of(s, p, piece), piece, sem);
+    for (int64_t piece = 0; piece < n_pieces(s->r); piece++) fetch_piece(s, p, at, n, piece, sem);
 }
 
 /* All pages of a block count on one semaphore: they are waited for as one copy of as many pages. */
@@ -167,6 +170,7 @@ static void await(const ragged_stream *s, ragged_place p)
     dims.v[dims.n - 1] = piece_lanes(s->r);
     mk_ref pages = mk_view_sized(k, s->blocks, at, dims, &n, 0);
     for (int64_t piece = 0; piece < n_pieces(s->r); piece++) mk_wait(k, mk_pick(k, s->sem, MK_AT(buffer_of(s, p.turn))), pages, pages);
+    ragged_scales_await(s, n, mk_pick(k, s->sem, MK_AT(buffer_of(s, p.turn))));
 }
 
 static void fetch_if_any(const ragged_stream *s, ragged_place p)

@@ -15,6 +15,8 @@ typedef struct ragged_stream {
     mk_ref list;                    /* i32 [items, RAGGED_FIELDS] */
     mk_ref blocks, sem;             /* [pieces of 128 lanes * buffers * block_pages, page, ...]; [buffers] */
     mk_val n_items, n_blocks;       /* listed; of all of them */
+    mk_ref scale_cache, scales;     /* of an int8 cache: operand; [buffers, rows, 1, lanes of a block's pages] */
+    kv_scale_shape shape;           /* no lines: there are none */
 } ragged_stream;
 
 /* Of an item in the list: which it is, its sequence, and the keys that its queries see, from `lo` to before `hi`. */
@@ -49,5 +51,17 @@ static inline ragged_part ragged_whole(const ragged_stream *s) { return (ragged_
  * are 0: what nobody wrote may be a NaN, which a weight of 0 does not stop. */
 mk_val ragged_keys(const ragged_stream *s, ragged_place p, ragged_part part, int64_t i);
 mk_val ragged_values(const ragged_stream *s, ragged_place p, ragged_part part, int64_t i, mk_val n);
+
+/* ---- scales of an int8 cache: ragged_scales.c. Without them these do nothing ---- */
+void ragged_scales_init(ragged_stream *s);
+/* Asks for a page's, to the at-th place of a buffer; waits for those of n pages. */
+void ragged_scales_fetch(const ragged_stream *s, mk_val page, mk_val buffer, mk_val at, mk_ref sem);
+void ragged_scales_await(const ragged_stream *s, mk_val n, mk_ref sem);
+/* Keys' and values' scales of op i (ragged_ops) of a block's part, f32 [1, tokens * heads] as the columns of its scores. Values' from the
+ * block's n-th key on are 0: what nobody wrote may be a NaN. */
+mk_val ragged_scales(const ragged_stream *s, ragged_place p, ragged_part part, int64_t i);
+mk_val ragged_value_scales(const ragged_stream *s, ragged_place p, ragged_part part, int64_t i, mk_val n);
+/* Fills the at-th 128 tokens of `heads`, f32 [ragged_scale_heads, 1, block]; 0 from the block's n-th key on. */
+void ragged_split_scales(const ragged_stream *s, ragged_place p, mk_val at, mk_val n, mk_ref heads);
 
 #endif

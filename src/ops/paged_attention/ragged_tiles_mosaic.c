@@ -21,6 +21,7 @@ typedef struct tiles {
     mk_ref queries, query_sem, results, result_sem;     /* [2 * pieces * parts, part, q_rows, 128]; [2] */
     mk_ref rows;                    /* bf16 [q_heads, queries, width] */
     mk_ref keys, values;            /* bf16 [kv_heads, block, width] */
+    mk_ref scales;                  /* of an int8 cache: f32 [ragged_scale_heads, 1, block], keys' first */
     mk_ref max, sum, acc;           /* f32 [q_heads, queries, 128], twice; [q_heads, queries, width] */
 } tiles;
 
@@ -218,6 +219,7 @@ static void split_block(const tiles *t, ragged_place p)
             mk_store(k, mk_reshape(k, one_head(t, values, j, o.heads), dims), t->values, to);
         }
     }
+    ragged_split_scales(&t->s, p, at, n, t->scales);
     mk_end_for(k, NULL, NULL);
 }
 
@@ -269,16 +271,27 @@ static void sight(const tiles *t, ragged_place p, mk_val *lo, mk_val *hi)
     *lo = mk_max(k, *lo, mk_select(k, mk_cmp(k, MK_GE, pos, next), next, mk_full(k, here, column)));
 }
 
+static mk_val kv_head(const tiles *t, mk_val c) { return t->o.heads == t->o.group ? c : mk_div(t->k, c, ragged_num(t->o.group / t->o.heads)); }
+
 /* The block's keys, or values, of the head that a chunk's rows share. */
 static mk_val shared_head(const tiles *t, mk_ref of, mk_val c)
 {
-    mk_val head = t->o.heads == t->o.group ? c : mk_div(t->k, c, ragged_num(t->o.group / t->o.heads));
-    return mk_load(t->k, of, MK_AT(head, mk_i32(0), mk_i32(0)), MK_DIMS(t->r->block, t->o.width));
+    return mk_load(t->k, of, MK_AT(kv_head(t, c), mk_i32(0), mk_i32(0)), MK_DIMS(t->r->block, t->o.width));
+}
+
+/* x [rows, block] by the scales of these keys or values, if they have some. */
+static mk_val scaled(const tiles *t, mk_val x, mk_val c, bool of_values)
+{
+    mk *k = t->k;
+    if (!t->s.shape.lines) return x;
+    mk_val head = kv_head(t, c);
+    if (of_values) head = mk_add(k, head, ragged_num(ragged_scale_heads(t->r) / 2));
+    return mk_mul(k, x, mk_load(k, t->scales, MK_AT(head, mk_i32(0), mk_i32(0)), MK_DIMS(1, t->r->block)));
 }
 
 static mk_val scores(const tiles *t, mk_val c)
 {
-    return mk_matmul(t->k, load_chunk(t, t->rows, c, t->o.width), shared_head(t, t->keys, c), true, DT_F32, (mk_val){ 0 });
+    return scaled(t, mk_matmul(t->k, load_chunk(t, t->rows, c, t->o.width), shared_head(t, t->keys, c), true, DT_F32, (mk_val){ 0 }), c, false);
 }
 
 static mk_val masked(const tiles *t, mk_val s, const mk_val *lo, const mk_val *hi)
@@ -303,7 +316,7 @@ static void chunk(const tiles *t, mk_val c, mk_val s, const mk_val *lo, const mk
     mk_val p = mk_exp(k, mk_sub(k, s, widened(t, max, t->r->block))), keep = mk_exp(k, mk_sub(k, old, max));
     store_chunk(t, t->max, c, LANES, max);
     store_chunk(t, t->sum, c, LANES, mk_add(k, mk_mul(k, sum, keep), mk_broadcast(k, mk_reduce(k, MK_SUM, p, 1), narrow)));
-    mk_val v = mk_matmul(k, mk_convert(k, p, DT_BF16), shared_head(t, t->values, c), false, DT_F32, (mk_val){ 0 });
+    mk_val v = mk_matmul(k, mk_convert(k, scaled(t, p, c, true), DT_BF16), shared_head(t, t->values, c), false, DT_F32, (mk_val){ 0 });
     store_chunk(t, t->acc, c, t->o.width, mk_add(k, mk_mul(k, load_chunk(t, t->acc, c, t->o.width), widened(t, keep, t->o.width)), v));
 }
 
@@ -427,6 +440,7 @@ static void declare(tiles *t)
     t->factors = mk_prefetch(k, "factors", DT_F32, 2);
     if (r->sinks) t->sinks = mk_prefetch(k, "sinks", DT_F32, r->q_heads);
     t->q = mk_in(k, "q", DT_BF16, tokens);
+    if (r->kv.type == DT_I8) t->s.scale_cache = mk_in(k, "scale_cache", DT_F32, ragged_scales_dims(r));
     t->s.cache = mk_in(k, "cache", r->kv.type, ragged_cache_dims(r));
     t->out = mk_out(k, "out", DT_BF16, tokens);
     ragged_stream_init(&t->s, k, r, ragged_tiles_items(r));
@@ -435,6 +449,7 @@ static void declare(tiles *t)
     t->rows = mk_scratch(k, "rows", MK_VMEM, DT_BF16, MK_DIMS(r->q_heads, r->queries, t->o.width));
     t->keys = mk_scratch(k, "keys", MK_VMEM, DT_BF16, MK_DIMS(r->kv.heads, r->block, t->o.width));
     t->values = mk_scratch(k, "values", MK_VMEM, DT_BF16, MK_DIMS(r->kv.heads, r->block, t->o.width));
+    if (r->kv.type == DT_I8) t->scales = mk_scratch(k, "head_scales", MK_VMEM, DT_F32, MK_DIMS(ragged_scale_heads(r), 1, r->block));
     t->max = mk_scratch(k, "max", MK_VMEM, DT_F32, MK_DIMS(r->q_heads, r->queries, LANES));
     t->sum = mk_scratch(k, "sum", MK_VMEM, DT_F32, MK_DIMS(r->q_heads, r->queries, LANES));
     t->acc = mk_scratch(k, "acc", MK_VMEM, DT_F32, MK_DIMS(r->q_heads, r->queries, t->o.width));

@@ -53,6 +53,10 @@ TEST(auto_pads_nothing_and_lists_what_else_there_was)
     CHECK_INT(jv_get_i64(jv_get(o, "attention"), "kv_bytes_per_token", 0), 2 * 8 * 128);
     CHECK(jv_get_i64(o, "block_size", 0) >= 32);
     jv_free(o);
+    o = ran_json(RUN("--target", "v6e-1", "--json", "--kv-cache-dtype", "int8_per_token_head"));     /* a scale for each of 8 heads' K and V: 64 bytes */
+    CHECK_INT(jv_get_i64(jv_get(o, "attention"), "kv_bytes_per_token", 0), 2 * 8 * 128 + 64);
+    CHECK_INT(jv_get_i64(o, "kv_bytes_per_token", 0), 32 * (2 * 8 * 128 + 64));
+    jv_free(o);
     ran r = RUN("--target", "v5e-4", "-tp", "2");
     CHECK(strstr(buf_cstr(&r.out), "attention by the policy auto on v5e: head size 128") && strstr(buf_cstr(&r.out), "what decode was chosen from"));
     ran_free(&r);

@@ -333,6 +333,8 @@ GOLDEN(qwen3_moe, 0.005, "ragged_decode ragged_tiles kv_update")
 #define MIXTURE "\"num_experts\": 8, \"num_experts_per_tok\": 2, \"moe_intermediate_size\": 256, \"norm_topk_prob\": true"
 #define LLAMA "{\"architectures\": [\"LlamaForCausalLM\"], " SHAPE "}"
 #define MOE "{\"architectures\": [\"Qwen3MoeForCausalLM\"], " SHAPE ", " MIXTURE "}"
+#define FIVE "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"x\", \"vocab_size\": 320, \"hidden_size\": 256, \"intermediate_size\": 512, \"num_hidden_layers\": 3," \
+    "\"num_attention_heads\": 10, \"num_key_value_heads\": 5, \"head_dim\": 128, \"rms_norm_eps\": 1e-5, \"max_position_embeddings\": 1024, \"tie_word_embeddings\": false}"
 #define MADE(NAME, CONFIG, TOLERANCE, KERNELS, ...) CHECK_MODEL(made_##NAME, .config = CONFIG, .kernels = KERNELS, .tolerance = TOLERANCE, __VA_ARGS__)
 
 MADE(e4m3_cache, LLAMA, 0.01, "ragged_decode ragged_tiles kv_update", .kv = DT_F8E4M3, .page = 32)
@@ -340,7 +342,10 @@ MADE(e5m2_cache_v4, LLAMA, 0.01, "ragged_decode ragged_tiles kv_update", .kv = D
 
 MADE(e4m3_cache_scales, LLAMA, 0.02, "ragged_decode ragged_tiles kv_update", .kv = DT_F8E4M3, .page = 32, .kv_scales = true)
 CHECK_MODEL(golden_latent_e4m3_scales, .golden = "deepseek_v3_realhead", .kernels = "mla_decode mla_prefill kv_update", .tolerance = 0.05, .kv = DT_F8E4M3, .page = 32, .kv_scales = true)
-MADE(int8_cache, LLAMA, 0, "", .kv = DT_I8)     /* no kernels: StableHLO stays */
+MADE(int8_cache, LLAMA, 0.01, "ragged_decode ragged_tiles kv_update", .kv = DT_I8, .page = 32)
+MADE(int8_cache_five_heads_v4, FIVE, 0.01, "ragged_decode ragged_tiles kv_update", .kv = DT_I8, .page = 32, .chip = "v4")
+MADE(int8_cache_small_pages, LLAMA, 0, "", .kv = DT_I8)      /* of 16 tokens: StableHLO stays */
+CHECK_MODEL(golden_latent_int8, .golden = "deepseek_v3_realhead", .kernels = "", .tolerance = 0, .kv = DT_I8, .page = 32)    /* latent: the same */
 
 /* ---- products ---- */
 

@@ -408,11 +408,12 @@ TEST(cache_sizes)
     CHECK_OK(run_steps(&l, &llama, got));
     compare(&llama, 0);
     drop(&l);
-    device_limits lim = limits;     /* scales are bytes of a block, too: four for each of two heads' K and V, in whole rows of 128 */
+    device_limits lim = limits;     /* scales are bytes of a block, too: four for each token of two heads' K and V, in whole rows of 128 */
     lim.kv_dtype = DT_I8;
     REQUIRE_OK(load_to(&l, opened(), &llama, one, &lim));
     kv = hlo_kv_of(DT_I8, 2, 4);
-    CHECK_INT(device_kv_block_bytes(l.m), 3 * DECODER_BLOCK * (kv.rows * kv.lanes + 128));
+    CHECK_INT(device_kv_block_bytes(l.m), 3 * (DECODER_BLOCK * kv.rows * kv.lanes + 4 * 128));
+    CHECK(4 * DECODER_BLOCK <= 128);
     drop(&l);
 }
 

@@ -97,9 +97,11 @@ static void put_weights(machine *m, int device)
 static void put_int8_cache(machine *m, int device, int i, const ref_cache *ref)
 {
     const hlo_kv *kv = &m->plan->caches[i].kv;
-    const int64_t lanes = m->plan->caches[m->plan->caches[i].scales].kv.lanes, slots = N_PAGES * PAGE;
-    int64_t dim[] = { N_PAGES, PAGE, kv->rows, kv->lanes }, scale_dim[] = { N_PAGES, PAGE, 1, lanes };
-    int8_t *v = mem_calloc((size_t)(slots * kv->rows * kv->lanes), 1), *scales = mem_calloc((size_t)(slots * lanes), 1);
+    const kv_scale_shape s = hlo_kv_scales(kv, PAGE);
+    const int64_t slots = N_PAGES * PAGE;
+    int64_t dim[] = { N_PAGES, PAGE, kv->rows, kv->lanes }, scale_dim[] = { N_PAGES, s.rows, 1, s.lanes };
+    int8_t *v = mem_calloc((size_t)(slots * kv->rows * kv->lanes), 1);
+    float *scales = mem_calloc((size_t)(N_PAGES * s.rows * s.lanes), sizeof *scales);
     for (int64_t at = 0; at < slots * kv->heads * (kv->latent ? 1 : 2); at++) {
         const bool value = at >= slots * kv->heads;
         const int64_t slot = at % (slots * kv->heads) / kv->heads, head = at % kv->heads;
@@ -109,10 +111,10 @@ static void put_int8_cache(machine *m, int device, int i, const ref_cache *ref)
         const float scale = most / 127;
         const int64_t row = slot * kv->rows + (kv->head_lanes ? 0 : head) + (value ? kv->v_row : 0), lane = head * kv->head_lanes + (value ? kv->v_lane : 0);
         for (int64_t k = 0; k < kv->dim; k++) v[row * kv->lanes + lane + k] = (int8_t)lrintf(x[k] / scale);
-        memcpy(scales + slot * lanes + 4 * (head + (value ? kv->heads : 0)), &scale, sizeof scale);
+        scales[slot / PAGE * s.rows * s.lanes + kv_scale_place(&s, head, value, slot % PAGE)] = scale;
     }
     CHECK_OK(pjrt_upload(m->c, device, DT_I8, dim, 4, v, PJRT_HOLD_CALL, &m->caches[device][i], NULL));
-    CHECK_OK(pjrt_upload(m->c, device, DT_I8, scale_dim, 4, scales, PJRT_HOLD_CALL, &m->caches[device][m->plan->caches[i].scales], NULL));
+    CHECK_OK(pjrt_upload(m->c, device, DT_F32, scale_dim, 4, scales, PJRT_HOLD_CALL, &m->caches[device][m->plan->caches[i].scales], NULL));
     mem_free(v);
     mem_free(scales);
 }

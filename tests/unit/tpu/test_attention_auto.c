@@ -110,6 +110,21 @@ TEST(decode_does_not_pad_128_to_256)
     CHECK_INT(a.kv_bytes_per_token, 2 * 8 * 64 * 2);
 }
 
+/* Four bytes for each head's K and V; what pads a page of few heads is divided among its tokens. */
+TEST(scales_of_int8_are_counted)
+{
+    static const struct { int kv_heads, head, page, want; } cases[] = {
+        { 8, 128, 32, 2 * 8 * 128 + 64 }, { 8, 128, 128, 2 * 8 * 128 + 64 }, { 5, 128, 32, 2 * 5 * 128 + 64 }, { 2, 128, 64, 2 * 2 * 128 + 16 }, { 1, 128, 32, 2 * 128 + 16 },
+        { 1, 128, 64, 2 * 128 + 8 }, { 3, 64, 128, 2 * 3 * 64 + 24 }, { 8, 64, 32, 2 * 8 * 64 + 64 } };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        attention_shape s = { .q_heads = cases[i].kv_heads, .kv_heads = cases[i].kv_heads, .head_size = cases[i].head, .max_model_len = 8192, .seqs = 64, .tokens = 64, .page_size = cases[i].page,
+                              .act = DT_BF16, .kv = DT_I8 };
+        attention_config c;
+        CHECK_OK(attention_configure(chip_by_name("v6e"), ATTENTION_AUTO, &s, &c));
+        CHECK_INT(c.kv_bytes_per_token, cases[i].want);
+    }
+}
+
 TEST(costs_follow_bytes_context_and_type)
 {
     const chip *k = chip_by_name("v6e");
