@@ -99,6 +99,11 @@ status media_setup_new(const api_options *o, struct media_setup **out)
     m->path = o->media_path;
     m->image = image_defaults;
     m->image.max_pixels = env_pixels();
+    const status st = o->media_io ? image_options_with(o->media_io, &m->image) : ST_OK;
+    if (st != ST_OK) {
+        mem_free(m);
+        return err_wrap(st, "--media-io-kwargs");
+    }
     limits(o, m);
     m->words.id[MEDIA_IMAGE] = config_id(o->media_config, "image_token_id", "image_token_index");
     m->words.id[MEDIA_AUDIO] = config_id(o->media_config, "audio_token_id", NULL);
@@ -143,61 +148,109 @@ status media_note(const app *a, conversation *c, media_kind kind, const jv *part
     return ST_OK;
 }
 
-/* One part: bytes, features, rows. */
-typedef struct item { media_kind kind; media_features f; int64_t n; media_rows *rows; } item;
+/* A part, or a crop of one, which comes behind it: features, rows. crops: how many follow. */
+typedef struct item { media_kind kind; media_features f; int64_t n; media_rows *rows; int crops; bool is_crop; } item;
+typedef struct item_list { item *item; int n; int64_t tokens; } item_list;      /* with room for all crops that there may be */
 
-static status make_features(const struct media_setup *m, const media_processor *processor, item *it, const buf *bytes)
-{
-    if (it->kind == MEDIA_IMAGE) {
-        image im;
-        TRY(image_decode(bytes->data, bytes->len, &m->image, &im));
-        const status st = media_process_image(processor, &im, &it->f);
-        image_free(&im);
-        return st;
-    }
-    audio sound;
-    TRY(audio_decode(bytes->data, bytes->len, 0, &sound));
-    const status st = media_process_audio(processor, &sound, &it->f);
-    audio_free(&sound);
-    return st;
-}
+/* How items of a request are made. */
+typedef struct making { const app *a; const media_processor *processor; image_options image; const jv *kwargs, *io; bool encode; item_list *items; } making;
 
-/* What its rows depend on: the bytes, their kind, and how the request wants them processed. */
-static status hash_item(const buf *bytes, media_kind kind, const jv *kwargs, uint8_t hash[SHA256_BYTES])
+/* What its rows depend on: the bytes, their kind, and how the request wants them read and processed. */
+static status hash_item(const making *g, const buf *bytes, media_kind kind, uint8_t hash[SHA256_BYTES])
 {
     sha256(bytes->data, bytes->len, hash);
     hash[0] ^= (uint8_t)kind;
-    if (!kwargs) return ST_OK;
+    if (!g->kwargs && !g->io) return ST_OK;
     buf all = {0};
     buf_append(&all, hash, SHA256_BYTES);
-    jw w = jw_to(&all);
-    jw_value(&w, kwargs);
+    const jv *const settings[] = { g->kwargs, g->io };
+    for (int i = 0; i < 2; i++) {
+        jw w = jw_to(&all);
+        if (settings[i]) jw_value(&w, settings[i]);
+        buf_char(&all, 0);
+    }
     if (!all.failed) sha256(all.data, all.len, hash);
     const status st = buf_status(&all);
     buf_free(&all);
     return st;
 }
 
-static status make_item(const struct media_setup *m, const media_processor *processor, const jv *kwargs, const media_part *p, bool encode, item *it, api_error *e)
+/* The features that an item has become tokens and rows. hash: of the part; crop: which of it, from 1 on; 0: all of it. */
+static status add_item(const making *g, item *it, const uint8_t part[SHA256_BYTES], int crop)
 {
+    const struct media_setup *m = g->a->media;
+    uint8_t hash[SHA256_BYTES];
+    memcpy(hash, part, sizeof hash);
+    hash[1] ^= (uint8_t)crop;
+    it->is_crop = crop > 0;
+    g->items->n++;
+    const encoder_input in = { it->f.values, it->f.rows, it->f.cols, { it->f.grid[0], it->f.grid[1], it->f.grid[2] } };
+    status st = towers_n_tokens(m->towers, (encoder_kind)it->kind, &in, &it->n);
+    if (st == ST_OK) g->items->tokens += it->n;
+    if (st == ST_OK && g->encode && g->items->tokens <= g->a->o.max_model_len) st = towers_encode(m->towers, (encoder_kind)it->kind, &in, hash, &it->rows);
+    mem_free(it->f.values);     /* sizes are still needed, values are not */
+    it->f.values = NULL;
+    return st;
+}
+
+static item *next_item(const making *g, media_kind kind)
+{
+    item *it = &g->items->item[g->items->n];
+    *it = (item){ .kind = kind };
+    return it;
+}
+
+static status add_image(const making *g, const buf *bytes, const uint8_t hash[SHA256_BYTES])
+{
+    image im, part;
+    image_box boxes[MEDIA_MOST_CROPS];
+    item *whole = next_item(g, MEDIA_IMAGE);
+    TRY(image_decode(bytes->data, bytes->len, &g->image, &im));
+    const int crops = media_image_crops(g->processor, &im, boxes);
+    status st = media_process_image(g->processor, &im, &whole->f);
+    if (st == ST_OK) st = add_item(g, whole, hash, 0);
+    whole->crops = crops;
+    for (int i = 0; i < crops && st == ST_OK; i++) {
+        item *it = next_item(g, MEDIA_IMAGE);
+        st = image_crop(&im, boxes[i], &part);
+        if (st != ST_OK) break;
+        st = media_process_image(g->processor, &part, &it->f);
+        image_free(&part);
+        if (st == ST_OK) st = add_item(g, it, hash, i + 1);
+    }
+    image_free(&im);
+    return st;
+}
+
+static status add_sound(const making *g, const buf *bytes, const uint8_t hash[SHA256_BYTES])
+{
+    audio sound;
+    item *it = next_item(g, MEDIA_AUDIO);
+    TRY(audio_decode(bytes->data, bytes->len, 0, &sound));
+    const status st = media_process_audio(g->processor, &sound, &it->f);
+    audio_free(&sound);
+    return st == ST_OK ? add_item(g, it, hash, 0) : st;
+}
+
+static status make_items(const making *g, const media_part *p, api_error *e)
+{
+    const media_kind kind = (media_kind)p->kind;
     buf bytes = {0};
     uint8_t hash[SHA256_BYTES];
-    it->kind = (media_kind)p->kind;
-    status st = media_load_part(m, it->kind, p->part, &bytes);
+    status st = media_load_part(g->a->media, kind, p->part, &bytes);
     if (st != ST_OK) {
         buf_free(&bytes);
         if (st == ST_NOMEM) return api_fail_status(e, st, NULL);
         return api_bad(e, "messages", "%s", err_msg());
     }
-    st = hash_item(&bytes, it->kind, kwargs, hash);
-    if (st == ST_OK) st = make_features(m, processor, it, &bytes);
+    st = hash_item(g, &bytes, kind, hash);
+    if (st == ST_OK) st = kind == MEDIA_IMAGE ? add_image(g, &bytes, hash) : add_sound(g, &bytes, hash);
     buf_free(&bytes);
-    const encoder_input in = { it->f.values, it->f.rows, it->f.cols, { it->f.grid[0], it->f.grid[1], it->f.grid[2] } };
-    if (st == ST_OK) st = towers_n_tokens(m->towers, (encoder_kind)it->kind, &in, &it->n);
-    if (st == ST_OK && encode) st = towers_encode(m->towers, (encoder_kind)it->kind, &in, hash, &it->rows);
-    if (st == ST_OK) return ST_OK;
     if (st == ST_NOMEM || st == ST_INTERNAL) return api_fail_status(e, st, NULL);
-    return api_fail(e, 422, "UnprocessableEntityError", "messages", "Failed to load %s: %s", kind_names[it->kind], err_msg());
+    if (st != ST_OK) return api_fail(e, 422, "UnprocessableEntityError", "messages", "Failed to load %s: %s", kind_names[kind], err_msg());
+    const int most = g->a->o.max_model_len;
+    if (g->items->tokens <= most) return ST_OK;
+    return api_bad(e, "input_tokens", "This model's maximum context length is %d tokens. However, your request has images and sounds of %" PRId64 " tokens.", most, g->items->tokens);
 }
 
 /* ---- the text ---- */
@@ -230,6 +283,17 @@ static void expand(const struct media_setup *m, const item *it, buf *out)
     if (it->kind == MEDIA_IMAGE) buf_str(out, w->after);
 }
 
+/* Pan and scan: an image and its crops, in Gemma 3's words. */
+static void expand_with_crops(const struct media_setup *m, const item *it, buf *out)
+{
+    if (it->crops) buf_str(out, "Here is the original image ");
+    expand(m, it, out);
+    for (int i = 1; i <= it->crops; i++) {
+        buf_str(out, i == 1 ? " and here are some crops to help you see better " : " ");
+        expand(m, &it[i], out);
+    }
+}
+
 /* The placeholder that comes first from `from` on; NULL if none is left. */
 static const char *next_marker(const media_words *w, const char *from, const char *end, media_kind *kind)
 {
@@ -244,23 +308,23 @@ static const char *next_marker(const media_words *w, const char *from, const cha
     return first;
 }
 
-/* Items of a kind go to its placeholders in order. order[i]: which item the i-th placeholder of the text is. */
-static status expand_text(const struct media_setup *m, const item *items, int n, const buf *text, int *order, buf *out, api_error *e)
+/* Items of a kind go to its placeholders in order, crops behind their image. order[i]: the text's i-th item. parts: items that are no crops. */
+static status expand_text(const struct media_setup *m, const item *items, int n, int parts, const buf *text, int *order, buf *out, api_error *e)
 {
     const char *at = buf_cstr(text), *end = at + text->len;
-    int next[MEDIA_KINDS] = { 0 }, done = 0;
+    int next[MEDIA_KINDS] = { 0 }, done = 0, marks = 0;
     media_kind kind = MEDIA_IMAGE;
-    for (const char *mark; (mark = next_marker(&m->words, at, end, &kind)) != NULL; done++) {
+    for (const char *mark; (mark = next_marker(&m->words, at, end, &kind)) != NULL; marks++) {
         int i = next[kind];
-        while (i < n && items[i].kind != kind) i++;
+        while (i < n && (items[i].kind != kind || items[i].is_crop)) i++;
         if (i >= n) return api_bad(e, "messages", "The prompt has more %s placeholders than %s inputs: the chat template or a message's text writes the placeholder itself.", kind_names[kind], kind_names[kind]);
         next[kind] = i + 1;
-        order[done] = i;
+        for (int c = 0; c <= items[i].crops; c++) order[done++] = i + c;
         buf_append(out, at, (size_t)(mark - at));
-        expand(m, &items[i], out);
+        expand_with_crops(m, &items[i], out);
         at = mark + strlen(m->words.found[kind]);
     }
-    if (done < n) return api_bad(e, "messages", "The prompt has %d placeholders for %d images and sounds: the chat template does not render them.", done, n);
+    if (marks < parts) return api_bad(e, "messages", "The prompt has %d placeholders for %d images and sounds: the chat template does not render them.", marks, parts);
     buf_append(out, at, (size_t)(end - at));
     return out->failed ? api_fail_status(e, err_nomem(), NULL) : ST_OK;
 }
@@ -335,29 +399,29 @@ static status make_tokens(const app *a, const item *items, int n, const int *ord
 
 status media_prompt(const app *a, conversation *c, bool add_special, bool encode, arena *mem, prompt *out, api_error *e)
 {
-    const int n = c->n_media;
-    buf text = {0};
-    item *items = arena_calloc(mem, (size_t)n, sizeof *items);
-    int *order = arena_calloc(mem, (size_t)n, sizeof *order);
-    if (!items || !order) return api_fail_status(e, err_nomem(), NULL);
-    int64_t tokens = 0;
+    const struct media_setup *m = a->media;
+    making g = { .a = a, .processor = m->processor, .image = m->image, .kwargs = c->mm_kwargs, .io = c->io_kwargs, .encode = encode };
     media_processor *own = NULL;
-    status st = c->mm_kwargs ? media_processor_with(a->media->processor, c->mm_kwargs, &own) : ST_OK;
-    if (st != ST_OK) return st == ST_NOMEM ? api_fail_status(e, st, NULL) : api_bad(e, "mm_processor_kwargs", "%s", err_msg());
-    for (int i = 0; i < n && st == ST_OK; i++) {
-        st = make_item(a->media, own ? own : a->media->processor, c->mm_kwargs, &c->media[i], encode, &items[i], e);
-        tokens += items[i].n;
-        media_features *f = &items[i].f; /* sizes are still needed, values are not */
-        mem_free(f->values);
-        f->values = NULL;
-        if (st == ST_OK && tokens > a->o.max_model_len)
-            st = api_bad(e, "input_tokens", "This model's maximum context length is %d tokens. However, your request has images and sounds of %" PRId64 " tokens.", a->o.max_model_len, tokens);
+    if (c->mm_kwargs) {
+        const status st = media_processor_with(m->processor, c->mm_kwargs, &own);
+        if (st != ST_OK) return st == ST_NOMEM ? api_fail_status(e, st, NULL) : api_bad(e, "mm_processor_kwargs", "%s", err_msg());
+        g.processor = own;
     }
-    if (st == ST_OK) st = expand_text(a->media, items, n, &c->text, order, &text, e);
-    if (st == ST_OK) st = make_tokens(a, items, n, order, &text, add_special, mem, out, e);
-    if (st != ST_OK)
-        for (int i = 0; i < n; i++) media_rows_release(items[i].rows);
-    if (st != ST_OK) out->media = NULL;
+    status st = c->io_kwargs ? image_options_with(c->io_kwargs, &g.image) : ST_OK;
+    if (st != ST_OK) st = st == ST_NOMEM ? api_fail_status(e, st, NULL) : api_bad(e, "media_io_kwargs", "%s", err_msg());
+    const size_t room = (size_t)c->n_media * (size_t)(1 + media_most_crops(g.processor));
+    buf text = {0};
+    item_list list = { .item = arena_calloc(mem, room, sizeof *list.item) };
+    int *order = arena_calloc(mem, room, sizeof *order);
+    if (st == ST_OK && (!list.item || !order)) st = api_fail_status(e, err_nomem(), NULL);
+    g.items = &list;
+    for (int i = 0; i < c->n_media && st == ST_OK; i++) st = make_items(&g, &c->media[i], e);
+    if (st == ST_OK) st = expand_text(m, list.item, list.n, c->n_media, &c->text, order, &text, e);
+    if (st == ST_OK) st = make_tokens(a, list.item, list.n, order, &text, add_special, mem, out, e);
+    if (st != ST_OK) {
+        for (int i = 0; i < list.n; i++) media_rows_release(list.item[i].rows);
+        out->media = NULL;
+    }
     if (own) media_processor_close(own);
     buf_free(&text);
     return st;

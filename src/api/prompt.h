@@ -26,7 +26,7 @@ typedef struct conversation {
     const char *role;          /* of the answer */
     const char *last_content;  /* of the last message if it has that role, else "" (echo); arena */
     media_part *media; int n_media, cap_media; /* in the order of the messages; arena */
-    const jv *mm_kwargs;       /* the request's mm_processor_kwargs; NULL. Of the body */
+    const jv *mm_kwargs, *io_kwargs;    /* the request's mm_processor_kwargs and media_io_kwargs; NULL. Of the body */
 } conversation;
 
 enum { RENDER_CHAT, RENDER_TOKENIZE };

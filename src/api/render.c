@@ -296,7 +296,6 @@ static status check_options(const app *a, const jv *body, api_error *e)
     static const char *const media[] = { "mm_processor_kwargs", "media_io_kwargs" };
     for (size_t i = 0; i < 2; i++)
         if (field_has(body, media[i]) && !a->o.trust_request_mm_kwargs) return api_bad(e, media[i], "%s is passed with request, but --trust-request-mm-kwargs is not set.", media[i]);
-    if (field_has(body, media[1])) return api_bad(e, media[1], "%s is not supported.", media[1]);
     return ST_OK;
 }
 
@@ -320,6 +319,7 @@ status render_messages(const app *a, const jv *body, int what, arena *mem, conve
     status st;
     TRY(check_options(a, body, e));
     if (field_has(body, "mm_processor_kwargs")) out->mm_kwargs = jv_get(body, "mm_processor_kwargs");
+    if (field_has(body, "media_io_kwargs")) out->io_kwargs = jv_get(body, "media_io_kwargs");
     const jv *tools = field_has(body, "tools") ? jv_get(body, "tools") : NULL;
     if (what == RENDER_CHAT && a->o.exclude_tools_when_none && strcmp(field_str(body, "tool_choice", ""), "none") == 0) tools = NULL;
     TRY(pick_template(a, body, tools, &t, &owned, e));

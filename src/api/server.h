@@ -52,6 +52,7 @@ typedef struct api_options {
     const struct media_processor *media_processor; towers *towers; /* of multimodal models; or NULL */
     const jv *media_config;           /* config.json */
     const jv *media_limits;           /* --limit-mm-per-prompt, or NULL */
+    const jv *media_io;               /* --media-io-kwargs, or NULL */
     str_list media_domains; const char *media_path; /* --allowed-media-domains, --allowed-local-media-path */
 
     str_list api_keys;                /* none: no check */

@@ -173,7 +173,7 @@ static status start_api(serving *s)
         .cache_dtype = flags_str(f, "kv-cache-dtype"), .prefix_hash_algo = flags_str(f, "prefix-caching-hash-algo"),
         .memory_fraction = flags_f64(f, "gpu-memory-utilization", 0.92), .kv_cache_bytes = flags_i64(f, "kv-cache-memory-bytes", 0),
         .histogram_buckets = flags_json(f, "custom-histogram-buckets"),
-        .media_processor = s->model.processor, .towers = s->model.towers, .media_config = s->model.files->config, .media_limits = flags_json(f, "limit-mm-per-prompt"),
+        .media_processor = s->model.processor, .towers = s->model.towers, .media_config = s->model.files->config, .media_limits = flags_json(f, "limit-mm-per-prompt"), .media_io = flags_json(f, "media-io-kwargs"),
         .media_domains = list_flag(f, "allowed-media-domains"), .media_path = flags_str(f, "allowed-local-media-path"), .http = http_flags(s),
     };
     return api_start(&o, &s->api);

@@ -144,7 +144,7 @@ static const flag_def defs[] = {
     { "limit-mm-per-prompt", NULL, G, FLAG_JSON, FLAG_YES, NULL, NULL, NULL, "Most images and sounds of a prompt, by kind: {\"image\": 4}." },
     { "language-model-only", NULL, G, FLAG_BOOL, FLAG_YES, "off", NULL, NULL, "No media." },
     { "mm-processor-kwargs", NULL, G, FLAG_JSON, FLAG_YES, NULL, NULL, NULL, "Settings of the media processor, as in {\"max_pixels\": 1003520}." },
-    { "media-io-kwargs", NULL, G, FLAG_JSON, FLAG_IGNORED, NULL, NULL, NULL, "Settings of media reading." },
+    { "media-io-kwargs", NULL, G, FLAG_JSON, FLAG_YES, NULL, NULL, NULL, "How media are read: {\"image\": {\"rgba_background_color\": [0, 0, 0]}}." },
     { "mm-processor-cache-gb", NULL, G, FLAG_NUM, FLAG_YES, "4", NULL, NULL, "GiB of encoders' outputs that are kept for when the same image or sound comes again." },
     { "mm-processor-cache-type", NULL, G, FLAG_STR, FLAG_IGNORED, "lru", "lru|shm", NULL, "Kind of that cache." },
     { "mm-hasher-algorithm", NULL, G, FLAG_STR, FLAG_IGNORED, "blake3", "blake3|sha256|sha512", NULL, "Hash of media." },
@@ -153,7 +153,7 @@ static const flag_def defs[] = {
     { "interleave-mm-strings", NULL, G, FLAG_BOOL, FLAG_IGNORED, "off", NULL, NULL, "Placeholders where media stand." },
     { "enable-mm-embeds", NULL, G, FLAG_BOOL, FLAG_NOT_YET, "off", NULL, NULL, "Media embeddings as input." },
     { "video-pruning-rate", NULL, G, FLAG_NUM, FLAG_NOT_YET, "0", NULL, NULL, "Pruning of video tokens." },
-    { "trust-request-mm-kwargs", NULL, G, FLAG_BOOL, FLAG_YES, "off", NULL, NULL, "Requests may bring mm_processor_kwargs of their own." },
+    { "trust-request-mm-kwargs", NULL, G, FLAG_BOOL, FLAG_YES, "off", NULL, NULL, "Requests may bring mm_processor_kwargs and media_io_kwargs of their own." },
 #undef G
 #define G "LoRAConfig"
     { "enable-lora", NULL, G, FLAG_BOOL, FLAG_NOT_YET, "off", NULL, NULL, "LoRA adapters." },

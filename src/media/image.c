@@ -132,6 +132,18 @@ status image_decode(const void *data, size_t n, const image_options *o, image *o
     return st;
 }
 
+status image_crop(const image *im, image_box box, image *out)
+{
+    image part = { box.width, box.height, mem_array((size_t)box.width * (size_t)box.height, 3) };
+    if (!part.rgb) return err_nomem();
+    for (int y = 0; y < box.height; y++) {
+        const size_t from = (size_t)(box.y + y) * (size_t)im->width + (size_t)box.x;
+        memcpy(part.rgb + (size_t)y * (size_t)box.width * 3, im->rgb + from * 3, (size_t)box.width * 3);
+    }
+    *out = part;
+    return ST_OK;
+}
+
 void image_free(image *im)
 {
     mem_free(im->rgb);

@@ -15,6 +15,8 @@
 
 typedef struct image { int width, height; uint8_t *rgb; } image;   /* [height][width][3] */
 
+typedef struct image_box { int x, y, width, height; } image_box;
+
 typedef struct image_options {
     size_t max_bytes;           /* of the file; 0 = 256 MiB */
     int64_t max_pixels;         /* 0 = 178,956,970, where Pillow sees a decompression bomb */
@@ -27,6 +29,8 @@ extern const image_options image_defaults;   /* vLLM's: orientation applied, ove
 
 /* o may be NULL: image_defaults. ST_INVALID for what is no image or a broken one, ST_LIMIT for one that is too large. */
 status image_decode(const void *data, size_t n, const image_options *o, image *out) FALLIBLE;
+/* The part of im in the box, which lies within. */
+status image_crop(const image *im, image_box box, image *out) FALLIBLE;
 void image_free(image *im);
 
 #endif

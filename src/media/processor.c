@@ -2,8 +2,11 @@
 #include "media/processor.h"
 
 #include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "media/processor_int.h"
 
@@ -13,7 +16,8 @@ static const image_class classes[] = {
       { .resize = true, .resample = RESAMPLE_BICUBIC, .mean = { 0.48145466F, 0.4578275F, 0.40821073F }, .std = { 0.26862954F, 0.26130258F, 0.27577711F }, .factor = 1 / 255.0F,
         .min_pixels = 56 * 56, .max_pixels = 28 * 28 * 1280, .patch = 14, .temporal = 2, .merge = 2 } },
     { "Gemma3ImageProcessor", gemma3_process,
-      { .resize = true, .resample = RESAMPLE_BILINEAR, .mean = HALF, .std = HALF, .factor = 1 / 255.0F, .height = 224, .width = 224 } },
+      { .resize = true, .resample = RESAMPLE_BILINEAR, .mean = HALF, .std = HALF, .factor = 1 / 255.0F, .height = 224, .width = 224,
+        .pan_size = 256, .pan_crops = 4, .pan_ratio = 1.2 } },
     { "Llama4ImageProcessor", llama4_process,
       { .resize = true, .resample = RESAMPLE_BILINEAR, .mean = HALF, .std = HALF, .factor = 1 / 255.0F, .height = 336, .width = 336, .max_tiles = 16 } },
 };
@@ -60,21 +64,51 @@ static status three(const jv *j, const char *name, float *io)
     return ST_OK;
 }
 
+static status bool_into(const jv *j, const char *name, bool *io)
+{
+    const jv *v = jv_get(j, name);
+    if (jv_type(v) <= JV_NULL) return ST_OK;
+    if (!jv_is(v, JV_BOOL)) return err_set(ST_INVALID, "%s must be true or false, not %s", name, jv_kind_name(jv_type(v)));
+    *io = jv_bool(v, false);
+    return ST_OK;
+}
+
+static status number_into(const jv *j, const char *name, double least, double most, double *io)
+{
+    const jv *v = jv_get(j, name);
+    if (jv_type(v) <= JV_NULL) return ST_OK;
+    const double d = jv_f64(v, NAN);
+    if (!(d >= least && d <= most)) return err_set(ST_INVALID, "%s must be a number from %g to %g", name, least, most);
+    *io = d;
+    return ST_OK;
+}
+
+static status object_at(const jv *j, const char *name, const jv **out)
+{
+    *out = jv_get(j, name);
+    if (jv_type(*out) <= JV_NULL || jv_is(*out, JV_OBJ)) return ST_OK;
+    return err_set(ST_INVALID, "%s must be an object, not %s", name, jv_kind_name(jv_type(*out)));
+}
+
 static status image_fields(const jv *j, image_params *p)
 {
-    enum { MOST_PIXELS = 1 << 30, MOST_SIDE = 8192 };
+    enum { MOST_PIXELS = 1 << 26, MOST_SIDE = 8192 };     /* of a request that may say so, these are memory */
     int64_t how = p->resample;
     TRY(int_field(j, "resample", RESAMPLE_BILINEAR, RESAMPLE_BICUBIC, &how));
     p->resample = (resample)how;
-    p->resize = jv_get_bool(j, "do_resize", p->resize);
+    bool rescale = true, normalize = true;
+    TRY(bool_into(j, "do_resize", &p->resize));
+    TRY(bool_into(j, "do_rescale", &rescale));
+    TRY(bool_into(j, "do_normalize", &normalize));
     TRY(three(j, "image_mean", p->mean));
     TRY(three(j, "image_std", p->std));
-    const double factor = jv_get_bool(j, "do_rescale", true) ? jv_get_f64(j, "rescale_factor", (double)p->factor) : 1;
-    if (!(factor > 1e-9 && factor < 1e3)) return err_set(ST_INVALID, "rescale_factor has a bad value");
-    p->factor = (float)factor;
-    if (!jv_get_bool(j, "do_normalize", true))
+    double factor = (double)p->factor;
+    TRY(number_into(j, "rescale_factor", 1e-9, 1e3, &factor));
+    p->factor = rescale ? (float)factor : 1;
+    if (!normalize)
         for (int c = 0; c < 3; c++) p->mean[c] = 0, p->std[c] = 1;
-    const jv *size = jv_get(j, "size");
+    const jv *size;
+    TRY(object_at(j, "size", &size));
     TRY(int_into(size, "height", 1, MOST_SIDE, &p->height));
     TRY(int_into(size, "width", 1, MOST_SIDE, &p->width));
     TRY(int_field(size, "shortest_edge", 1, MOST_PIXELS, &p->min_pixels));
@@ -85,9 +119,18 @@ static status image_fields(const jv *j, image_params *p)
     TRY(int_into(j, "temporal_patch_size", 1, 16, &p->temporal));
     TRY(int_into(j, "merge_size", 1, 16, &p->merge));
     TRY(int_into(j, "max_patches", 1, 256, &p->max_tiles));
-    p->max_canvas = jv_get_bool(j, "resize_to_max_canvas", p->max_canvas);
-    if (jv_get_bool(j, "do_pan_and_scan", false)) return err_set(ST_UNSUPPORTED, "do_pan_and_scan is not supported");
-    return ST_OK;
+    if (p->patch && p->min_pixels > p->max_pixels) return err_set(ST_INVALID, "min_pixels %" PRId64 " is more than max_pixels %" PRId64, p->min_pixels, p->max_pixels);
+    return bool_into(j, "resize_to_max_canvas", &p->max_canvas);
+}
+
+/* Of mm_processor_kwargs alone: in transformers the processor around Gemma3ImageProcessor hands it these four, at their defaults unless the call has others, so that
+ * what a checkpoint's file says of them is never looked at. */
+static status pan_fields(const jv *j, image_params *p)
+{
+    TRY(bool_into(j, "do_pan_and_scan", &p->pan));
+    TRY(int_into(j, "pan_and_scan_min_crop_size", 1, 8192, &p->pan_size));
+    TRY(int_into(j, "pan_and_scan_max_num_crops", 1, MEDIA_MOST_CROPS, &p->pan_crops));
+    return number_into(j, "pan_and_scan_min_ratio_to_activate", 0, 1e6, &p->pan_ratio);
 }
 
 static status audio_fields(const jv *j, mel_config *m)
@@ -97,7 +140,9 @@ static status audio_fields(const jv *j, mel_config *m)
     TRY(int_into(j, "feature_size", 1, 1024, &m->n_mels));
     TRY(int_into(j, "n_fft", 16, 4096, &m->n_fft));
     TRY(int_into(j, "hop_length", 1, 4096, &m->hop));
-    if (jv_get_f64(j, "dither", 0) != 0) return err_set(ST_UNSUPPORTED, "dither is not supported: features would not be reproducible");
+    double dither = 0;
+    TRY(number_into(j, "dither", -1e3, 1e3, &dither));
+    if (dither != 0) return err_set(ST_UNSUPPORTED, "dither is not supported: features would not be reproducible");
     return ST_OK;
 }
 
@@ -109,6 +154,7 @@ static status open_image(const jv *j, media_processor *p)
     if (!c) return err_set(ST_UNSUPPORTED, "image_processor_type %.80s is not supported", name);
     p->image = c->process;
     p->ip = c->defaults;
+    if (jv_get_bool(j, "do_pan_and_scan", false)) log_warn("do_pan_and_scan of the checkpoint's file has no effect, as in transformers: --mm-processor-kwargs '{\"do_pan_and_scan\": true}' switches it on");
     return image_fields(j, &p->ip);
 }
 
@@ -157,11 +203,18 @@ status media_processor_open(const jv *preprocessor_config, const jv *processor_c
     return ST_OK;
 }
 
+static void append_name(char *dst, size_t cap, const char *name)
+{
+    const size_t n = strlen(dst);
+    snprintf(dst + n, cap - n, "%s%s", n ? ", " : "", name);
+}
+
 /* What may be set by name. Sizes that the encoder was made for (patch_size, a tile's) stay as they are. */
 static status check_kwargs(const media_processor *p, const jv *kwargs)
 {
     static const char *const every[] = { "do_resize", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "resample", NULL };
-    static const char *const qwen[] = { "min_pixels", "max_pixels", "size", NULL }, *const gemma[] = { "do_pan_and_scan", NULL }, *const llama[] = { "max_patches", "resize_to_max_canvas", NULL };
+    static const char *const qwen[] = { "min_pixels", "max_pixels", "size", NULL }, *const llama[] = { "max_patches", "resize_to_max_canvas", NULL };
+    static const char *const gemma[] = { "do_pan_and_scan", "pan_and_scan_min_crop_size", "pan_and_scan_max_num_crops", "pan_and_scan_min_ratio_to_activate", NULL };
     const char *const *own = p->image == qwen_vl_process ? qwen : p->image == gemma3_process ? gemma : llama;
     for (jv_iter it = jv_begin(kwargs); jv_next(&it);) {
         bool known = false;
@@ -169,8 +222,10 @@ static status check_kwargs(const media_processor *p, const jv *kwargs)
         for (int i = 0; p->image && own[i]; i++) known = known || strcmp(it.key, own[i]) == 0;
         if (known) continue;
         if (!p->image) return err_set(ST_INVALID, "%.80s: this model's processor has no such setting", it.key);
-        return err_set(ST_INVALID, "%.80s: this model's processor has no such setting; it has do_resize, do_rescale, rescale_factor, do_normalize, image_mean, image_std, resample, %s%s%s%s%s", it.key,
-                       own[0], own[1] ? ", " : "", own[1] ? own[1] : "", own[1] && own[2] ? ", " : "", own[1] && own[2] ? own[2] : "");
+        char names[512] = "";
+        for (int i = 0; every[i]; i++) append_name(names, sizeof names, every[i]);
+        for (int i = 0; own[i]; i++) append_name(names, sizeof names, own[i]);
+        return err_set(ST_INVALID, "%.80s: this model's processor has no such setting; it has %s", it.key, names);
     }
     for (jv_iter it = jv_begin(jv_get(kwargs, "size")); jv_next(&it);)
         if (strcmp(it.key, "shortest_edge") != 0 && strcmp(it.key, "longest_edge") != 0)
@@ -186,8 +241,7 @@ status media_processor_with(const media_processor *base, const jv *kwargs, media
     *p = *base;
     status st = check_kwargs(p, kwargs);
     if (st == ST_OK) st = image_fields(kwargs, &p->ip);
-    if (st == ST_OK && p->image == qwen_vl_process && p->ip.min_pixels > p->ip.max_pixels)
-        st = err_set(ST_INVALID, "min_pixels %" PRId64 " is more than max_pixels %" PRId64, p->ip.min_pixels, p->ip.max_pixels);
+    if (st == ST_OK) st = pan_fields(kwargs, &p->ip);
     if (st == ST_OK) *out = p;
     else mem_free(p);
     return st == ST_OK ? ST_OK : err_wrap(st, "mm_processor_kwargs");
@@ -208,6 +262,53 @@ status features_alloc(media_features *f, int64_t rows, int64_t cols)
     if (!f->values) return err_nomem();
     f->rows = rows;
     f->cols = cols;
+    return ST_OK;
+}
+
+int media_image_crops(const media_processor *p, const image *im, image_box out[MEDIA_MOST_CROPS])
+{
+    return p->image == gemma3_process ? gemma3_crops(&p->ip, im->width, im->height, out) : 0;
+}
+
+int media_most_crops(const media_processor *p) { return p->image == gemma3_process && p->ip.pan ? p->ip.pan_crops : 0; }
+
+/* ---- reading ---- */
+
+static status colour(const jv *v, uint8_t out[3])
+{
+    uint8_t rgb[3];
+    if (!jv_is(v, JV_ARR) || jv_len(v) != 3) return err_set(ST_INVALID, "image.rgba_background_color must be a list of three integers from 0 to 255");
+    for (size_t i = 0; i < 3; i++) {
+        const int64_t part = jv_is(jv_at(v, i), JV_INT) ? jv_i64(jv_at(v, i), -1) : -1;
+        if (part < 0 || part > 255) return err_set(ST_INVALID, "image.rgba_background_color must be a list of three integers from 0 to 255");
+        rgb[i] = (uint8_t)part;
+    }
+    memcpy(out, rgb, sizeof rgb);
+    return ST_OK;
+}
+
+static status image_io(const jv *kwargs, image_options *io)
+{
+    if (!jv_is(kwargs, JV_OBJ)) return err_set(ST_INVALID, "image must be an object, not %s", jv_kind_name(jv_type(kwargs)));
+    for (jv_iter it = jv_begin(kwargs); jv_next(&it);) {
+        if (strcmp(it.key, "rgba_background_color") != 0) return err_set(ST_INVALID, "image.%.80s: there is no such setting; there is rgba_background_color", it.key);
+        TRY(colour(jv_get(kwargs, it.key), io->background));
+    }
+    return ST_OK;
+}
+
+status image_options_with(const jv *kwargs, image_options *io)
+{
+    if (!jv_is(kwargs, JV_OBJ)) return err_set(ST_INVALID, "media_io_kwargs must be an object, not %s", jv_kind_name(jv_type(kwargs)));
+    for (jv_iter it = jv_begin(kwargs); jv_next(&it);) {
+        const jv *of = jv_get(kwargs, it.key);
+        status st = ST_OK;
+        if (strcmp(it.key, "image") == 0) st = image_io(of, io);
+        else if (strcmp(it.key, "audio") == 0 && jv_is(of, JV_OBJ) && jv_len(of) == 0) st = ST_OK;
+        else if (strcmp(it.key, "audio") == 0) st = err_set(ST_INVALID, "audio has no settings");
+        else st = err_set(ST_INVALID, "%.80s: settings are of image; %s", it.key, strcmp(it.key, "video") == 0 ? "video is not read" : "there is no such kind");
+        if (st != ST_OK) return err_wrap(st, "media_io_kwargs");
+    }
     return ST_OK;
 }
 

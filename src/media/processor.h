@@ -37,6 +37,13 @@ status media_processor_with(const media_processor *base, const jv *kwargs, media
 void media_processor_close(media_processor *p);
 bool media_processor_takes(const media_processor *p, media_kind kind);
 
+/* Parts of an image that are images of their own behind it in the prompt (Gemma 3's pan and scan, which only mm_processor_kwargs switch on); how many. */
+enum { MEDIA_MOST_CROPS = 16 };
+int media_image_crops(const media_processor *p, const image *im, image_box out[MEDIA_MOST_CROPS]);
+int media_most_crops(const media_processor *p);     /* of one image; 0: it makes none */
+/* media_io_kwargs: how files are read. {"image": {"rgba_background_color": [r, g, b]}}, of which any may be missing. */
+status image_options_with(const jv *kwargs, image_options *io) FALLIBLE;
+
 status media_process_image(const media_processor *p, const image *im, media_features *out) FALLIBLE;
 /* a is resampled if need be. */
 status media_process_audio(const media_processor *p, const audio *a, media_features *out) FALLIBLE;

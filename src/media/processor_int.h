@@ -14,10 +14,13 @@ typedef struct image_params {
     int64_t min_pixels, max_pixels;         /* qwen */
     int patch, temporal, merge;             /* qwen */
     int max_tiles; bool max_canvas;         /* llama4 */
+    bool pan; int pan_size, pan_crops; double pan_ratio;    /* gemma3: pan and scan; least side of a crop, most crops, least ratio of sides */
 } image_params;
 
 typedef status image_process_fn(const image_params *p, const image *im, media_features *out);
 image_process_fn qwen_vl_process, gemma3_process, llama4_process;
+/* Pan and scan's crops of an image; how many. */
+int gemma3_crops(const image_params *p, int width, int height, image_box out[MEDIA_MOST_CROPS]);
 
 /* A class in preprocessor_config.json and its defaults. */
 typedef struct image_class { const char *name; image_process_fn *process; image_params defaults; } image_class;

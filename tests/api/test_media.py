@@ -3,7 +3,7 @@
 
     test_media.py [--bin build/systolic]        the goldens are in ../shared; without them those tests are skipped, visibly
 """
-import array, base64, http.server, json, math, os, shutil, struct, sys, tempfile, threading
+import array, base64, http.server, json, math, os, shutil, struct, sys, tempfile, threading, zlib
 
 from server import ROOT, SHARED, Server, Skip, run
 
@@ -202,11 +202,58 @@ def processor_settings():
         assert image_tokens(s, m) == less    # what another request's settings made is not taken for this one's
         code, why = image_tokens(s, m, mm_processor_kwargs={"max_pixles": 5})
         assert code == 400 and "max_pixles" in why, why
-        code, why = image_tokens(s, m, media_io_kwargs={"image": {}})
-        assert code == 400 and "media_io_kwargs is not supported" in why, why
+        assert image_tokens(s, m, media_io_kwargs={"image": {}}) == less
+        code, why = image_tokens(s, m, media_io_kwargs={"video": {"num_frames": 3}})
+        assert code == 400 and "media_io_kwargs: video: settings are of image; video is not read" in why, why
     try:
         with m.serve("--mm-processor-kwargs", '{"num_frames": 3}'): raise AssertionError("a setting that does not exist was taken")
     except RuntimeError as e: assert "--mm-processor-kwargs: mm_processor_kwargs: num_frames" in str(e), e
+
+def png(width, height, pixel, alpha=False):
+    """pixel(x, y) -> 3 or, with alpha, 4 bytes"""
+    def chunk(kind, body): return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    rows = b"".join(b"\0" + b"".join(bytes(pixel(x, y)) for x in range(width)) for y in range(height))
+    body = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 6 if alpha else 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(body).decode()}}
+
+def answer(s, parts, **kw):
+    code, r = ask(s, parts, max_tokens=4, prompt_logprobs=3, **kw)
+    assert code == 200, r
+    return r["prompt_token_ids"], r["prompt_logprobs"], r["choices"][0]["token_ids"]
+
+@test
+def pan_and_scan():
+    """A long image becomes itself and its crops: what the same prompt with the crops as images of their own gives, to the bit."""
+    m, pan = Model("gemma3_mm"), {"do_pan_and_scan": True, "pan_and_scan_min_crop_size": 30}
+    def colour(x, y): return (x * 7 % 256, y * 11 % 256, (x * y) % 256)
+    long, text = png(101, 40, colour), {"type": "text", "text": char(3)}
+    crops = [png(34 if i < 2 else 33, 40, lambda x, y, i=i: colour(x + 34 * i, y)) for i in range(3)]
+    with m.serve("--trust-request-mm-kwargs") as s:
+        whole, want = answer(s, [long, text]), answer(s, [long, *crops, text])
+        assert want[0].count(319) == 16 and whole[0].count(319) == 4, (want[0], whole[0])
+        assert answer(s, [long, text], mm_processor_kwargs=pan) == want     # the words around them are not in this vocabulary
+        assert answer(s, [png(60, 52, colour), text], mm_processor_kwargs=pan)[0].count(319) == 4
+        code, r = s.post("/tokenize", {"model": "m", "messages": [{"role": "user", "content": [long, text]}], "add_generation_prompt": False, "mm_processor_kwargs": pan})
+        assert code == 200 and r["tokens"] == want[0], r
+    with m.serve("--mm-processor-kwargs", json.dumps(pan)) as s:
+        assert answer(s, [long, text]) == want
+        assert answer(s, [long, text, long])[0].count(319) == 32
+
+@test
+def transparency_is_laid_over_a_colour():
+    m, text = Model("gemma3_mm"), {"type": "text", "text": char(3)}
+    half = png(40, 40, lambda x, y: (200, 10 * (x % 20), 30, 0 if x < 20 else 255), alpha=True)
+    over = {c: png(40, 40, lambda x, y, c=c: c if x < 20 else (200, 10 * (x % 20), 30)) for c in ((255, 255, 255), (10, 200, 90))}
+    io = {"image": {"rgba_background_color": [10, 200, 90]}}
+    with m.serve("--trust-request-mm-kwargs") as s:
+        white, green = (answer(s, [over[c], text])[1] for c in over)
+        assert white != green and answer(s, [half, text])[1] == white
+        assert answer(s, [half, text], media_io_kwargs=io)[1] == green
+        assert answer(s, [half, text])[1] == white      # rows made with other settings are not taken
+    with m.serve("--media-io-kwargs", json.dumps(io)) as s: assert answer(s, [half, text])[1] == green
+    try:
+        with m.serve("--media-io-kwargs", '{"video": {"num_frames": 3}}'): raise AssertionError("settings of video were taken")
+    except RuntimeError as e: assert "--media-io-kwargs: media_io_kwargs: video" in str(e), e
 
 # ---- what the engine does with them ----
 

@@ -202,6 +202,7 @@ TEST(bad_requests)
         { "{\"messages\":[],\"continue_final_message\":true,\"add_generation_prompt\":false}", "continue_final_message", "does not appear" },
         { "{\"messages\":[],\"add_generation_prompt\":false}", "prompt", "empty" },
         { "{" USER ",\"mm_processor_kwargs\":{}}", "mm_processor_kwargs", "--trust-request-mm-kwargs" },
+        { "{" USER ",\"media_io_kwargs\":{}}", "media_io_kwargs", "--trust-request-mm-kwargs" },
         { "{" USER ",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{}}}", "response_format", "not supported yet" },
         { "{" USER ",\"chat_template_kwargs\":{\"bad\":\"luck\"}}", "messages", "no luck" },
     };

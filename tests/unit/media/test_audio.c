@@ -1,4 +1,4 @@
-/* media: decoding sound, resampling, Whisper's features, parameters of the processors. */
+/* media: decoding sound, resampling, Whisper's features. */
 #include "tests/file.h"
 #include "tests/test.h"
 
@@ -161,107 +161,6 @@ static status open_json(const char *text, media_processor **out)
     const status st = media_processor_open(j, NULL, out);
     jv_free(j);
     return st;
-}
-
-TEST(processor_parameters_are_checked)
-{
-    media_processor *p = NULL;
-    CHECK_ERR(open_json("{}", &p), ST_INVALID, "image_processor_type");
-    CHECK_ERR(open_json("{\"image_processor_type\":\"CLIPImageProcessor\"}", &p), ST_UNSUPPORTED, "CLIPImageProcessor");
-    CHECK_ERR(open_json("{\"image_processor_type\":\"Gemma3ImageProcessor\",\"do_pan_and_scan\":true}", &p), ST_UNSUPPORTED, "pan_and_scan");
-    CHECK_ERR(open_json("{\"image_processor_type\":\"Gemma3ImageProcessor\",\"image_std\":[1,0,1]}", &p), ST_INVALID, "image_std");
-    CHECK_ERR(open_json("{\"image_processor_type\":\"Qwen2VLImageProcessor\",\"patch_size\":0}", &p), ST_INVALID, "patch_size");
-    CHECK_ERR(open_json("{\"feature_extractor_type\":\"WhisperFeatureExtractor\",\"dither\":0.1}", &p), ST_UNSUPPORTED, "dither");
-    REQUIRE_OK(open_json("{\"image_processor_type\":\"Llama4ImageProcessorFast\"}", &p));
-    CHECK(media_processor_takes(p, MEDIA_IMAGE) && !media_processor_takes(p, MEDIA_AUDIO));
-    media_processor_close(p);
-}
-
-/* The objects of processor_config.json are taken before preprocessor_config.json; an older file of that name is none. */
-TEST(newer_checkpoints_nest_their_processors)
-{
-    jv *flat = NULL, *nested = NULL, *old = NULL;
-    media_processor *p = NULL;
-    const char *text = "{\"processor_class\":\"Qwen3OmniMoeProcessor\",\"image_processor\":{\"image_processor_type\":\"Qwen2VLImageProcessor\",\"patch_size\":16},"
-                       "\"feature_extractor\":{\"feature_extractor_type\":\"WhisperFeatureExtractor\",\"feature_size\":128}}";
-    REQUIRE_OK(jv_parse(text, strlen(text), &nested));
-    text = "{\"processor_class\":\"Gemma3Processor\",\"image_seq_length\":256}";
-    REQUIRE_OK(jv_parse(text, strlen(text), &old));
-    text = "{\"image_processor_type\":\"CLIPImageProcessor\"}";
-    REQUIRE_OK(jv_parse(text, strlen(text), &flat));
-    CHECK(media_processor_described(NULL, nested) && media_processor_described(flat, NULL) && !media_processor_described(NULL, old) && !media_processor_described(NULL, NULL));
-    REQUIRE_OK(media_processor_open(flat, nested, &p));
-    CHECK(media_processor_takes(p, MEDIA_IMAGE) && media_processor_takes(p, MEDIA_AUDIO));
-    image im = { 64, 64, mem_calloc(64 * 64, 3) };
-    media_features f;
-    REQUIRE_OK(media_process_image(p, &im, &f));
-    CHECK_INT(f.cols, 3 * 2 * 16 * 16);
-    media_features_free(&f);
-    image_free(&im);
-    media_processor_close(p);
-    CHECK_ERR(media_processor_open(flat, old, &p), ST_UNSUPPORTED, "preprocessor_config.json: image_processor_type CLIPImageProcessor");
-    jv_free(flat);
-    jv_free(old);
-    jv_free(nested);
-}
-
-static status change(const media_processor *base, const char *kwargs, media_processor **out)
-{
-    jv *j = NULL;
-    TRY(jv_parse(kwargs, strlen(kwargs), &j));
-    const status st = media_processor_with(base, j, out);
-    jv_free(j);
-    return st;
-}
-
-TEST(settings_can_be_changed_by_name)
-{
-    media_processor *base = NULL, *p = NULL;
-    REQUIRE_OK(open_json("{\"image_processor_type\":\"Qwen2VLImageProcessor\",\"do_rescale\":true,\"rescale_factor\":0.5}", &base));
-    static const char *const same[] = { "{\"max_pixels\":12544}", "{\"size\":{\"longest_edge\":12544}}" };
-    for (int i = 0; i < 2; i++) {
-        image im = { 640, 480, mem_calloc(640 * 480, 3) };
-        media_features f;
-        REQUIRE_OK(change(base, same[i], &p));
-        REQUIRE_OK(media_process_image(p, &im, &f));
-        CHECK_INT(f.grid[1] * 100 + f.grid[2], 608);     /* 84 x 112 pixels */
-        CHECK_NEAR(f.values[0], (0 - 0.48145466) / 0.26862954, 1e-5);
-        media_features_free(&f);
-        image_free(&im);
-        media_processor_close(p);
-    }
-    CHECK_ERR(change(base, "{\"max_pixles\":1}", &p), ST_INVALID, "mm_processor_kwargs: max_pixles: this model's processor has no such setting; it has do_resize");
-    CHECK_ERR(change(base, "{\"patch_size\":28}", &p), ST_INVALID, "patch_size: this model's processor has no such setting");
-    CHECK_ERR(change(base, "{\"size\":{\"height\":28}}", &p), ST_INVALID, "size.height");
-    CHECK_ERR(change(base, "{\"min_pixels\":0}", &p), ST_INVALID, "min_pixels must be an integer");
-    CHECK_ERR(change(base, "{\"min_pixels\":4000000}", &p), ST_INVALID, "min_pixels 4000000 is more than max_pixels 1003520");
-    CHECK_ERR(change(base, "[]", &p), ST_INVALID, "must be an object");
-    media_processor_close(base);
-    REQUIRE_OK(open_json("{\"image_processor_type\":\"Gemma3ImageProcessor\"}", &base));
-    CHECK_ERR(change(base, "{\"max_pixels\":12544}", &p), ST_INVALID, "max_pixels: this model's processor has no such setting");
-    CHECK_ERR(change(base, "{\"do_pan_and_scan\":true}", &p), ST_UNSUPPORTED, "do_pan_and_scan is not supported");
-    media_processor_close(base);
-}
-
-TEST(sizes_of_qwen)
-{
-    static const struct { int w, h, gw, gh; } cases[] = { { 28, 28, 4, 4 }, { 640, 480, 46, 34 }, { 42, 42, 4, 4 }, { 70, 70, 4, 4 }, { 4000, 3000, 82, 60 } };
-    media_processor *p = NULL;
-    REQUIRE_OK(open_json("{\"image_processor_type\":\"Qwen2VLImageProcessor\"}", &p));
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        image im = { cases[i].w, cases[i].h, mem_calloc((size_t)cases[i].w * (size_t)cases[i].h, 3) };
-        media_features f;
-        REQUIRE_OK(media_process_image(p, &im, &f));
-        CHECK_INT(f.grid[2], cases[i].gw);
-        CHECK_INT(f.grid[1], cases[i].gh);
-        media_features_free(&f);
-        image_free(&im);
-    }
-    image thin = { 2001, 10, mem_calloc(20010, 3) };
-    media_features f;
-    CHECK_ERR(media_process_image(p, &thin, &f), ST_INVALID, "aspect ratio");
-    image_free(&thin);
-    media_processor_close(p);
 }
 
 TEST(out_of_memory)
