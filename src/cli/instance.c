@@ -123,7 +123,7 @@ status instance_check_flags(const flags *f)
     static const struct { const char *name; int64_t min; } all[] = {
         { "max-num-batched-tokens", 1 }, { "max-num-seqs", 1 }, { "max-model-len", -1 }, { "block-size", 1 }, { "max-num-active-seqs", 1 }, { "max-num-queued-reqs", 1 },
         { "max-num-queued-tokens", 1 }, { "long-prefill-token-threshold", 0 }, { "num-gpu-blocks-override", 1 }, { "kv-cache-memory-bytes", 1 }, { "max-logprobs", -1 },
-        { "threads", 0 }, { "tensor-parallel-size", 1 },
+        { "threads", 0 }, { "tensor-parallel-size", 1 }, { "data-parallel-size", 1 },
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) TRY(flags_check_range(f, all[i].name, all[i].min, INT64_MAX));
     double w = flags_f64(f, "gpu-memory-utilization", 0.92);
@@ -244,6 +244,35 @@ static int64_t instance_kv_bytes(const instance *s)
     return bytes > 0 && bytes <= taken ? 1 : bytes > 0 ? bytes - taken : 0;
 }
 
+/* Each has devices, a KV cache and an engine of its own; weights are those of all. */
+static status add_replica(instance *s, const graph *g, const device_limits *limits)
+{
+    engine *e;
+    TRY(device_load(s->dev, g, s->weights, limits, NULL, NULL, &s->replicas[s->n_replicas]));
+    TRY(engine_start(s->replicas[s->n_replicas++], s->m, &s->eo, &e));
+    status st = engine_join(s->e, e);
+    if (st != ST_OK) engine_stop(e, 0);
+    return st;
+}
+
+static status add_replicas(instance *s, const graph *g, const device_limits *limits)
+{
+    const int n = (int)instance_i64(s->f, "data-parallel-size", 1);
+    if (n == 1) return ST_OK;
+    s->replicas = mem_calloc((size_t)n, sizeof *s->replicas);
+    if (!s->replicas) return err_nomem();
+    for (int i = 1; i < n; i++) TRY(add_replica(s, g, limits));
+    log_info("%d replicas, %d devices each: a request goes to the one that is least busy", n, graph_mesh(g).tp);
+    return ST_OK;
+}
+
+static status check_replicas(const instance *s, const device_info *di)
+{
+    const int64_t n = instance_i64(s->f, "data-parallel-size", 1);
+    if (n == 1 || di->own_time) return ST_OK;
+    return err_set(ST_UNSUPPORTED, "argument --data-parallel-size: replicas run beside each other on simulated chips (--device sim:...); elsewhere start a server for each");
+}
+
 static status load_model(instance *s)
 {
     const flags *f = s->f;
@@ -256,6 +285,7 @@ static status load_model(instance *s)
                             .weight_cache = flags_str(f, "weight-cache") ? flags_str(f, "weight-cache") : "" };
     TRY(device_open(strcmp(spec, "auto") == 0 ? "cpu" : spec, &dopt, &s->dev));
     device_describe(s->dev, &di);
+    TRY(check_replicas(s, &di));
     bool dummy = strcmp(flags_str(f, "load-format"), "dummy") == 0 || !device_needs_weights(spec);
     double t0 = clock_now(), said = t0;
     const graph *g;
@@ -271,6 +301,7 @@ static status load_model(instance *s)
     if (s->eo.kv_cache_bytes == 0) s->eo.kv_cache_bytes = instance_kv_bytes(s);
     t0 = clock_now();
     TRY(engine_start(s->loaded, s->m, &s->eo, &s->e));
+    TRY(add_replicas(s, g, &limits));
     log_info("init engine (profile, create kv cache, warmup model) took %.2f seconds", clock_now() - t0);
     return ST_OK;
 }
@@ -295,6 +326,8 @@ void instance_close(instance *s, double drain_s)
     instance_stop(s, drain_s);
     instance_close_media(s);
     if (s->loaded) device_unload(s->loaded);
+    for (int i = 0; i < s->n_replicas; i++) device_unload(s->replicas[i]);
+    mem_free(s->replicas);
     if (s->weights) model_weights_close(s->weights);
     graph_free(s->own_graph);
     if (s->dev) device_close(s->dev);

@@ -20,6 +20,7 @@ typedef struct instance {
     weight_source *weights;
     device *dev;
     device_model *loaded;
+    device_model **replicas; int n_replicas;    /* beside it, of --data-parallel-size: e has an engine for each */
     media_processor *processor;     /* of multimodal models, with their encoders; NULL */
     towers *towers;
     engine *e;

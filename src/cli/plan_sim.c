@@ -99,10 +99,11 @@ static status run_layout(compile_plan *p, const char *target, const plan_fit *fi
     return ST_OK;
 }
 
-/* All layouts that hold the model, or the one that --tensor-parallel-size names. *fits: there was one; *met: one meets the goal. */
+/* All layouts that hold the model, or those that --tensor-parallel-size and --data-parallel-size leave. *fits: there was one; *met: one meets the goal. */
 static status run_target(const flags *f, compile_plan *p, const char *target, plan_sims *s, bool *fits, bool *met)
 {
     const bool fixed = flags_given(f, "tensor-parallel-size");
+    const int replicas = flags_given(f, "data-parallel-size") ? (int)instance_i64(f, "data-parallel-size", 1) : 0;   /* 0: as many as there is room for */
     int n_devices = 1;
     *fits = *met = false;
     for (int tp = fixed ? (int)instance_i64(f, "tensor-parallel-size", 1) : 1; tp <= n_devices || fixed; tp *= 2) {
@@ -112,7 +113,8 @@ static status run_target(const flags *f, compile_plan *p, const char *target, pl
             if (st == ST_NOMEM) return st;
             n_devices = fit.n_devices;
             if (n_devices == 0) return st;      /* not a target */
-            if (st != ST_OK || !fit.fits) continue;
+            if (st != ST_OK || !fit.fits || (replicas > 0 && replicas > fit.on.dp)) continue;
+            if (replicas > 0) fit.on.dp = replicas;
             *fits = true;
             TRY(run_layout(p, target, &fit, s));
             *met = *met || s->v[s->n - 1].meets;

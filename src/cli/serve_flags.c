@@ -76,7 +76,7 @@ static const flag_def defs[] = {
 #define G "ParallelConfig"
     { "tensor-parallel-size", "-tp", G, FLAG_INT, FLAG_YES, "1", NULL, NULL, "Devices that each layer is split over (tpu, cuda and pjrt devices)." },
     { "pipeline-parallel-size", "-pp", G, FLAG_INT, FLAG_NOT_YET, "1", NULL, NULL, "Groups the layers are split into." },
-    { "data-parallel-size", "-dp", G, FLAG_INT, FLAG_NOT_YET, "1", NULL, NULL, "Replicas." },
+    { "data-parallel-size", "-dp", G, FLAG_INT, FLAG_YES, "1", NULL, NULL, "Replicas on simulated chips, each on as many devices as --tensor-parallel-size says; a request goes to the one that is least busy." },
     { "data-parallel-size-local", "-dpl", G, FLAG_INT, FLAG_NOT_YET, "1", NULL, NULL, "Replicas on this node." },
     { "data-parallel-rank", "-dpn", G, FLAG_INT, FLAG_NOT_YET, "0", NULL, NULL, "Rank of this replica." },
     { "data-parallel-start-rank", "-dpr", G, FLAG_INT, FLAG_NOT_YET, "0", NULL, NULL, "First rank on this node." },

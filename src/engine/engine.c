@@ -13,6 +13,7 @@
 #include "engine/internal.h"
 #include "engine/options.h"
 #include "engine/pace.h"
+#include "engine/replicas.h"
 #include "engine/sched.h"
 
 enum { MIN_AHEAD = 2 }; /* plans in flight with asynchronous scheduling, at least: one runs, the next is ready */
@@ -69,7 +70,10 @@ struct engine {
     char death[512];
     uint64_t next_seq, rejected_reqs, rejected_tokens;
     engine_stats stats;        /* the scheduler's last snapshot */
+    replica_list replicas;     /* of the one that callers know */
 };
+
+replica_list *engine_replicas(engine *e) { return &e->replicas; }
 
 static void list_push(plan_list *l, plan *p)
 {
@@ -467,14 +471,17 @@ status engine_start_on(const engine_device *dev, const model_info *mi, const eng
     return ST_OK;
 }
 
-void engine_stop(engine *e, double drain_s)
+void engine_one_stop(engine *e, double at)
 {
-    if (!e) return;
     pthread_mutex_lock(&e->mu);
     e->stopping = true;
-    e->stop_at = clock_now() + (drain_s > 0 ? drain_s : 0);
+    e->stop_at = at;
     pthread_cond_signal(&e->wake);
     pthread_mutex_unlock(&e->mu);
+}
+
+void engine_one_join(engine *e)
+{
     pthread_join(e->sched_thread, NULL);
     engine_free(e);
 }
@@ -482,14 +489,13 @@ void engine_stop(engine *e, double drain_s)
 /* ---- callers ---- */
 
 const engine_options *engine_config(const engine *e) { return &e->o; }
-int engine_num_blocks(const engine *e) { return e->n_blocks - 1; }
+int engine_one_num_blocks(const engine *e) { return e->n_blocks - 1; }
 
-bool engine_healthy(const engine *e)
+bool engine_one_healthy(engine *e)
 {
-    engine *m = (engine *)(uintptr_t)e; /* the mutex is not part of what const promises */
-    pthread_mutex_lock(&m->mu);
-    bool ok = !m->dead;
-    pthread_mutex_unlock(&m->mu);
+    pthread_mutex_lock(&e->mu);
+    bool ok = !e->dead;
+    pthread_mutex_unlock(&e->mu);
     return ok;
 }
 
@@ -526,7 +532,7 @@ static status check_whole_media(const engine *e, const request_spec *spec)
     return ST_OK;
 }
 
-status engine_submit(engine *e, const request_spec *spec, engine_request **out)
+status engine_one_submit(engine *e, const request_spec *spec, engine_request **out)
 {
     TRY(check_whole_media(e, spec));
     pthread_mutex_lock(&e->mu);
@@ -537,6 +543,7 @@ status engine_submit(engine *e, const request_spec *spec, engine_request **out)
     TRY(st);
     engine_request *r;
     TRY(request_new(spec, &e->o, e->vocab_size, e->rope_switch_len, e->kv.n_groups, e->o.no_prefix_caching ? NULL : &e->hasher, seq, &r));
+    r->of = e;
     if (e->clock.now) r->arrival_s = r->queued_s = engine_clock_now(&e->clock);
     request_ref(r); /* the caller's; the first is the scheduler's */
     pthread_mutex_lock(&e->mu);
@@ -569,15 +576,25 @@ static void kill_locked(engine *e, engine_request *r, finish_reason why)
     pthread_cond_signal(&e->wake);
 }
 
-static void end_request(engine *e, engine_request *r, finish_reason why)
+static void end_request(engine_request *r, finish_reason why)
 {
+    engine *e = r->of;
     pthread_mutex_lock(&e->mu);
     kill_locked(e, r, why);
     pthread_mutex_unlock(&e->mu);
 }
 
-void engine_abort(engine *e, engine_request *r) { end_request(e, r, FINISH_ABORT); }
-void engine_finish(engine *e, engine_request *r) { end_request(e, r, FINISH_STOP); }
+void engine_abort(engine *e, engine_request *r)
+{
+    (void)e;
+    end_request(r, FINISH_ABORT);
+}
+
+void engine_finish(engine *e, engine_request *r)
+{
+    (void)e;
+    end_request(r, FINISH_STOP);
+}
 
 static bool call_scheduler(engine *e, void (*fn)(engine *, call *))
 {
@@ -607,11 +624,11 @@ static void do_check(engine *e, call *c)
     }
 }
 
-bool engine_reset_prefix_cache(engine *e) { return call_scheduler(e, do_reset); }
-bool engine_check_kv(engine *e) { return call_scheduler(e, do_check); }
-void engine_observe(engine *e, const engine_observer *o) { sched_observe(e->sched, o); }
+bool engine_one_reset_prefix_cache(engine *e) { return call_scheduler(e, do_reset); }
+bool engine_one_check_kv(engine *e) { return call_scheduler(e, do_check); }
+void engine_one_observe(engine *e, const engine_observer *o) { sched_observe(e->sched, o); }
 
-void engine_get_stats(engine *e, engine_stats *out)
+void engine_one_stats(engine *e, engine_stats *out)
 {
     pthread_mutex_lock(&e->mu);
     *out = e->stats;

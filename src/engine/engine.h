@@ -133,9 +133,12 @@ status engine_start(device_model *dm, const model *m, const engine_options *o, e
 /* A device_model as the engine sees it. It is borrowed; the name stays until the thread's next call. */
 void engine_device_of(device_model *dm, engine_device *out);
 status engine_start_on(const engine_device *dev, const model_info *mi, const engine_options *o, engine **out) FALLIBLE;
+/* Makes `other` a replica of e, which owns it from now on: requests go to the one that is less busy. Before the first request, with equal
+ * models and options. */
+status engine_join(engine *e, engine *other) FALLIBLE;
 /* The options after defaults and limits were applied. */
 const engine_options *engine_config(const engine *e);
-int engine_num_blocks(const engine *e);          /* usable KV blocks */
+int engine_num_blocks(const engine *e);          /* usable KV blocks, of all replicas */
 /* Stops: waits for running requests up to `drain_s`, aborts the rest (each gets its FINISH_ABORT output), joins, frees. */
 void engine_stop(engine *e, double drain_s);
 /* False once a step has failed for good; /health then is 503. */
@@ -152,7 +155,7 @@ void engine_request_release(engine_request *r);
 /* Drops cached blocks that no request uses; true if all could be dropped. */
 bool engine_reset_prefix_cache(engine *e);
 
-/* Counters and gauges for /metrics and the periodic log line; a consistent snapshot. */
+/* Counters and gauges for /metrics and the periodic log line; a consistent snapshot of each replica, summed up (shares: the mean). */
 typedef struct engine_stats {
     int n_running, n_waiting, n_waiting_capacity, n_waiting_deferred;
     int64_t n_queued_tokens;
@@ -168,7 +171,7 @@ typedef struct engine_stats {
 } engine_stats;
 void engine_get_stats(engine *e, engine_stats *out);
 
-/* Called on the scheduler thread after each step and at each request's end, for histograms. Set once before the first submit. */
+/* Called on the scheduler thread, of which each replica has one, after each step and at each request's end, for histograms. Set once before the first submit. */
 typedef struct engine_step_event { int n_prefill_reqs, n_prefill_tokens, n_decode_reqs, n_decode_tokens; double seconds; } engine_step_event;
 typedef struct engine_request_event {
     finish_reason finish; int n_prompt, n_generated, n_cached, max_tokens, n_preemptions;

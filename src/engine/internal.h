@@ -27,6 +27,7 @@ struct engine_request {
     /* Fixed at submission; any thread reads. */
     atomic_int refs;                   /* the caller's, the scheduler's, one per plan it is in */
     uint64_t seq;                      /* order of submission */
+    engine *of;                        /* the replica that has it */
     arena mem;                         /* id, params, salt */
     const char *id, *cache_salt;
     sampling_params params;

@@ -75,13 +75,23 @@ def logprobs_and_streams_work():
     assert sum(len(e["choices"][0].get("token_ids") or []) for e in events if e["choices"]) == 5
 
 @test
-def replicas_are_refused_and_idle_devices_told():
-    r = subprocess.run([binary(), "serve", MODEL, "--device", "sim:v6e-8", "--tensor-parallel-size", "4", "--data-parallel-size", "2"], capture_output=True, text=True, timeout=60)
-    assert r.returncode != 0 and "--data-parallel-size 2 is not supported" in r.stderr, (r.returncode, r.stderr)
-    s = Server("Qwen3-4B", "--device", "sim:v6e-8?speed=0", "--tensor-parallel-size", "4", "--max-model-len", "2048", "--max-num-seqs", "8")
-    try:
-        assert "has 8 devices; one batch at a time is served on 4 of them" in s.log_text()
-    finally:
-        s.stop()
+def replicas_share_the_requests_and_idle_devices_are_told():
+    r = subprocess.run([binary(), "serve", "Qwen3-4B", "--device", "sim:v6e-8", "--tensor-parallel-size", "4", "--data-parallel-size", "3"], capture_output=True, text=True, timeout=60)
+    assert r.returncode != 0 and "need more than the 8 devices" in r.stderr, (r.returncode, r.stderr)
+    r = subprocess.run([binary(), "serve", "bench/shapes/qwen3-0.6b", "--device", "cpu", "--load-format", "dummy", "--data-parallel-size", "2"], capture_output=True, text=True, timeout=60)
+    assert r.returncode != 0 and "replicas run beside each other on simulated chips" in r.stderr, (r.returncode, r.stderr)
+    blocks = {}
+    for dp in 1, 2:
+        s = Server("Qwen3-4B", "--device", "sim:v6e-8?speed=0", "--tensor-parallel-size", "2", "--data-parallel-size", str(dp), "--max-model-len", "2048", "--max-num-seqs", "8")
+        try:
+            assert f"has 8 devices, {2 * dp} are used so far" in s.log_text(), s.log_text()
+            with concurrent.futures.ThreadPoolExecutor(32) as pool:
+                ids = list(pool.map(lambda i: s.post("/v1/completions", {"model": "Qwen3-4B", "prompt": [i + 1] * 500, "max_tokens": 64, "temperature": 0, "ignore_eos": True, "return_token_ids": True})[1]["choices"][0]["token_ids"], range(32)))
+            assert all(x == ids[0] for x in ids) and len(ids[0]) == 64
+            assert metric(s, "generation_tokens_total") == 32 * 64 and metric(s, "request_success_total") == 32
+            blocks[dp] = int(re.search(r'num_gpu_blocks="(\d+)"', s.get("/metrics")[1]).group(1))
+        finally:
+            s.stop()
+    assert blocks[2] == 2 * blocks[1] > 0, blocks
 
 if __name__ == "__main__": main(TESTS)

@@ -1,6 +1,7 @@
 #include "device/sim/refine.h"
 
 #include <dirent.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@ struct sim_refine {
     pjrt_target_info info; bool described;
     char dir[64];               /* where libtpu writes profiles; nobody reads them, the figures are in the program too */
     buf package;
+    pthread_mutex_t mu;         /* replicas ask one after the other */
 };
 
 /* ---- opening ---- */
@@ -68,6 +70,7 @@ status sim_refine_open(const char *mode, const sim_target *t, const char *cache,
 {
     sim_refine *r = mem_calloc(1, sizeof *r);
     if (!r) return err_nomem();
+    pthread_mutex_init(&r->mu, NULL);
     status st = find_compiler(mode, t, r);
     if (st == ST_OK) st = pjrt_cache_open(cache, &r->cache);
     if (st == ST_OK) *out = r;
@@ -96,6 +99,7 @@ void sim_refine_close(sim_refine *r)
     if (r->cache) pjrt_cache_close(r->cache);
     if (r->dir[0]) remove_dir(r->dir);
     buf_free(&r->package);
+    pthread_mutex_destroy(&r->mu);
     mem_free(r);
 }
 
@@ -167,7 +171,9 @@ status sim_refine_program(sim_refine *r, const program_context *c, int i, const 
     refined_program p = { .by = { .cycles = -1, .flops = -1 }, .flops = -1, .compiler_flops = -1, .compiler_bytes = -1 };
     program_step_spec(c, i, &spec);
     snprintf(p.name, sizeof p.name, "%s", spec.name);
+    pthread_mutex_lock(&r->mu);
     status st = compile(r, c, &spec, &s, &p.cached);
+    pthread_mutex_unlock(&r->mu);
     if (st == ST_NOMEM) return st;
     if (st != ST_OK) {
         err_copy(p.why, sizeof p.why);

@@ -6,7 +6,7 @@
  * takes minutes where the other takes seconds, and which libtpu does not do for every chip: a program at which it dies is compiled again
  * without.
  *
- * Threads: one at a time. Open it early: it forks (compiler.h). */
+ * Threads: any may ask. Open it early: it forks (compiler.h). */
 #ifndef SYSTOLIC_DEVICE_SIM_REFINE_H
 #define SYSTOLIC_DEVICE_SIM_REFINE_H
 

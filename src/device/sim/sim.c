@@ -29,6 +29,8 @@ typedef struct sim_device {
     struct device base;
     sim_target target;
     char name[128];
+    double real_start;          /* clock_now() at simulated time 1, of all its models */
+    int n_devices;              /* that models are on: replicas lie beside each other */
     sim_refine *refine;         /* NULL: steps are priced by their operations alone */
     bool lazy;                  /* it is asked when a step first needs a program */
     sim_program_fn *tell; void *tell_arg;
@@ -48,7 +50,7 @@ typedef struct sim_model {
     int first, n_flying;
     double last_end;            /* of the step submitted last */
     step_time spent; uint64_t n_steps;
-    double real_start;          /* clock_now() at simulated time 1 */
+    bool placed;                /* its devices are counted */
     _Atomic double virtual_now; /* speed 0 */
     _Atomic double oldest_end;  /* of the steps in flight; below 0: none */
 } sim_model;
@@ -62,7 +64,7 @@ static double sim_now(const device_model *dm)
 {
     const sim_model *m = const_model_of(dm);
     const double speed = m->dev->target.speed;
-    return speed > 0 ? 1 + (clock_now() - m->real_start) * speed : atomic_load(&m->virtual_now);
+    return speed > 0 ? 1 + (clock_now() - m->dev->real_start) * speed : atomic_load(&m->virtual_now);
 }
 
 static double sim_step_end(const device_model *dm) { return atomic_load(&const_model_of(dm)->oldest_end); }
@@ -309,21 +311,28 @@ static void sim_unload(device_model *dm)
     sim_model *m = model_of(dm);
     step_costs_free(m->costs);
     mem_free(m->refined);
+    if (m->placed) m->dev->n_devices -= graph_mesh(m->c.plan->g).tp;
     if (m->c.plan) program_context_free(&m->c);
     mem_free(m);
 }
 
-static status check_fit(const sim_model *m, const graph *g)
+/* Models of one device are replicas: each takes devices of its own. Encoders lie on those of a language model. */
+static status place(sim_model *m, const graph *g, bool encoder)
 {
     const sim_target *t = &m->dev->target;
-    const int have = step_machine_devices(&t->machine), need = graph_mesh(g).tp;
+    const int have = step_machine_devices(&t->machine), need = graph_mesh(g).tp, taken = encoder ? 0 : m->dev->n_devices;
     const double gib = 1024.0 * 1024 * 1024;
-    if (graph_mesh(g).dp > 1) return err_set(ST_UNSUPPORTED, "data parallel size %d: this device serves one batch at a time", graph_mesh(g).dp);
+    if (graph_mesh(g).dp > 1) return err_set(ST_UNSUPPORTED, "a graph for %d replicas: each is loaded by itself", graph_mesh(g).dp);
+    if (need + taken > have && taken > 0)
+        return err_set(ST_INVALID, "%d replicas on %d device%s each need more than the %d devices of %s", taken / need + 1, need, need == 1 ? "" : "s", have, t->name);
     if (need > have) return err_set(ST_INVALID, "the model is cut for %d devices, %s has %d", need, t->name, have);
     if (m->weight_bytes > t->machine.chip->hbm_usable_bytes)
         return err_set(ST_LIMIT, "%.2f GiB of weights on each of %d device%s do not fit: a device of %s has %.2f GiB. A larger --tensor-parallel-size helps (%s has %d devices)",
                        (double)m->weight_bytes / gib, need, need == 1 ? "" : "s", t->name, (double)t->machine.chip->hbm_usable_bytes / gib, t->name, have);
-    if (need < have) log_info("%s has %d devices; one batch at a time is served on %d of them (--tensor-parallel-size)", t->name, have, need);
+    if (encoder) return ST_OK;
+    m->placed = true;
+    m->dev->n_devices += need;
+    if (taken + need < have) log_info("%s has %d devices, %d are used so far (--tensor-parallel-size times --data-parallel-size)", t->name, have, taken + need);
     return ST_OK;
 }
 
@@ -339,7 +348,7 @@ static status init(sim_model *m, const graph *g, const device_limits *l)
         m->refined = mem_calloc((size_t)m->c.buckets.n, sizeof *m->refined);
         if (!m->refined) return err_nomem();
     }
-    return check_fit(m, g);
+    return place(m, g, l->least_rows > 0);
 }
 
 static status sim_load(device *dev, const graph *g, const weight_source *w, const device_limits *l,
@@ -350,7 +359,6 @@ static status sim_load(device *dev, const graph *g, const weight_source *w, cons
     if (!m) return err_nomem();
     m->base.cls = dev->cls;
     m->dev = (sim_device *)(void *)dev;
-    m->real_start = clock_now();
     m->last_end = 0;
     atomic_init(&m->virtual_now, 1);
     atomic_init(&m->oldest_end, -1);
@@ -389,6 +397,7 @@ static status sim_open(const char *arg, const device_options *o, device **out)
     sim_device *d = mem_calloc(1, sizeof *d);
     if (!d) return err_nomem();
     d->base.cls = &device_sim;
+    d->real_start = clock_now();
     d->lazy = o && o->lazy_compile;
     const bool refines = o && o->sim_refine && strcmp(o->sim_refine, "none") != 0;
     status st = find_target(arg, &d->target);

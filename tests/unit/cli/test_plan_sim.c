@@ -107,7 +107,7 @@ static status fill_one(void *arg, request_spec *out)
     return ST_OK;
 }
 
-static bool world_open(world *w)
+static bool world_open_on(world *w, const char *where)
 {
     jv *config = NULL;
     *w = (world){0};
@@ -117,10 +117,12 @@ static bool world_open(world *w)
     w->in.eo = (engine_options){ .max_num_seqs = 16, .max_num_batched_tokens = 64, .max_model_len = 512, .kv_dtype = DT_BF16, .kv_cache_bytes = 1 << 30 };
     if (w->in.m) CHECK_OK(engine_plan(&w->in.eo, model_describe(w->in.m), &w->in.eo, &w->limits));
     if (w->in.m) CHECK_OK(model_graph_for(w->in.m, (mesh){ .dp = 1, .tp = 1 }, true, &w->g));
-    CHECK_OK(device_open("sim:v6e-1?speed=0", NULL, &w->dev));
+    CHECK_OK(device_open(where, NULL, &w->dev));
     if (w->g && w->dev) CHECK_OK(device_load(w->dev, w->g, NULL, &w->limits, NULL, NULL, &w->dm));
     return w->dm != NULL;
 }
+
+static bool world_open(world *w) { return world_open_on(w, "sim:v6e-1?speed=0"); }
 
 static void world_close(world *w)
 {
@@ -188,6 +190,58 @@ TEST(without_threads_the_engine_says_the_same)
 }
 
 /* Requests that are left when the time is over end quietly. */
+/* Two of them behind one engine: each request goes to one, both get some, the tokens are those of one alone. */
+TEST(replicas_share_the_requests)
+{
+    world w;
+    static answer alone[N], shared[N];
+    engine *e = NULL, *other = NULL;
+    engine_request *r[N];
+    device_model *second = NULL, *third = NULL;
+    engine_stats sum;
+    uint64_t steps[2];
+    step_time t;
+    memset(alone, 0, sizeof alone);
+    memset(shared, 0, sizeof shared);
+    if (world_open(&w)) {
+        drive_all(&w, alone);
+        CHECK_ERR(device_load(w.dev, w.g, NULL, &w.limits, NULL, NULL, &second), ST_INVALID, "2 replicas on 1 device each need more than the 1 devices");
+        world_close(&w);
+    }
+    if (!world_open_on(&w, "sim:v6e-4?speed=0")) return;
+    REQUIRE_OK(device_load(w.dev, w.g, NULL, &w.limits, NULL, NULL, &second));
+    REQUIRE_OK(engine_start(w.dm, w.in.m, &w.in.eo, &e));
+    REQUIRE_OK(engine_start(second, w.in.m, &w.in.eo, &other));
+    const int blocks = engine_num_blocks(e);
+    REQUIRE_OK(engine_join(e, other));
+    CHECK_INT(engine_num_blocks(e), 2 * blocks);
+    script s = { .a = shared };
+    for (int i = 0; i < N; i++) {
+        request_spec spec;
+        make_spec(&s, i, &spec);
+        CHECK_OK(engine_submit(e, &spec, &r[i]));
+    }
+    engine_abort(e, r[N - 1]);
+    for (int i = 0; i < N; i++) {
+        for (int tries = 0; tries < 60000 && !__atomic_load_n(&shared[i].done, __ATOMIC_ACQUIRE); tries++) nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
+        CHECK(shared[i].done);
+        if (i < N - 1) CHECK(shared[i].n == alone[i].n && memcmp(shared[i].tokens, alone[i].tokens, sizeof(int32_t) * (size_t)alone[i].n) == 0);
+        engine_request_release(r[i]);
+    }
+    CHECK(engine_check_kv(e) && engine_healthy(e));
+    engine_get_stats(e, &sum);
+    CHECK_INT(sum.finished[FINISH_LENGTH] + sum.finished[FINISH_ABORT], N);
+    sim_totals(w.dm, &t, &steps[0]);
+    sim_totals(second, &t, &steps[1]);
+    CHECK(steps[0] > 10 && steps[1] > 10);
+    CHECK_INT(sum.steps, steps[0] + steps[1]);
+    engine_stop(e, 0);
+    CHECK_OK(device_load(w.dev, w.g, NULL, &w.limits, NULL, NULL, &third));
+    device_unload(third);
+    device_unload(second);
+    world_close(&w);
+}
+
 TEST(a_drive_can_stop_in_the_middle)
 {
     world w;
@@ -236,6 +290,16 @@ TEST(layouts_are_compared_and_one_recommended)
     CHECK_INT(jv_get_i64(s, "recommended", -1), best);
     /* More tensor ranks decode faster. */
     CHECK(series(jv_at(runs, 2), "itl_ms", "p50") < series(jv_at(runs, 0), "itl_ms", "p50"));
+    jv_free(o);
+}
+
+TEST(as_many_replicas_as_are_asked_for)
+{
+    jv *o = ran_json(RUN("Qwen3-0.6B", "--json", "--target", "v6e:2x2", "--input-len", "64", "--output-len", "8", "--num-prompts", "8", "--max-model-len", "2048", "--data-parallel-size", "2"));
+    REQUIRE(o != NULL);
+    const jv *runs = jv_get(jv_get(o, "simulation"), "runs");
+    CHECK_INT(jv_len(runs), 2);      /* of one device and of two; of four there is room for one */
+    for (size_t i = 0; i < jv_len(runs); i++) CHECK_INT(jv_get_i64(jv_at(runs, i), "data_parallel_size", 0), 2);
     jv_free(o);
 }
 

@@ -1,0 +1,23 @@
+/* What engine.c does for one engine and replicas.c for all that stand behind one. */
+#ifndef SYSTOLIC_ENGINE_REPLICAS_H
+#define SYSTOLIC_ENGINE_REPLICAS_H
+
+#include <stdatomic.h>
+
+#include "engine/engine.h"
+
+/* Replicas beside the engine itself. */
+typedef struct replica_list { engine **v; int n; atomic_uint turn; } replica_list;
+replica_list *engine_replicas(engine *e);
+
+status engine_one_submit(engine *e, const request_spec *spec, engine_request **out) FALLIBLE;
+void engine_one_stop(engine *e, double at);     /* begins; what runs then is aborted */
+void engine_one_join(engine *e);                /* waits until it has stopped and frees it */
+int engine_one_num_blocks(const engine *e);
+bool engine_one_healthy(engine *e);
+void engine_one_stats(engine *e, engine_stats *out);
+void engine_one_observe(engine *e, const engine_observer *o);
+bool engine_one_reset_prefix_cache(engine *e);
+bool engine_one_check_kv(engine *e);
+
+#endif
