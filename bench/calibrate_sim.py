@@ -29,16 +29,16 @@ REFINE = []     # flags of --refine
 
 def simulate(binary, row, constants):
     options = ",".join(f"{k}={v:.6g}" for k, v in constants.items())
-    flags = FP8 if row["flags"] == "FP8" else [] if row["flags"] == "-" else row["flags"].split()
-    args = [binary, "plan", row["model"], "--json", "--target", row["target"] + ("?" + options if options else ""), "--tensor-parallel-size", row["tp"],
+    flags = FP8 if row["flags"] == "FP8" else [] if row["flags"] in ("-", "no-ep") else row["flags"].split()
+    args = [binary, "plan", row["model"], "--json", "--target", row["target"] + ("?" + options if options else ""), "--tensor-parallel-size", row["tp"], "--data-parallel-size", "1",
             "--input-len", row["input"], "--prefix-len", row["prefix"], "--output-len", row["output"], "--num-prompts", row["prompts"], "--max-num-seqs", row["seqs"],
             "--max-num-batched-tokens", row["batched"], "--max-model-len", str(int(row["prefix"]) + int(row["input"]) + int(row["output"]) + 8), "--step-time-target", "0", *flags, *REFINE]
     if row["concurrency"] != "0": args += ["--max-concurrency", row["concurrency"]]
     p = subprocess.run(args, capture_output=True, text=True)
     if p.returncode: sys.exit(f"{row['name']}: {p.stderr.strip()}")
-    runs = [r for r in json.loads(p.stdout)["simulation"]["runs"] if "request_throughput" in r]
+    runs = [r for r in json.loads(p.stdout)["simulation"]["runs"] if "request_throughput" in r and not (row["flags"] == "no-ep" and r["expert_parallel"])]
     if not runs: sys.exit(f"{row['name']}: does not fit {row['target']}")
-    # Experts whole on ranks or cut: who publishes shows the better one.
+    # Experts whole on ranks or cut: who publishes shows the better one, unless the command line is known.
     return max(runs, key=lambda r: r["request_throughput"])
 
 def figure(row, run): return run["request_throughput" if row["metric"] == "req" else "output_throughput"]
