@@ -26,6 +26,19 @@ class Constant:
     def __getitem__(self, i): return self.of(i)
 
 
+def issue_first(args):
+    """Copies on the semaphores of results and of the cache's update. The profiler takes operations in the order of the program, branches
+    as taken, and dies of a wait that comes before the first copy on its semaphore; such waits are in the loop, for the copies of an
+    earlier round. These four are in front of it, a few cycles in all."""
+    from jax.experimental import pallas as pl
+    from jax.experimental.pallas import tpu as pltpu
+    out, cache, blocks, results, sems = args[10], args[11], args[12], args[14], args[15]
+    flat = cache.reshape(cache.shape[0] * cache.shape[1], *cache.shape[2:])
+    for i in range(2):
+        pltpu.make_async_copy(results.at[i, :, pl.ds(0, 1)], out.at[:, pl.ds(i, 1)], sems.at[2, i]).start()
+        pltpu.make_async_copy(blocks.at[i, pl.ds(0, 1), :cache.shape[2]], flat.at[pl.ds(i, 1)], sems.at[3, i]).start()
+
+
 def kernel_of(version):
     """The package's module alone: importing the package would start vLLM."""
     where = importlib.util.find_spec("tpu_inference").submodule_search_locations
@@ -37,10 +50,11 @@ def kernel_of(version):
     inner = kernel._ragged_paged_attention_kernel
 
     def baked(*args, **kwargs):
-        if kwargs["case"] != kernel.RpaCase.DECODE: return inner(*args, **kwargs)      # has nothing to do here, and is not counted
+        if kwargs["case"] != kernel.RpaCase.DECODE: return     # a second call, which has nothing to do here and is not counted
         args = list(args)
         args[0], args[2] = Constant(args[0], lambda i: numpy.int32(TOKENS)), Constant(args[2], lambda i: i)
         args[3] = Constant(args[3], lambda i: numpy.int32(SEQS))
+        issue_first(args)
         return inner(*args, **kwargs)
     kernel._ragged_paged_attention_kernel = baked
     kernel.get_tpu_version = lambda: version

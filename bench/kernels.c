@@ -191,10 +191,13 @@ static status open_target(const char *name, run_mode mode, target *out)
     *out = (target){ .name = name, .chip = chip_of(name), .dir = "/tmp/systolic-profile-XXXXXX" };
     status st = out->chip ? pjrt_find("tpu", &plugin) : err_set(ST_INVALID, "there is no chip %s", name);
     if (st == ST_OK && mode == MODE_PROFILE) {
-        char args[128];
+        const char *more = getenv("LIBTPU_INIT_ARGS");
+        buf args = {0};
         if (!mkdtemp(out->dir)) st = err_errno("cannot make a folder");
-        snprintf(args, sizeof args, "--xla_jf_dump_static_llo_profile_to=%s", out->dir);
-        setenv("LIBTPU_INIT_ARGS", args, 1);
+        buf_printf(&args, "%s --xla_jf_dump_static_llo_profile_to=%s", more ? more : "", out->dir);
+        if (st == ST_OK) st = buf_status(&args);
+        if (st == ST_OK) setenv("LIBTPU_INIT_ARGS", buf_cstr(&args), 1);
+        buf_free(&args);
     }
     if (st == ST_OK) {
         st = pjrt_compiler_open(&(pjrt_compiler_options){ .plugin = plugin.path, .topology = place.path, .options = place.options, .limit_s = 100 }, &out->compiler);

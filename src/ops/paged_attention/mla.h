@@ -16,6 +16,7 @@ typedef struct mla {
     float scale;                    /* of scores */
     int64_t vmem_bytes;             /* limit; 0: the compiler's */
     int64_t fixed_blocks;           /* > 0: so many blocks of whole pages, whatever the data: for static profiles, which know no trip counts */
+    int64_t fixed_items;            /* so many items then, each of which ends with one of these blocks */
 } mla;
 
 /* NULL where there is a kernel, else why not. */

@@ -20,7 +20,7 @@
 
 #define NO_SCORE (-1e30f)
 
-enum { ZERO_ROWS = 32, MOST_ROWS = 512, SMEM_BYTES = 768 << 10, LANES = 128 };
+enum { ZERO_ROWS = 128, MOST_LANES = 2048, SMEM_BYTES = 768 << 10, LANES = 128 };
 
 typedef struct attention {
     mk *k;
@@ -46,6 +46,7 @@ const char *mla_refusal(const mla *m)
 {
     if (m->kv != DT_BF16 && dtype_bits(m->kv) != 8) return "a latent cache of this type";
     if (m->lanes % LANES || m->latent % LANES) return "latent sizes that are no multiple of 128";
+    if (m->lanes > MOST_LANES) return "latent sizes of more than 2048";
     if (m->heads % 16) return "heads that are no multiple of 16";
     if (m->page % 16 || (!is_wide(m) && m->page % 32)) return "pages of less than 16 tokens (32 of an 8-bit cache), or no multiple of it";
     if (m->keys % m->page || m->keys % LANES) return "blocks that are no multiple of a page and 128 keys";
@@ -155,6 +156,11 @@ static void wait_queries(const attention *a, mk_val item)
     mk_wait(a->k, sem_of(a, a->query_sem, item), of_item(a, a->q, item, a->m->lanes), half_of(a, a->queries, item, a->m->lanes));
 }
 
+static void send_result(const attention *a, mk_val item)
+{
+    mk_copy(a->k, half_of(a, a->results, item, a->m->latent), of_item(a, a->out, item, a->m->latent), sem_of(a, a->result_sem, item));
+}
+
 static void wait_result(const attention *a, mk_val item)
 {
     mk_wait(a->k, sem_of(a, a->result_sem, item), half_of(a, a->results, item, a->m->latent), of_item(a, a->out, item, a->m->latent));
@@ -165,22 +171,23 @@ static void wait_result(const attention *a, mk_val item)
 /* [keys, lanes] of a buffer, as it is in the cache. */
 static mk_ref block_ref(const attention *a) { return mk_ref_reshape(a->k, a->blocks, MK_DIMS(a->m->buffers, a->m->keys, a->m->lanes)); }
 
-/* Zeros behind the last key of an item's last block. Types of 8 bits go through i32. */
+/* Zeros behind the last key of an item's last block: bits of 32-bit words, each of which holds a lane of several keys. */
 static void clear_tail(const attention *a, place p)
 {
     mk *k = a->k;
     const mla *m = a->m;
+    const int64_t per = 32 / (int64_t)dtype_bits(m->kv);
+    const mk_dims dims = MK_DIMS(ZERO_ROWS / per, m->lanes), row = MK_DIMS(ZERO_ROWS / per, LANES);
+    mk_ref words = mk_ref_bitcast(k, block_ref(a), DT_I32);
     mk_val valid = mk_sub(k, item_keys(a, p.item), mk_mul(k, p.block, num(m->keys))), buffer = buffer_of(a, p.turn);
     mk_if(k, mk_cmp(k, MK_LT, valid, num(m->keys)));
     mk_val i = mk_for(k, mk_div(k, valid, num(ZERO_ROWS)), num(m->keys / ZERO_ROWS), NULL, 0, NULL);
-    mk_val row = mk_multiple(k, mk_mul(k, i, num(ZERO_ROWS)), ZERO_ROWS);
-    mk_at at = MK_AT(buffer, row, num(0));
-    mk_val v = mk_load(k, block_ref(a), at, MK_DIMS(ZERO_ROWS, m->lanes));
-    mk_val seen = mk_cmp(k, MK_LT, mk_iota(k, 0, MK_DIMS(ZERO_ROWS, m->lanes)), mk_sub(k, valid, row));
-    v = is_wide(m) ? mk_convert(k, v, DT_F32) : mk_convert(k, mk_bitcast(k, v, DT_I8), DT_I32);
-    v = mk_select(k, seen, v, is_wide(m) ? mk_f32(0) : num(0));
-    v = is_wide(m) ? mk_convert(k, v, DT_BF16) : mk_bitcast(k, mk_convert(k, v, DT_I8), m->kv);
-    mk_store(k, v, block_ref(a), at);
+    const mk_at at = MK_AT(buffer, mk_multiple(k, mk_mul(k, i, num(ZERO_ROWS / per)), ZERO_ROWS / (int)per), num(0));
+    mk_val left = mk_sub(k, mk_sub(k, valid, mk_mul(k, i, num(ZERO_ROWS))), mk_mul(k, mk_iota(k, 0, row), num(per)));
+    mk_val bits = mk_mul(k, mk_min(k, mk_max(k, left, num(0)), num(per)), num(32 / per)), some = mk_sub(k, mk_shl(k, mk_full(k, num(1), row), mk_and(k, bits, num(31))), num(1));
+    mk_val mask = mk_select(k, mk_cmp(k, MK_GE, left, num(per)), mk_full(k, num(-1), row), some), all[MOST_LANES / LANES];
+    for (int64_t j = 0; j < m->lanes / LANES; j++) all[j] = mask;
+    mk_store(k, mk_and(k, mk_load(k, words, at, dims), mk_concat(k, all, (int)(m->lanes / LANES), 1)), words, at);
     mk_end_for(k, NULL, NULL);
     mk_end_if(k, NULL, NULL);
 }
@@ -190,7 +197,7 @@ static void prepare(const attention *a, place p, mk_val n_listed)
 {
     mk *k = a->k;
     wait_block(a, p);
-    clear_tail(a, p);
+    if (!a->m->fixed_blocks) clear_tail(a, p);
     mk_if(k, mk_cmp(k, MK_EQ, p.block, num(0)));
     wait_queries(a, p.item);
     mk_val next = mk_add(k, p.item, num(1));
@@ -246,12 +253,15 @@ static void finish_item(const attention *a, place p, mk_val sum)
     mk_val out = mk_mul(k, mk_load(k, a->sums, MK_ZERO, MK_DIMS(a->rows, m->latent)), factor);
     out = mk_reshape(k, mk_convert(k, out, DT_BF16), MK_DIMS(m->queries, m->heads, m->latent));
     mk_store(k, out, a->results, MK_AT(mk_rem(k, p.item, num(2)), num(0), num(0), num(0)));
-    mk_copy(k, half_of(a, a->results, p.item, m->latent), of_item(a, a->out, p.item, m->latent), sem_of(a, a->result_sem, p.item));
+    send_result(a, p.item);
     mk_store(k, mk_full(k, mk_f32(0), MK_DIMS(a->rows, m->latent)), a->sums, MK_ZERO);
 }
 
+/* Which turns end an item: by the data, or for profiles, which know no branch, none or all. */
+typedef enum ending { END_BY_DATA, END_NEVER, END_ALWAYS } ending;
+
 /* One turn: block p, whose scores are there, and the scores of the next one. state: greatest score, sum of weights [rows, 1]. */
-static void turn(const attention *a, place p, place next, const mk_val state[2], mk_val out[2])
+static void turn(const attention *a, place p, place next, ending ends, const mk_val state[2], mk_val out[2])
 {
     mk *k = a->k;
     const mla *m = a->m;
@@ -263,10 +273,10 @@ static void turn(const attention *a, place p, place next, const mk_val state[2],
     mk_val old = mk_load(k, a->sums, MK_ZERO, MK_DIMS(a->rows, m->latent));
     mk_store(k, mk_add(k, mk_mul(k, old, keep), v), a->sums, MK_ZERO);
     mk_store(k, fresh, a->scores, MK_ZERO);
-    mk_val last = last_of_item(a, p);
-    mk_if(k, last);
-    finish_item(a, p, sum);
-    mk_end_if(k, NULL, NULL);
+    mk_val last = ends == END_BY_DATA ? last_of_item(a, p) : mk_bool(ends == END_ALWAYS);
+    if (ends == END_BY_DATA) mk_if(k, last);
+    if (ends != END_NEVER) finish_item(a, p, sum);
+    if (ends == END_BY_DATA) mk_end_if(k, NULL, NULL);
     out[0] = mk_select(k, last, mk_full(k, mk_f32(NO_SCORE), MK_DIMS(a->rows, 1)), most);
     out[1] = mk_select(k, last, mk_full(k, mk_f32(0), MK_DIMS(a->rows, 1)), sum);
 }
@@ -289,44 +299,45 @@ static place fetch_first(const attention *a, mk_val n_listed, mk_val n_blocks)
     return p;
 }
 
+/* The loop over n blocks. For profiles both copies of queries come first, as their waits come in the order of the program. */
+static void turns(const attention *a, mk_val n, mk_val n_listed, ending ends)
+{
+    mk *k = a->k;
+    const int64_t rows = a->rows;
+    place first = { num(0), num(0), num(0) }, second = after(a, first, n_listed), fetch = fetch_first(a, n_listed, n);
+    for (int i = 0; i < (ends == END_BY_DATA ? 1 : 2); i++) fetch_queries(a, num(i));
+    prepare(a, first, n_listed);
+    mk_store(k, block_scores(a, first), a->scores, MK_ZERO);
+    mk_val s[STATES] = { mk_full(k, mk_f32(NO_SCORE), MK_DIMS(rows, 1)), mk_full(k, mk_f32(0), MK_DIMS(rows, 1)), first.item, first.block, second.item, second.block, fetch.item, fetch.block };
+    mk_val i = mk_for(k, num(0), n, s, STATES, s);
+    place p = { s[STATE_ITEM], s[STATE_BLOCK], i }, q = { s[STATE_NEXT_ITEM], s[STATE_NEXT_BLOCK], mk_add(k, i, num(1)) };
+    place f = { s[STATE_FETCH_ITEM], s[STATE_FETCH_BLOCK], mk_add(k, i, num(a->m->buffers - 1)) };
+    mk_if(k, mk_cmp(k, MK_LT, f.turn, n));
+    fetch_block(a, f);
+    mk_end_if(k, NULL, NULL);
+    mk_if(k, mk_cmp(k, MK_LT, q.turn, n));
+    prepare(a, q, n_listed);
+    mk_end_if(k, NULL, NULL);
+    turn(a, p, q, ends, s, s);
+    place q2 = after(a, q, n_listed), f2 = after(a, f, n_listed);
+    mk_end_for(k, (const mk_val[STATES]){ s[STATE_MAX], s[STATE_SUM], q.item, q.block, q2.item, q2.block, f2.item, f2.block }, s);
+}
+
 static void attend(const attention *a)
 {
     mk *k = a->k;
     const mla *m = a->m;
-    mk_val n_listed, n_blocks, init[STATES], s[STATES], next[STATES], out[STATES];
+    mk_val n_listed, n_blocks;
     list_items(a, &n_listed, &n_blocks);
-    if (m->fixed_blocks) n_blocks = num(m->fixed_blocks);
     mk_store(k, mk_full(k, mk_f32(0), MK_DIMS(a->rows, m->latent)), a->sums, MK_ZERO);
+    if (m->fixed_blocks) {
+        for (int i = 0; i < 2; i++) send_result(a, num(i));        /* profiles want the copy before its wait */
+        turns(a, num(m->fixed_blocks - m->fixed_items), n_listed, END_NEVER);
+        turns(a, num(m->fixed_items), n_listed, END_ALWAYS);
+        return;
+    }
     mk_if(k, mk_cmp(k, MK_GT, n_blocks, num(0)));
-    place first = { num(0), num(0), num(0) }, second = after(a, first, n_listed), fetch = fetch_first(a, n_listed, n_blocks);
-    fetch_queries(a, num(0));
-    prepare(a, first, n_listed);
-    mk_store(k, block_scores(a, first), a->scores, MK_ZERO);
-    init[STATE_MAX] = mk_full(k, mk_f32(NO_SCORE), MK_DIMS(a->rows, 1));
-    init[STATE_SUM] = mk_full(k, mk_f32(0), MK_DIMS(a->rows, 1));
-    init[STATE_ITEM] = init[STATE_BLOCK] = num(0);
-    init[STATE_NEXT_ITEM] = second.item;
-    init[STATE_NEXT_BLOCK] = second.block;
-    init[STATE_FETCH_ITEM] = fetch.item;
-    init[STATE_FETCH_BLOCK] = fetch.block;
-    mk_val i = mk_for(k, num(0), n_blocks, init, STATES, s);
-    place p = { s[STATE_ITEM], s[STATE_BLOCK], i }, q = { s[STATE_NEXT_ITEM], s[STATE_NEXT_BLOCK], mk_add(k, i, num(1)) };
-    place f = { s[STATE_FETCH_ITEM], s[STATE_FETCH_BLOCK], mk_add(k, i, num(m->buffers - 1)) };
-    mk_if(k, mk_cmp(k, MK_LT, f.turn, n_blocks));
-    fetch_block(a, f);
-    mk_end_if(k, NULL, NULL);
-    mk_if(k, mk_cmp(k, MK_LT, q.turn, n_blocks));
-    prepare(a, q, n_listed);
-    mk_end_if(k, NULL, NULL);
-    turn(a, p, q, s, next);
-    place q2 = after(a, q, n_listed), f2 = after(a, f, n_listed);
-    next[STATE_ITEM] = q.item;
-    next[STATE_BLOCK] = q.block;
-    next[STATE_NEXT_ITEM] = q2.item;
-    next[STATE_NEXT_BLOCK] = q2.block;
-    next[STATE_FETCH_ITEM] = f2.item;
-    next[STATE_FETCH_BLOCK] = f2.block;
-    mk_end_for(k, next, out);
+    turns(a, n_blocks, n_listed, END_BY_DATA);
     mk_val from = mk_max(k, mk_sub(k, n_listed, num(2)), num(0)), item = mk_for(k, from, n_listed, NULL, 0, NULL);
     wait_result(a, item);
     mk_end_for(k, NULL, NULL);
@@ -423,7 +434,8 @@ static mk *build_profile(int i, const chip *c)
 {
     mla m = case_of(i, true);
     (void)c;
-    m.fixed_blocks = m.tokens / m.queries * (PROFILE_KEYS / m.keys);
+    m.fixed_items = m.tokens / m.queries;
+    m.fixed_blocks = m.fixed_items * (PROFILE_KEYS / m.keys);
     return mla_kernel(&m);
 }
 
