@@ -10,9 +10,11 @@ import argparse, json, os, re, subprocess, sys
 ROOT = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 TARGETS = {"v4": "v4:2x2x1", "v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2", "v7x": "v7x:2x2x1"}
 
+NEAR = 0.25      # bounds of less than this part of the greatest are not written
 
-def measure(tool, chip, kernel, mode):
-    command = [tool, "profile" if mode == "profile" else "compile", TARGETS[chip], kernel, "all"] + (["full"] if mode == "full" else [])
+
+def measure(tool, chip, kernel, case, mode):
+    command = [tool, "profile" if mode == "profile" else "compile", TARGETS[chip], kernel, case] + (["full"] if mode == "full" else [])
     out = subprocess.run(command, capture_output=True, text=True)
     rows = [json.loads(line) for line in out.stdout.splitlines() if line.startswith("{")]
     if not rows: print(f"{chip} {kernel}: {out.stderr.strip()[-300:]}", file=sys.stderr)
@@ -36,18 +38,18 @@ def compiled(r):
 
 def profiled(r):
     if r is None or "error" in r: return "–"
-    bounds = {"": r["hbm_us"], " f": r.get("unit_us", 0), " l": r.get("link_us", 0)}
-    which = max(bounds, key=bounds.get)
-    return f"{r['cycles']:,.0f} ({r['us'] / max(bounds[which], 1e-9):.2f}{which})"
+    bounds = {"m": r["hbm_us"], "f": r.get("unit_us", 0), "l": r.get("link_us", 0)}
+    most = max(bounds.values())
+    beside = sorted(((b, w) for w, b in bounds.items() if b >= NEAR * most and b > 0), reverse=True)
+    return f"{r['cycles']:,.0f} (" + ", ".join(f"{r['us'] / b:.2f} {w}" for b, w in beside) + ")"
 
 
 def table(title, found, mode, cell, chips):
-    keys = sorted({(r["kernel"], r["case"]) for r in found.values() if r["size"] == mode and not (mode == "profile" and "error" in r)})
+    keys = sorted({(r["kernel"], r["case"], r["description"]) for r in found.values() if r["size"] == mode and not (mode == "profile" and "error" in r)})
     if not keys: return ""
     lines = [title, "", "| kernel | case | " + " | ".join(chips) + " |", "|---|---|" + "---|" * len(chips)]
-    for kernel, case in keys:
-        rows = [found.get((kernel, case, mode, c)) for c in chips]
-        lines.append(f"| {kernel} | {next(r['description'] for r in rows if r)} | " + " | ".join(cell(r) for r in rows) + " |")
+    for kernel, _, text in keys:
+        lines.append(f"| {kernel} | {text} | " + " | ".join(cell(found.get((kernel, text, mode, c))) for c in chips) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -56,6 +58,7 @@ def main():
     p.add_argument("--build", default=os.path.join(ROOT, "build"))
     p.add_argument("--chips", default=",".join(TARGETS))
     p.add_argument("--kernels", help="only these")
+    p.add_argument("--case", default="all", help="only this one of each kernel")
     p.add_argument("--modes", default="full,profile")
     p.add_argument("--write", action="store_true", help="measure nothing")
     a = p.parse_args()
@@ -69,22 +72,22 @@ def main():
     if os.path.exists(kept):
         for line in open(kept):
             r = json.loads(line)
-            found[r["kernel"], r["case"], r["size"], r["chip"]] = r
+            found[r["kernel"], r.get("description"), r["size"], r["chip"]] = r
     for chip in [] if a.write else a.chips.split(","):
         for kernel in chosen:
             for mode in a.modes.split(","):
                 if mode == "profile" and chip == "v4": continue      # libtpu has no latency model for it
-                for r in measure(tool, chip, kernel, mode):
-                    found[r["kernel"], r["case"], r["size"], r["chip"]] = r
+                for r in measure(tool, chip, kernel, a.case, mode):
+                    found[r["kernel"], r["description"], r["size"], r["chip"]] = r
                     print(json.dumps(r), flush=True)
         with open(kept, "w") as f: f.writelines(json.dumps(r) + "\n" for r in found.values())
-    texts = {tuple(line.split(" ", 2)[:2]): line.split(" ", 2)[2] for line in listed}
-    found = {k: {**r, "description": texts[k[0], str(k[1])]} for k, r in found.items() if (k[0], str(k[1])) in texts}
+    cases = {(line.split(" ", 2)[0], line.split(" ", 2)[2]): int(line.split(" ", 2)[1]) for line in listed}     # what a case is, not its number, tells whose a figure is
+    found = {k: {**r, "case": cases[k[:2]]} for k, r in found.items() if k[:2] in cases}
     path = os.path.join(ROOT, "docs", "kernels.md")
     doc = open(path).read()
     body = table("Seconds to compile, and megabytes of temporaries where there are any, at a model's size:", found, "full", compiled, list(TARGETS)) + "\n" + \
-        table("libtpu's static profile of one call with constants baked in: cycles, and in parentheses their time over the least that is possible, by bytes of HBM or, "
-              "where that is longer, by products (f) or links (l). Below 1 the profile takes the memory to be faster than it is. v4 has no profile:", found, "profile", profiled, [c for c in TARGETS if c != "v4"])
+        table("libtpu's static profile of one call with constants baked in: cycles, and in parentheses their time over the least that is possible, by bytes of HBM (m), products (f) "
+              "or links (l), the greatest of them first and others if they are not far below it. Below 1 the profile takes the memory to be faster than it is. v4 has no profile:", found, "profile", profiled, [c for c in TARGETS if c != "v4"])
     begin, end = "<!-- kernel_table.py -->\n", "<!-- end -->"
     head, rest = doc.split(begin)
     open(path, "w").write(head + begin + body.rstrip() + "\n" + end + rest.split(end, 1)[1])

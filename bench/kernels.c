@@ -200,7 +200,7 @@ static status open_target(const char *name, run_mode mode, target *out)
         buf_free(&args);
     }
     if (st == ST_OK) {
-        st = pjrt_compiler_open(&(pjrt_compiler_options){ .plugin = plugin.path, .topology = place.path, .options = place.options, .limit_s = 100 }, &out->compiler);
+        st = pjrt_compiler_open(&(pjrt_compiler_options){ .plugin = plugin.path, .topology = place.path, .options = place.options, .limit_s = 140 }, &out->compiler);
         pjrt_place_free(&plugin);
     }
     pjrt_place_free(&place);

@@ -12,9 +12,10 @@ enum {
     WIDEN_OPS = 2,                  /* of a stored number that is narrower than products take: 92 cycles per 262144 on v6e */
     PUSH_CYCLES = 140,              /* of a matrix unit's worth of K or V in bf16, whatever its size: 123 on v5e, 156 on v6e, 133 on v7x */
     PUSH_CYCLES_8 = 94,             /* of 8-bit numbers: 94 on v6e, 92 on v7x */
+    PUSH_LATENT_CYCLES = 50,        /* of latent keys in bf16, which lie as the unit takes them: a block of 1024 with 16 heads is 1101 cycles on v6e, 1038 on v7x */
     DMA_ISSUE_CYCLES = 9,           /* of a page's copy: with pages of 16 instead of 64 tokens each copy costs 3.7 on v6e, 9.0 on v7x; what the engines take no profile knows */
-    DMA_ISSUE_LATENT_CYCLES = 20,   /* the same in the kernel of latent attention, which hides less of it (docs/lowering.md) */
-    KV_BLOCK_CYCLES = 220,          /* of a block, however short, where heads fill each other's latencies; 555 to 715 with one head */
+    KV_BLOCK_CYCLES = 220,          /* of a block, however short, where heads fill each other's latencies */
+    KV_BLOCK_LATENT_CYCLES = 600,   /* the same of one head: 555 to 715 */
     QUERY_BLOCK_CYCLES = 600,       /* a step of the grid: about 0.35 us (Pallas' documentation) */
 };
 static const double dma_latency_s = 1e-6;           /* from start to the last byte of a small copy */
@@ -70,7 +71,7 @@ static walk walk_of(const attention_config *c, const attention_shape *s)
 static double mxu_cycles(const attention_config *c, const attention_shape *s, const walk *w)
 {
     const chip *k = c->chip;
-    double side = k->mxu_size, cycles = dtype_bits(s->kv) < 16 && !is_widened(k, s) ? PUSH_CYCLES_8 : PUSH_CYCLES;
+    double side = k->mxu_size, cycles = s->latent ? PUSH_LATENT_CYCLES : dtype_bits(s->kv) < 16 && !is_widened(k, s) ? PUSH_CYCLES_8 : PUSH_CYCLES;
     double push = 2 * w->tokens * up(c->padded_head_size, LANES / 2) / (side * side) * cycles;
     double tiles = 2 * ceil(w->tokens / side) * ceil(c->padded_head_size / side), stream = tiles * up(w->rows, SUBLANES) / k->mxu_passes;
     return w->kv_blocks * s->kv_heads * most(push, stream) / (k->mxus * k->cores);
@@ -95,10 +96,10 @@ void attention_cost_of(const attention_config *c, const attention_shape *s, atte
     double under_way = (c->pipeline_stages > 1 ? c->pipeline_stages - 1 : 1) * w.copied * c->page_size * (double)c->kv_bytes_per_token;
     double rate = least(k->hbm_bytes_per_s * hbm_share(k), k->cores * under_way / dma_latency_s);
     r.memory_s = r.bytes / rate;
-    r.issue_s = w.pages * (s->latent ? DMA_ISSUE_LATENT_CYCLES : DMA_ISSUE_CYCLES) / (k->clock_hz * k->cores);
+    r.issue_s = w.pages * DMA_ISSUE_CYCLES / (k->clock_hz * k->cores);
     r.mxu_s = mxu_cycles(c, s, &w) / k->clock_hz;
     r.vector_s = vector_cycles(c, s, &w) / k->clock_hz;
-    r.overhead_s = (w.kv_blocks * KV_BLOCK_CYCLES + w.query_blocks * QUERY_BLOCK_CYCLES) / (k->clock_hz * k->cores);
+    r.overhead_s = (w.kv_blocks * (s->latent ? KV_BLOCK_LATENT_CYCLES : KV_BLOCK_CYCLES) + w.query_blocks * QUERY_BLOCK_CYCLES) / (k->clock_hz * k->cores);
     double work = most(r.mxu_s, r.vector_s) + r.overhead_s + r.issue_s;
     r.seconds = c->pipeline_stages > 1 ? most(r.memory_s, work) : r.memory_s + work;
     *out = r;

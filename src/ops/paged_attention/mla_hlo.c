@@ -4,10 +4,13 @@
 #include "ops/paged_attention/kernel_call.h"
 #include "ops/paged_attention/kv_update.h"
 #include "ops/paged_attention/mla.h"
+#include "ops/paged_attention/ragged.h"
 
 enum { Q, K };
-/* Blocks of keys are long to hide a turn's latency, and rows of products are many where there are queries enough: measured by static profiles. */
-enum { LANES = 128, MOST_LINES = 8 /* that share rows of scales */, HEADS = 16, DECODE_KEYS = 1024, PREFILL_KEYS = 512, PREFILL_ROWS = 512, BUFFERS = 3 };
+enum { MOST_LINES = 8 /* that share rows of scales */ };
+/* A turn of the kernel is straight-line code: so many rows of products and scores. */
+enum { HEADS = 16, LEAST_KEYS = 128, MOST_ROWS = 512, MOST_SCORES = 256 << 10, SPILLED = 6, SLACK = 4 << 20 };
+enum { BUSY = 2 /* buffers of which one's scores are made and one's values are added up */ };
 
 /* ---- writing ---- */
 
@@ -77,39 +80,57 @@ bool kv_update_hlo(hlo_call *c, const hlo_kv *kv)
 /* Pieces of work, i32 [n] each; how many of them count. */
 typedef struct items { int64_t n; hlo_val count, seq, token, pos, len; } items;
 
-/* The most keys, a multiple of pages and of whole lanes, up to `most` and what a sequence can have. */
-static int64_t block_keys(const hlo_step *s, int64_t most)
-{
-    int64_t keys = 0, need = s->max_pages * s->page;
-    for (int64_t n = s->page; n <= most && (!keys || keys < need); n += s->page)
-        if (n % LANES == 0) keys = n;
-    return keys;
-}
-
-/* Heads are padded to whole tiles: products of few take no less time. */
-static mla mla_of(const hlo_call *c, const hlo_kv *kv, bool single)
+/* What the policy has for attention of `tokens` queries of `seqs` sequences; false: nothing for this shape. */
+static bool configured(const hlo_call *c, const hlo_kv *kv, int64_t seqs, int64_t tokens, attention_config *config)
 {
     const hlo_step *s = c->step;
-    mla m = { .kv = kv->type, .heads = (c->in[Q].dim[1] + HEADS - 1) / HEADS * HEADS, .lanes = kv->lanes, .latent = c->n->a.paged_attention.latent, .tokens = s->T, .pages = c->cache.dim[0], .page = s->page,
-              .seqs = s->S, .max_pages = s->max_pages, .queries = 1, .buffers = BUFFERS, .scale = (float)c->n->a.paged_attention.scale };
-    while (!single && m.queries * 2 <= s->q_tile && m.queries * 2 * m.heads <= PREFILL_ROWS) m.queries *= 2;
-    m.items = single ? s->S : s->n_tiles * ((s->q_tile + m.queries - 1) / m.queries);
-    m.keys = block_keys(s, m.queries * m.heads > PREFILL_ROWS / 2 ? PREFILL_KEYS : DECODE_KEYS);
-    return m;
+    const attention_shape what = { .q_heads = (int)c->in[Q].dim[1], .kv_heads = 1, .head_size = (int)kv->dim, .latent = true, .max_model_len = (int)(s->max_pages * s->page), .seqs = (int)seqs,
+                                    .tokens = (int)tokens, .page_size = (int)s->page, .act = s->act, .kv = kv->type };
+    return attention_configure(s->attention.chip, s->attention.policy, &what, config) == ST_OK;
+}
+
+/* VMEM: blocks, those of 8-bit caches as bf16 too, queries and results twice, sums, and scores and weights, which do not fit in registers. */
+static int64_t vmem_of(const mla *m)
+{
+    int64_t rows = m->queries * m->heads, n = m->buffers * m->keys * (int64_t)dtype_bytes(m->kv, (size_t)m->lanes) + SLACK;
+    if (m->kv != DT_BF16) n += 2 * 2 * m->keys * m->lanes;
+    return n + rows * (2 * 2 * (m->lanes + m->latent) + 2 * 4 * m->latent + (4 + SPILLED) * m->keys);
+}
+
+static void take_keys(mla *m, const hlo_kv *kv, int64_t most) { m->keys = ragged_block(kv, m->page, m->max_pages, 0, most); }
+
+/* The kernel for sequences with one token, or for tiles; why there is none, or NULL. The blocks are the policy's as far as they fit: it takes thousands
+ * of rows in a long step, and where they are cut the block has as many more keys as leaves as many scores. Heads are padded to
+ * whole tiles: products of few take no less time. */
+static const char *fit(const hlo_call *c, const hlo_kv *kv, bool single, mla *m)
+{
+    const hlo_step *s = c->step;
+    attention_config config;
+    const int64_t vmem = s->attention.chip->vmem_bytes / 8 * 7;
+    *m = (mla){ .kv = kv->type, .heads = (c->in[Q].dim[1] + HEADS - 1) / HEADS * HEADS, .lanes = kv->lanes, .latent = c->n->a.paged_attention.latent, .tokens = s->T, .pages = c->cache.dim[0], .page = s->page,
+                .seqs = s->S, .max_pages = s->max_pages, .queries = 1, .scale = (float)c->n->a.paged_attention.scale };
+    if (!configured(c, kv, single ? s->S : 1, single ? s->S : s->T, &config)) return "this shape by the attention policy";
+    while (!single && m->queries * 2 <= s->q_tile && m->queries * 2 <= config.queries_per_block && m->queries * 2 * m->heads <= MOST_ROWS) m->queries *= 2;
+    m->items = single ? s->S : s->n_tiles * ((s->q_tile + m->queries - 1) / m->queries);
+    m->buffers = config.pipeline_stages + BUSY;
+    const int64_t rows = m->queries * m->heads, keys = attention_kv_block_tokens(&config), scores = single ? keys * rows : keys * config.queries_per_block * m->heads;
+    take_keys(m, kv, (scores < MOST_SCORES ? scores : MOST_SCORES) / rows);
+    while (vmem_of(m) > vmem && m->keys > LEAST_KEYS && m->keys / 2 % m->page == 0) take_keys(m, kv, m->keys / 2);
+    m->vmem_bytes = vmem_of(m);
+    return m->vmem_bytes > vmem ? "blocks that do not fit in VMEM" : mla_refusal(m);
 }
 
 /* Why there is no kernel for this layer, or NULL. */
-static const char *refusal(const hlo_call *c, const hlo_kv *kv)
+static const char *refusal(const hlo_call *c, const hlo_kv *kv, mla *single, mla *tiles)
 {
     const hlo_step *s = c->step;
-    const mla single = mla_of(c, kv, true), tiles = mla_of(c, kv, false);
     const kv_update u = update_of(c, kv);
     if (s->act != DT_BF16) return "activations of another type than bf16";
     if (hlo_is(c->cache_scales)) return "a cache with a scale for each token";
     if (c->n->a.paged_attention.window || c->n->a.paged_attention.chunk || c->n->a.paged_attention.softcap != 0 || hlo_is(s->see)) return "windows, soft caps and images";
     if (kv_update_refusal(&u)) return kv_update_refusal(&u);
-    if (mla_refusal(&single)) return mla_refusal(&single);
-    return s->decode ? NULL : mla_refusal(&tiles);
+    const char *why = fit(c, kv, true, single);
+    return why || s->decode ? why : fit(c, kv, false, tiles);
 }
 
 /* Sequences with one token: piece s is sequence s's. */
@@ -164,16 +185,17 @@ bool mla_hlo(hlo_call *c, const hlo_kv *kv, hlo_val *out)
     hlo *h = c->h;
     const hlo_step *s = c->step;
     if (!kernel_wanted(&s->attention)) return false;
-    const char *why = refusal(c, kv);
+    mla m, more;
+    const char *why = refusal(c, kv, &m, &more);
     if (why) {
         hlo_comment(h, "no kernel of latent attention for %s", why);
         return false;
     }
     if (!kv_update_hlo(c, kv)) return false;
-    const mla m = mla_of(c, kv, true), more = mla_of(c, kv, false);
     hlo_val q = hlo_pad(h, c->in[Q], 2, 0, kv->lanes - kv->dim, hlo_float(h, s->act, 0));
     q = hlo_pad(h, q, 1, 0, m.heads - q.dim[1], hlo_float(h, s->act, 0));
-    hlo_comment(h, "latent attention by a kernel: blocks of %lld keys", (long long)m.keys);
+    hlo_comment(h, "latent attention by a kernel: %lld blocks of %lld keys", (long long)m.buffers, (long long)m.keys);
+    if (!s->decode) hlo_comment(h, "and of runs of tokens: %lld blocks of %lld keys, %lld queries at once", (long long)more.buffers, (long long)more.keys, (long long)more.queries);
     items x = single_items(c);
     hlo_val single = attend(c, &m, &x, q), zero = hlo_full_like(h, hlo_float(h, s->act, 0), single);
     if (s->decode) {

@@ -20,7 +20,7 @@
 
 #define NO_SCORE (-1e30f)
 
-enum { ZERO_ROWS = 128, MOST_LANES = 2048, SMEM_BYTES = 768 << 10, LANES = 128 };
+enum { ZERO_ROWS = 128, MOST_LANES = 2048, MOST_UNROLLED = 32, GUESSED = 2048, SMEM_BYTES = 768 << 10, LANES = 128 };
 
 typedef struct attention {
     mk *k;
@@ -49,7 +49,8 @@ const char *mla_refusal(const mla *m)
     if (m->lanes > MOST_LANES) return "latent sizes of more than 2048";
     if (m->heads % 16) return "heads that are no multiple of 16";
     if (m->page % 16 || (!is_wide(m) && m->page % 32)) return "pages of less than 16 tokens (32 of an 8-bit cache), or no multiple of it";
-    if (m->keys % m->page || m->keys % LANES) return "blocks that are no multiple of a page and 128 keys";
+    if (m->buffers < 3) return "less than three buffers";
+    if (!m->keys || m->keys % m->page || m->keys % LANES) return "blocks that are no multiple of a page and 128 keys";
     if ((m->seqs * m->max_pages + 6 * m->items) * 4 > SMEM_BYTES) return "page tables of more than 768 KiB";
     return NULL;
 }
@@ -106,16 +107,35 @@ static mk_val block_pages(const attention *a, place p)
     return mk_min(k, left, num(a->pages_per_block));
 }
 
-static void fetch_block(const attention *a, place p)
+static void fetch_page(const attention *a, mk_val of_table, mk_val to, mk_ref sem)
 {
     mk *k = a->k;
-    mk_val buffer = buffer_of(a, p.turn), seq = one_of(a, a->seq, one_of(a, a->list, p.item)), sem_at = buffer;
-    mk_val at = mk_add(k, mk_mul(k, seq, num(a->m->max_pages)), mk_mul(k, p.block, num(a->pages_per_block)));
-    mk_val to = mk_mul(k, buffer, num(a->pages_per_block)), first = one_of(a, a->first, num(0));
-    mk_val i = mk_for(k, num(0), a->m->fixed_blocks ? num(a->pages_per_block) : block_pages(a, p), NULL, 0, NULL);
-    mk_val page = mk_add(k, one_of(a, a->table, mk_add(k, at, i)), first);
-    mk_copy(k, mk_pick(k, a->cache, MK_AT(page)), mk_pick(k, a->blocks, MK_AT(mk_add(k, to, i))), mk_pick(k, a->block_sem, MK_AT(sem_at)));
-    mk_end_for(k, NULL, NULL);
+    mk_val page = mk_add(k, one_of(a, a->table, of_table), one_of(a, a->first, num(0)));
+    mk_copy(k, mk_pick(k, a->cache, MK_AT(page)), mk_pick(k, a->blocks, MK_AT(to)), sem);
+}
+
+/* Asks for block p if it is before the n-th. Copies that stand one by one have their scalars computed beside the products; a loop of more of
+ * them stops everything else. */
+static void fetch_block(const attention *a, place p, mk_val n)
+{
+    mk *k = a->k;
+    const int64_t most = a->pages_per_block;
+    mk_val buffer = buffer_of(a, p.turn), item = mk_select(k, mk_cmp(k, MK_LT, p.turn, n), p.item, num(0)), seq = one_of(a, a->seq, one_of(a, a->list, item));
+    mk_val at = mk_add(k, mk_mul(k, seq, num(a->m->max_pages)), mk_mul(k, p.block, num(most))), to = mk_mul(k, buffer, num(most));
+    mk_val pages = a->m->fixed_blocks ? num(most) : block_pages(a, (place){ item, p.block, p.turn });
+    mk_ref sem = mk_pick(k, a->block_sem, MK_AT(buffer));
+    pages = mk_select(k, mk_cmp(k, MK_LT, p.turn, n), pages, num(0));
+    if (most > MOST_UNROLLED) {
+        mk_val i = mk_for(k, num(0), pages, NULL, 0, NULL);
+        fetch_page(a, mk_add(k, at, i), mk_add(k, to, i), sem);
+        mk_end_for(k, NULL, NULL);
+        return;
+    }
+    for (int64_t i = 0; i < most; i++) {
+        mk_if(k, mk_cmp(k, MK_LT, num(i), pages));
+        fetch_page(a, mk_add(k, at, num(i)), mk_add(k, to, num(i)), sem);
+        mk_end_if(k, NULL, NULL);
+    }
 }
 
 static void wait_block(const attention *a, place p)
@@ -285,15 +305,12 @@ static void turn(const attention *a, place p, place next, ending ends, const mk_
 
 enum { STATE_MAX, STATE_SUM, STATE_ITEM, STATE_BLOCK, STATE_NEXT_ITEM, STATE_NEXT_BLOCK, STATE_FETCH_ITEM, STATE_FETCH_BLOCK, STATES };
 
-/* The blocks that are asked for before the first turn: buffers - 2, one is in use and one's scores are made. */
+/* The blocks that are asked for before the first turn: all buffers but one. */
 static place fetch_first(const attention *a, mk_val n_listed, mk_val n_blocks)
 {
-    mk *k = a->k;
     place p = { num(0), num(0), num(0) };
     for (int64_t i = 0; i < a->m->buffers - 1; i++) {
-        mk_if(k, mk_cmp(k, MK_LT, num(i), n_blocks));
-        fetch_block(a, p);
-        mk_end_if(k, NULL, NULL);
+        fetch_block(a, p, n_blocks);
         p = after(a, p, n_listed);
     }
     return p;
@@ -312,12 +329,10 @@ static void turns(const attention *a, mk_val n, mk_val n_listed, ending ends)
     mk_val i = mk_for(k, num(0), n, s, STATES, s);
     place p = { s[STATE_ITEM], s[STATE_BLOCK], i }, q = { s[STATE_NEXT_ITEM], s[STATE_NEXT_BLOCK], mk_add(k, i, num(1)) };
     place f = { s[STATE_FETCH_ITEM], s[STATE_FETCH_BLOCK], mk_add(k, i, num(a->m->buffers - 1)) };
-    mk_if(k, mk_cmp(k, MK_LT, f.turn, n));
-    fetch_block(a, f);
-    mk_end_if(k, NULL, NULL);
     mk_if(k, mk_cmp(k, MK_LT, q.turn, n));
     prepare(a, q, n_listed);
     mk_end_if(k, NULL, NULL);
+    fetch_block(a, f, n);
     turn(a, p, q, ends, s, s);
     place q2 = after(a, q, n_listed), f2 = after(a, f, n_listed);
     mk_end_for(k, (const mk_val[STATES]){ s[STATE_MAX], s[STATE_SUM], q.item, q.block, q2.item, q2.block, f2.item, f2.block }, s);
@@ -372,6 +387,10 @@ mk *mla_kernel(const mla *m)
     a.query_sem = mk_dma_sems(k, "query_sem", MK_DIMS(2));
     a.result_sem = mk_dma_sems(k, "result_sem", MK_DIMS(2));
     attend(&a);
+    const double context = (double)(m->max_pages * m->page < GUESSED ? m->max_pages * m->page : GUESSED), seen = m->queries == 1 ? (double)m->seqs * context : (double)m->tokens * context / 2;   /* not known: a guess */
+    const mk_options o = { .flops = 2 * seen * (double)(m->heads * (m->lanes + m->latent)), .transcendentals = seen * (double)m->heads, .vmem_limit_bytes = m->vmem_bytes,
+                           .bytes = (double)m->seqs * context * (double)dtype_bytes(m->kv, (size_t)m->lanes) + 2 * (double)(m->tokens * m->heads) * (double)(m->lanes + m->latent) };
+    mk_set_options(k, &o);
     return k;
 }
 
@@ -398,7 +417,7 @@ static mla case_of(int i, bool full)
     const struct mla_case *c = &cases[i];
     const int64_t page = full ? c->page : c->small_page, keys = full ? c->keys : 128, queries = full || c->queries == 1 ? c->queries : 4;
     mla m = { .kv = c->kv, .heads = full ? c->heads : c->small_heads, .lanes = (c->latent + c->rope + LANES - 1) / LANES * LANES, .latent = c->latent, .page = page,
-              .seqs = full ? 64 : 4, .max_pages = (full ? 2048 : 2 * keys) / page, .queries = queries, .keys = keys, .buffers = 3, .scale = 0.0625f };
+              .seqs = full ? 64 : 4, .max_pages = (full ? 2048 : 2 * keys) / page, .queries = queries, .keys = keys, .buffers = 4, .scale = 0.0625f };
     m.pages = 2 * (m.seqs * m.max_pages + 1);
     m.tokens = queries == 1 ? m.seqs : full ? 2048 : 24;
     m.items = queries == 1 ? m.seqs : m.tokens / queries + m.seqs;

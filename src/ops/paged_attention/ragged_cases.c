@@ -74,8 +74,12 @@ static const ragged_case tiles_cases[] = {
     { DT_BF16, 16, 8, 256, 32, 1024, 0, 50, false, 128 },
     { DT_F8E4M3, 8, 4, 256, 32, 0, 0, 50, false, 64 },
     { DT_BF16, 40, 8, 128, 32, 0, 8192, 0, false, 64 },
+    { DT_BF16, 32, 8, 128, 64, 0, 0, 0, false, 128 },   /* a chunk, which leaves room for decodes */
 };
-enum { N_TILES = sizeof tiles_cases / sizeof *tiles_cases, SMALL_QUERIES = 16, SMALL_TILE = 32 };
+enum { PROMPT = 2048, CHUNK = 448, N_TILES = sizeof tiles_cases / sizeof *tiles_cases, SMALL_QUERIES = 16, SMALL_TILE = 32 };
+
+/* Tokens of a prompt at a model's size. */
+static int prompt_of(const ragged_case *c) { return c == &tiles_cases[N_TILES - 1] ? CHUNK : PROMPT; }
 
 /* 5 sequences of up to 3 blocks, or 64 of 2048 tokens; tiles are of the host's size. */
 static ragged shape_of(const ragged_case *c, bool full, const chip *on)
@@ -89,7 +93,7 @@ static ragged shape_of(const ragged_case *c, bool full, const chip *on)
     r.block = ragged_block(&r.kv, r.page, r.max_pages, r.widen ? 512 << 10 : 2 << 20, full ? 0 : 128);
     if (r.block > 1024) r.block = ragged_block(&r.kv, r.page, r.max_pages, 0, 1024);
     if (c->queries > 1) {
-        r.tokens = full ? 2048 : 4 * 24;
+        r.tokens = full ? prompt_of(c) : 4 * 24;
         r.tiles = r.tokens / tile + r.seqs + 1;
         if (full) r.block = ragged_block(&r.kv, r.page, r.max_pages, 0, !r.widen ? 512 : c->kv_heads > 8 ? 128 : 256);
         while (full && r.widen && r.queries > 32) r.queries /= 2;
@@ -106,7 +110,7 @@ static void describe(const ragged_case *c, char *dst, size_t cap)
     if (c->chunk) n += snprintf(dst + n, cap - (size_t)n, ", chunks of %d", c->chunk);
     if (c->softcap > 0) n += snprintf(dst + n, cap - (size_t)n, ", soft cap");
     if (c->sinks) n += snprintf(dst + n, cap - (size_t)n, ", sinks");
-    if (c->queries > 1) snprintf(dst + n, cap - (size_t)n, ", 2048 queries");
+    if (c->queries > 1) snprintf(dst + n, cap - (size_t)n, ", %d queries", prompt_of(c));
 }
 
 /* ---- inputs ---- */
