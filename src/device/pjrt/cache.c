@@ -94,7 +94,7 @@ static const struct { const char *name; size_t at; bool real; } stat_fields[] = 
     { "argument_bytes", offsetof(pjrt_stats, argument_bytes), false }, { "output_bytes", offsetof(pjrt_stats, output_bytes), false },
     { "alias_bytes", offsetof(pjrt_stats, alias_bytes), false }, { "temp_bytes", offsetof(pjrt_stats, temp_bytes), false },
     { "code_bytes", offsetof(pjrt_stats, code_bytes), false }, { "peak_bytes", offsetof(pjrt_stats, peak_bytes), false },
-    { "cycles", offsetof(pjrt_stats, cycles), true }, { "product_flops", offsetof(pjrt_stats, product_flops), true },
+    { "cycles", offsetof(pjrt_stats, cycles), true }, { "start_cycles", offsetof(pjrt_stats, start_cycles), true }, { "product_flops", offsetof(pjrt_stats, product_flops), true },
     { "product_flops_once", offsetof(pjrt_stats, product_flops_once), true }, { "operations", offsetof(pjrt_stats, operations), true },
     { "open_loops", offsetof(pjrt_stats, open_loops), false }, { "unknown_kernels", offsetof(pjrt_stats, unknown_kernels), false },
     { "bundles", offsetof(pjrt_stats, bundles), false }, { "read", offsetof(pjrt_stats, read), false },

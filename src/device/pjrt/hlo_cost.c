@@ -332,6 +332,7 @@ static void count_cycles(module *m, const instruction *x, double times)
     o->bundles = o->bundles || x->bundle >= 0;
     o->cycles = (o->cycles < 0 ? 0 : o->cycles) + times * cycles;
     o->operations += times;
+    if (x->bundle < 0) o->start_cycles += times * (cycles < HLO_START ? cycles : HLO_START);
 }
 
 /* times: how often the computation runs, 0 inside of open loops. fused: what is in it has no cycles of its own. */

@@ -23,6 +23,7 @@
 
 typedef struct hlo_cost {
     double cycles;              /* of all that is counted, loops multiplied; -1: the compiler estimates nothing */
+    double start_cycles;        /* of these, what starting the operations takes, at most HLO_START each; 0 of finished code */
     double flops, flops_once;   /* of products; once: bodies once, open loops included, as compilers count */
     double operations;          /* that have cycles, loops multiplied */
     int n_loops, n_open;        /* loops that were multiplied; open ones */
@@ -30,7 +31,7 @@ typedef struct hlo_cost {
     bool bundles;               /* cycles are those of finished code */
 } hlo_cost;
 
-enum { HLO_MAX_BYTES = 256 << 20 };
+enum { HLO_MAX_BYTES = 256 << 20, HLO_START = 2100 /* libtpu has 2,116 and more for an operation that does next to nothing */ };
 
 /* module: the bytes; with_config: they are an HloModuleProtoWithConfig. source: the program's text, for the names of kernels; may be NULL. */
 status hlo_cost_read(const void *module, size_t len, bool with_config, const char *source, size_t source_len, hlo_cost *out) FALLIBLE;

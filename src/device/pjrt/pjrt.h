@@ -105,7 +105,7 @@ typedef struct pjrt_stats {
     int64_t alias_bytes;                    /* outputs that reuse a donated argument */
     int64_t temp_bytes, code_bytes, peak_bytes;
     /* Of the optimised program, loops counted as often as they run, and without attention, experts and collectives (hlo_cost.h). */
-    double cycles, product_flops, product_flops_once, operations;
+    double cycles, start_cycles, product_flops, product_flops_once, operations;
     int64_t open_loops, unknown_kernels;
     int64_t bundles;                        /* 1: cycles are those of finished code, without what starting operations takes */
     int64_t read;                           /* 1: somebody has tried to read all these; -1: kept from before there were any */

@@ -34,7 +34,7 @@ static double cost(const pj_executable_cost_args *a, const char *name)
 /* Asks twice, for the size and for the bytes. What a plugin does not tell, and what cannot be read, stays -1. */
 static void read_optimized(const pj_api *api, pj_executable *x, const pjrt_source *src, pjrt_stats *s)
 {
-    s->cycles = s->product_flops = s->product_flops_once = s->operations = -1;
+    s->cycles = s->start_cycles = s->product_flops = s->product_flops_once = s->operations = -1;
     s->open_loops = s->unknown_kernels = s->bundles = -1;
     s->read = 1;
     if (!PJ_HAS(api, executable_optimized)) return;
@@ -49,6 +49,7 @@ static void read_optimized(const pj_api *api, pj_executable *x, const pjrt_sourc
     hlo_cost c;
     if (p.code && !e && (config || plain) && hlo_cost_read(p.code, p.code_len, config, src->code, src->len, &c) == ST_OK) {
         s->cycles = c.cycles;
+        s->start_cycles = c.start_cycles;
         s->product_flops = c.flops;
         s->product_flops_once = c.flops_once;
         s->operations = c.operations;
@@ -65,7 +66,7 @@ static void read_stats(const pj_api *api, pj_executable *x, pjrt_stats *s)
 {
     s->flops = s->bytes = s->optimal_s = -1;
     s->argument_bytes = s->output_bytes = s->alias_bytes = s->temp_bytes = s->code_bytes = s->peak_bytes = -1;
-    s->cycles = s->product_flops = s->product_flops_once = s->operations = -1;
+    s->cycles = s->start_cycles = s->product_flops = s->product_flops_once = s->operations = -1;
     s->open_loops = s->unknown_kernels = s->bundles = s->read = -1;
     PJ_ARGS(pj_executable_cost_args, c);
     c.executable = x;

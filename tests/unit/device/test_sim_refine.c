@@ -17,6 +17,7 @@ TEST(loops_are_counted_as_often_as_they_run)
     pb_module(&m, "window_config", "{}");
     REQUIRE_OK(hlo_cost_read(m.d, m.n, true, HLO_SOURCE, strlen(HLO_SOURCE), &c));
     CHECK_NEAR(c.cycles, 1000 + 28 * 100, 0);   /* nothing of the collective, the open loop, attention's kernel */
+    CHECK_NEAR(c.start_cycles, 1000 + 28 * 100, 0);
     CHECK_NEAR(c.flops, DOT + 28 * DOT, 0);
     CHECK_NEAR(c.flops_once, 3 * DOT, 0);
     CHECK_NEAR(c.operations, 29, 0);
@@ -33,6 +34,7 @@ TEST(cycles_of_finished_code_come_first)
     pb_module(&m, "bundle_analysis_data", "{\"window_config\":{\"estimated_cycles\":\"1\"},\"bundle_analysis_data\":{\"estimated_cycles\":\"50\"}}");
     REQUIRE_OK(hlo_cost_read(m.d, m.n, true, HLO_SOURCE, strlen(HLO_SOURCE), &c));
     CHECK_NEAR(c.cycles, 1000 + 28 * 150, 0);
+    CHECK_NEAR(c.start_cycles, 0, 0);
     CHECK_INT(c.n_unknown, 0);
     CHECK(c.bundles);
     /* Without the source nobody knows which kernel is which, so all of them stay as they are priced. */
