@@ -152,7 +152,7 @@ static status naive(const quantised_matmul *q, void *const *operands, float *y)
 enum { EXPERTS = 5, TILES = 4, FULL_TILES = 64, GROUPS = 16, LANES = 128 };
 
 /* The sizes that models have: Llama-3.1-8B's down projection, Qwen3-32B's, DeepSeek-V3's; and gpt-oss', DeepSeek-V3's, Kimi K2's and
- * Qwen3-30B-A3B's experts (the first two as they go in and out): tiles of one expert's rows each, of which not all are there, and scales that
+ * Qwen3-30B-A3B's experts (the first two as they go in and out), in decode steps and in long ones: tiles of one expert's rows each, of which not all are there, and scales that
  * are stored with the padding that experts' have (hlo_weight_shape). */
 static const struct { const char *scheme; int rows, n, k, full_rows, full_n, full_k, full_experts; } cases[] = {
     { "none", 16, 256, 256, 64, 4096, 14336, 0 },
@@ -182,6 +182,10 @@ static const struct { const char *scheme; int rows, n, k, full_rows, full_n, ful
     { "f8e4m3.g128.act=fp8_g128", 16, 384, 256, 16, 7168, 2048, 8 },
     { "int4_g32_weight_only", 16, 256, 320, 16, 4096, 7168, 12 },
     { "fp8_per_channel", 16, 256, 256, 16, 1536, 2048, 16 },
+    { "f8e4m3.g128.act=fp8_g128", 32, 256, 384, 128, 4096, 7168, 8 },
+    { "int4_g32_weight_only", 32, 256, 320, 64, 4096, 7168, 12 },
+    { "f4e2m1.g32", 32, 192, 320, 128, 5760, 2880, 32 },
+    { "fp8_per_channel", 32, 256, 256, 256, 5120, 6144, 5 },
     { "none", 16, 256, 256, 16, 1536, 2048, 16 },
 };
 enum { N_CASES = sizeof cases / sizeof *cases };
