@@ -150,10 +150,11 @@ static status stats_of(sim_refine *r, const pjrt_source *src, const pjrt_compile
     return compile_by(r->plain, r, key, src, o, s);
 }
 
-/* Where a device is two cores, libtpu's cost model counts the work of one that does all of it; the code shares it out, as its profile
- * shows, but starting an operation takes as long on two. */
-static double cycles_of(const pjrt_stats *s, int cores)
+/* A device of v5p is two cores, but libtpu's cost model counts one that does all the work; the code shares it out, as its profile shows.
+ * Starting an operation takes as long on two. (Of v4 with megacore the cost model counts both.) */
+static double cycles_of(const pjrt_stats *s, const chip *c)
 {
+    const int cores = c->version == 5 ? c->cores : 1;
     return s->cycles < 0 || s->bundles == 1 ? s->cycles : s->start_cycles + (s->cycles - s->start_cycles) / cores;
 }
 
@@ -185,7 +186,7 @@ status sim_refine_program(sim_refine *r, const program_context *c, int i, const 
     if (st != ST_OK) {
         err_copy(p.why, sizeof p.why);
     } else {
-        p.by = (step_refined){ .cycles = cycles_of(&s, m->chip->cores), .flops = s.product_flops, .starts = s.bundles != 1, .kernels = s.unknown_kernels > 0 };
+        p.by = (step_refined){ .cycles = cycles_of(&s, m->chip), .flops = s.product_flops, .starts = s.bundles != 1, .kernels = s.unknown_kernels > 0 };
         p.known = s.cycles >= 0 || p.by.flops > 0;
         if (!p.known) snprintf(p.why, sizeof p.why, "the compiler estimates nothing");
         p.compile_s = s.compile_s;
