@@ -17,7 +17,7 @@ typedef struct gaps { double *v; size_t n, cap; bool failed; } gaps;
 typedef struct feed {
     const workload *w;
     const engine_options *o;
-    size_t at, stride;          /* the next one's index */
+    size_t *items, n, at;       /* of the workload, in the order that they arrive here; at: the next one */
     double t0;
     int active, most;           /* most: 0 = as they arrive */
     int vocab;
@@ -61,15 +61,15 @@ static bool too_long(const feed *f, const work_item *x) { return x->input >= f->
 static double next_arrival(void *arg)
 {
     feed *f = arg;
-    while (f->at < f->w->n && too_long(f, &f->w->v[f->at])) f->at += f->stride;
-    if (f->at >= f->w->n || (f->most > 0 && f->active >= f->most)) return -1;
-    return f->t0 + f->w->v[f->at].at;
+    while (f->at < f->n && too_long(f, &f->w->v[f->items[f->at]])) f->at++;
+    if (f->at >= f->n || (f->most > 0 && f->active >= f->most)) return -1;
+    return f->t0 + f->w->v[f->items[f->at]].at;
 }
 
 static status fill_request(void *arg, request_spec *out)
 {
     feed *f = arg;
-    const size_t i = f->at;
+    const size_t i = f->items[f->at];
     const work_item *x = &f->w->v[i];
     workload_prompt(f->w, i, f->vocab, f->prompt);
     f->params.max_tokens = x->output;
@@ -77,7 +77,7 @@ static status fill_request(void *arg, request_spec *out)
     f->records[i].n_prompt = x->input;
     *out = (request_spec){ .id = "", .prompt = f->prompt, .n_prompt = x->input, .params = &f->params, .on_output = on_output, .user = &f->records[i],
                            .arrival_s = f->most > 0 ? 0 : f->t0 + x->at };
-    f->at += f->stride;
+    f->at++;
     f->active++;
     return ST_OK;
 }
@@ -172,32 +172,86 @@ static void add_times(const device_model *dm, const drive *d, double *hits, doub
     *queries += (double)s.prefix_queries;
 }
 
-/* One replica after the other: they know nothing of each other. */
-static status run_replica(compile_plan *p, device *dev, feed *f, double *hits, double *queries, sim_result *out)
+typedef struct replica { device_model *dm; drive *d; feed f; } replica;
+
+static void replica_close(replica *r)
 {
-    device_model *dm;
+    drive_free(r->d);
+    if (r->dm) device_unload(r->dm);
+    mem_free(r->f.items);
+}
+
+/* f: what all have in common. Its place in the array is for good: requests point to it. */
+static status replica_open(compile_plan *p, device *dev, const feed *f, replica *r)
+{
     engine_device ed;
-    drive *d = NULL;
     engine_options o = p->model.eo;
-    TRY(device_load(dev, p->g, NULL, &p->c.limits, NULL, NULL, &dm));
-    if (o.kv_cache_bytes == 0) o.kv_cache_bytes = device_kv_bytes(dm, p->utilization);
-    engine_device_of(dm, &ed);
-    status st = drive_new(&ed, model_describe(p->model.m), &o, &d);
-    if (st == ST_OK) {
-        f->o = drive_config(d);
-        f->t0 = drive_now(d);
-        f->active = 0;
-        st = drive_run(d, &(drive_source){ next_arrival, fill_request, f }, -1);
+    r->f = *f;
+    r->f.items = mem_array(f->w->n + 1, sizeof *r->f.items);
+    if (!r->f.items) return err_nomem();
+    TRY(device_load(dev, p->g, NULL, &p->c.limits, NULL, NULL, &r->dm));
+    if (o.kv_cache_bytes == 0) o.kv_cache_bytes = device_kv_bytes(r->dm, p->utilization);
+    engine_device_of(r->dm, &ed);
+    TRY(drive_new(&ed, model_describe(p->model.m), &o, &r->d));
+    r->f.o = drive_config(r->d);
+    r->f.t0 = drive_now(r->d);
+    return ST_OK;
+}
+
+static status run_until(replica *r, double t) { return drive_run(r->d, &(drive_source){ next_arrival, fill_request, &r->f }, t); }
+
+/* As engine/replicas.c counts; what has been sent and has not arrived waits. */
+static int how_busy(const replica *r)
+{
+    engine_stats s;
+    drive_stats(r->d, &s);
+    return 4 * (s.n_waiting + (int)(r->f.n - r->f.at)) + s.n_running;
+}
+
+/* Each request goes, when it arrives, to the replica that is least busy then. */
+static status route(replica *v, int n, const workload *w)
+{
+    for (size_t i = 0; i < w->n; i++) {
+        int best = -1, least = 0;
+        for (int k = 0; k < n; k++) TRY(run_until(&v[k], v[k].f.t0 + w->v[i].at));
+        for (int k = 0; k < n; k++) {
+            const int at = (int)((i + (size_t)k) % (size_t)n), busy = how_busy(&v[at]);
+            if (best >= 0 && busy >= least) continue;
+            best = at;
+            least = busy;
+        }
+        v[best].f.items[v[best].f.n++] = i;
     }
-    if (st == ST_OK) st = drive_check(d);
-    if (st == ST_OK) add_times(dm, d, hits, queries, out);
-    if (st == ST_OK && sim_refined_by(dev)) {
-        out->n_programs = sim_refined(dm, out->programs, SIM_MAX_PROGRAMS);
+    return ST_OK;
+}
+
+/* So many at a time: each replica has its share of them, and of the requests, in turns. */
+static void share(replica *v, int n, const workload *w)
+{
+    const int most = w->max_concurrency;
+    for (size_t i = 0; i < w->n; i++) {
+        feed *f = &v[i % (size_t)n].f;
+        f->items[f->n++] = i;
+    }
+    for (int k = 0; k < n && most > 0; k++) {
+        v[k].f.most = most / n + (k < most % n);
+        if (v[k].f.most == 0) v[k].f.most = 1;  /* fewer requests than replicas */
+    }
+}
+
+static status run_replicas(device *dev, replica *v, int n, const workload *w, double *hits, double *queries, sim_result *out)
+{
+    if (n > 1 && w->max_concurrency == 0) TRY(route(v, n, w));
+    else share(v, n, w);
+    for (int k = 0; k < n; k++) {
+        TRY(run_until(&v[k], -1));
+        TRY(drive_check(v[k].d));
+        add_times(v[k].dm, v[k].d, hits, queries, out);
+        if (!sim_refined_by(dev)) continue;
+        if (k == 0) out->n_programs = sim_refined(v[k].dm, out->programs, SIM_MAX_PROGRAMS);
         snprintf(out->compiler, sizeof out->compiler, "%s", sim_refined_by(dev));
     }
-    drive_free(d);
-    device_unload(dm);
-    return st;
+    return ST_OK;
 }
 
 /* As serve does it on such a chip: attention decides the size of KV pages. */
@@ -233,14 +287,12 @@ static status run_all(compile_plan *p, const char *spec, mesh on, feed *f, sim_r
     buf_free(&name);
     TRY(st);
     sim_on_program(dev, say_program, t.name);
-    const int most = f->w->max_concurrency;
-    for (int i = 0; i < on.dp && st == ST_OK; i++) {
-        f->at = (size_t)i;
-        f->stride = (size_t)on.dp;
-        f->most = most > 0 ? most / on.dp + (i < most % on.dp) : 0;
-        if (most > 0 && f->most == 0) f->most = 1; /* fewer requests than replicas */
-        st = run_replica(p, dev, f, &hits, &queries, out);
-    }
+    replica *v = mem_calloc((size_t)on.dp, sizeof *v);
+    if (!v) st = err_nomem();
+    for (int i = 0; i < on.dp && st == ST_OK; i++) st = replica_open(p, dev, f, &v[i]);
+    if (st == ST_OK) st = run_replicas(dev, v, on.dp, f->w, &hits, &queries, out);
+    for (int i = 0; i < on.dp && v; i++) replica_close(&v[i]);
+    mem_free(v);
     device_close(dev);
     if (st == ST_OK) st = summarise(f->records, f->w->n, f->gaps, &t.machine, out);
     out->hit_rate = queries > 0 ? hits / queries : 0;

@@ -26,8 +26,8 @@ typedef struct sim_result {
 
 /* The graph of one device of `on` on such a chip, with the limits that devices are loaded with. */
 status simulate_cut(compile_plan *p, const chip *c, mesh on) FALLIBLE;
-/* p: the model; it is cut anew for `on`: on.dp replicas of on.tp devices each, which get requests in turns. spec: a target with its options
- * ("v6e:2x4?mxu=0.5"). ST_INVALID and ST_LIMIT where it does not fit. */
+/* p: the model; it is cut anew for `on`: on.dp replicas of on.tp devices each, of which the least busy one gets a request when it arrives
+ * (in turns where so many are under way at a time). spec: a target with its options ("v6e:2x4?mxu=0.5"). ST_INVALID and ST_LIMIT where it does not fit. */
 status simulate(compile_plan *p, const char *spec, mesh on, const workload *w, sim_result *out) FALLIBLE;
 
 #endif
