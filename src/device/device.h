@@ -50,6 +50,7 @@ typedef struct device_limits {
     attention_choice attention; /* TPUs: blocks, kernels and KV padding by chip and policy; zeros elsewhere */
     int least_rows;         /* 0: a language model. Else an encoder's graph: rows of one item in, as many out (batch.logits), without a cache and without
                              * tokens. A device that compiles programs has one for so many rows, and for twice as many each up to max_tokens */
+    bool see;               /* batches may have `see`: tokens that see later ones */
 } device_limits;
 
 /* spec: "cpu", "tpu", "cuda", "pjrt:PATH[?NAME=VALUE,...]", "sim[:TARGET][?NAME=VALUE,...]" (device/sim/sim.h). An unknown one is ST_INVALID and lists what exists. */

@@ -71,7 +71,7 @@ status engine_plan(const engine_options *in, const model_info *mi, engine_option
     if (!known) return err_set(ST_UNSUPPORTED, "a KV cache of %s is not supported; expected f32, bf16, f16, f8e4m3, f8e5m2 or i8", dtype_name(o.kv_dtype));
     if (limits)
         *limits = (device_limits){ .max_tokens = o.max_num_batched_tokens, .max_seqs = o.max_num_seqs, .max_rows = o.max_num_seqs,
-                                   .max_model_len = o.max_model_len, .block_size = o.block_size, .kv_dtype = o.kv_dtype };
+                                   .max_model_len = o.max_model_len, .block_size = o.block_size, .kv_dtype = o.kv_dtype, .see = mi->media_sees_all };
     *out = o;
     return ST_OK;
 }

@@ -72,6 +72,7 @@ static status fill_info(model *m, const model_options *o)
                             .torch_dtype = c->torch_dtype, .sliding_window = c->layers[0].window, .rope_switch_len = c->ropes[0].switch_len,
                             .n_params = params.total, .bos_id = c->bos, .eos_ids = c->eos, .n_eos = c->n_eos };
     m->info.media = o->media;
+    m->info.media_sees_all = o->media > 0 && strcmp(c->model_type, "gemma3") == 0;
     for (int i = 0; i < c->n_ropes; i++) m->info.mrope |= c->ropes[i].height + c->ropes[i].width > 0;
     for (int l = 0; l < c->n_layers; l++)
         if (c->layers[l].window != c->layers[0].window) m->info.sliding_window = 0; /* some layer needs every key */

@@ -32,6 +32,7 @@ typedef struct model_info {
     int rope_switch_len;       /* longrope: sequences longer than this use rope variant 1; 0 = one variant */
     int media;                 /* as model_options.media */
     bool mrope;                /* positions are three numbers */
+    bool media_sees_all;       /* tokens of an image see all of it, not only what came before */
     int64_t n_params;
     int32_t bos_id;            /* -1 = none */
     const int32_t *eos_ids; int n_eos;  /* from config.json (generation_config.json is the engine's business) */

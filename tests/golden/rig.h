@@ -44,7 +44,7 @@ static inline status rig_open_config(rig *r, const jv *config, const char *dir, 
     TRY_OUT(model_weights_open(r->m, dir, dir == NULL, 1, &r->w));
     TRY_OUT(device_open("cpu", &(device_options){ .n_threads = o.threads, .isa = o.isa }, &r->dev));
     int len = o.max_model_len ? o.max_model_len : RIG_MAX_LEN, tokens = o.max_tokens ? o.max_tokens : 256;
-    r->limits = (device_limits){ tokens, RIG_MAX_SEQS, tokens, len, o.block_size ? o.block_size : 16, o.kv, { 0 }, 0 };
+    r->limits = (device_limits){ tokens, RIG_MAX_SEQS, tokens, len, o.block_size ? o.block_size : 16, o.kv, { 0 }, 0, false };
     r->vocab = model_describe(r->m)->vocab_size;
     TRY_OUT(device_load(r->dev, model_graph(r->m), r->w, &r->limits, NULL, NULL, &r->dm));
     device_kv_layout(r->dm, &r->kv);

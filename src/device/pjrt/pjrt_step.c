@@ -90,6 +90,7 @@ static status check_batch(const pjrt_model *m, const batch *b)
         ? ST_OK : err_set(ST_INVALID, "batch: %d rows of an encoder, planned for %d", b->n_tokens, l->max_tokens);
     if (b->n_tokens < 1 || b->n_tokens > l->max_tokens || b->n_seqs < 1 || b->n_seqs > l->max_seqs || b->n_rows < 0 || b->n_rows > l->max_rows)
         return err_set(ST_INVALID, "batch: %d tokens, %d sequences, %d rows; planned for %d, %d, %d", b->n_tokens, b->n_seqs, b->n_rows, l->max_tokens, l->max_seqs, l->max_rows);
+    if (b->see && !l->see) return err_set(ST_INVALID, "batch: tokens that see later ones, which the model was not planned for");
     if (b->cu_q_lens[0] != 0 || b->cu_q_lens[b->n_seqs] != b->n_tokens) return err_set(ST_INVALID, "batch: cu_q_lens does not span the tokens");
     int groups = m->c.plan->groups.n_groups;
     if (batch_groups(b) != groups) return err_set(ST_INVALID, "batch: pages for %d groups of layers, the model has %d", batch_groups(b), groups);

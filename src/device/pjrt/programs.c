@@ -71,7 +71,7 @@ status program_context_new(const graph *g, const device_limits *l, dtype act, pr
     TRY(lower_plan_new(g, l->kv_dtype, l->attention.head_multiple, &plan));
     *out = (program_context){ .plan = plan, .limits = *l, .vocab = (int)shape_cols(&graph_node(g, graph_output(g))->s) };
     out->lower = (lower_options){ .act = act, .page = l->block_size, .max_pages = (l->max_model_len + l->block_size - 1) / l->block_size,
-                                  .groups = &plan->groups, .three = plan->n_inputs && has_three_positions(g), .see = plan->n_inputs > 0 && !l->least_rows,
+                                  .groups = &plan->groups, .three = plan->n_inputs && has_three_positions(g), .see = l->see,
                                   .n_slots = STEP_DEPTH * l->max_seqs + 1, .attention = l->attention };
     buckets_make(l, m, &out->buckets);
     return ST_OK;

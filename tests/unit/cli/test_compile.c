@@ -299,6 +299,24 @@ static void drop_planned(planned *x)
     mem_free(x->table);
 }
 
+/* Only Gemma 3's images see what is behind them: mixed steps of the others have the kernels of models for text. */
+TEST(steps_of_multimodal_models_have_kernels)
+{
+    static const struct { const char *model; bool see; } cases[] = {
+        { "Qwen2.5-VL-7B-Instruct", false }, { "Llama-Guard-4-12B", false }, { "Qwen3-Omni-30B-A3B-Instruct", false }, { "gemma-3-27b-it", true } };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        planned x;
+        buf text = {0};
+        if (plan_preset(cases[i].model, false, "step:64", &x) != ST_OK) FAIL("%s: %s", cases[i].model, err_msg());
+        CHECK_INT(x.jobs.n, 1);
+        if (x.jobs.n == 1) CHECK_OK(program_text(&x.p.c, &x.jobs.v[0].spec, &text));
+        CHECK_INT(x.p.c.lower.see, cases[i].see);
+        CHECK_INT(text.data && strstr(text.data, "tpu_custom_call") != NULL, !cases[i].see);
+        buf_free(&text);
+        drop_planned(&x);
+    }
+}
+
 /* Every multimodal preset: its encoders' programs are listed and print, at full size, and their memory is not the KV cache's. */
 TEST(encoders_are_compiled_too)
 {

@@ -45,7 +45,7 @@ static status open_rig(rig *r, const char *arch, int head_dim, const char *windo
     TRY_OUT(model_new(r->config, &(model_options){ .weight_dtype = o.weights, .quant = o.quant }, &r->m));
     TRY_OUT(model_weights_open(r->m, NULL, true, 5, &r->w));
     TRY_OUT(device_open("cpu", &(device_options){ .n_threads = o.threads, .isa = o.isa }, &r->dev));
-    r->limits = (device_limits){ 700, RIG_MAX_SEQS, 700, RIG_MAX_LEN, o.block_size, o.kv, { 0 }, 0 };
+    r->limits = (device_limits){ 700, RIG_MAX_SEQS, 700, RIG_MAX_LEN, o.block_size, o.kv, { 0 }, 0, false };
     r->vocab = VOCAB;
     big_source big = { { get_big, release_big, r->w->has, NULL, NULL }, r->w };
     TRY_OUT(device_load(r->dev, model_graph(r->m), &big.base, &r->limits, NULL, NULL, &r->dm));

@@ -119,7 +119,7 @@ static status open_odd(rig *r, const char *arch, quant_scheme s, int threads, co
     TRY_OUT(model_new(r->config, &(model_options){ .weight_dtype = DT_F32, .quant = s }, &r->m));
     TRY_OUT(model_weights_open(r->m, NULL, true, 5, &r->w));
     TRY_OUT(device_open("cpu", &(device_options){ .n_threads = threads, .isa = set }, &r->dev));
-    r->limits = (device_limits){ 400, RIG_MAX_SEQS, 400, RIG_MAX_LEN, block, DT_F32, { 0 }, 0 };
+    r->limits = (device_limits){ 400, RIG_MAX_SEQS, 400, RIG_MAX_LEN, block, DT_F32, { 0 }, 0, false };
     big_source big = { { .get = get_big, .release = release_big, .has = r->w->has }, r->w };
     TRY_OUT(device_load(r->dev, model_graph(r->m), &big.base, &r->limits, NULL, NULL, &r->dm));
     device_kv_layout(r->dm, &r->kv);

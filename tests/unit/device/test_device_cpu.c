@@ -163,7 +163,7 @@ static status open_loaded(loaded *l, const char *graph_type, dtype stored, dtype
     l->s.type = stored;
     status st = make_graph(graph_type, &l->g);
     if (st == ST_OK) st = device_open("cpu", &(device_options){ .n_threads = 2, .isa = isa_name(isa_best()) }, &l->d);
-    if (st == ST_OK) st = device_load(l->d, l->g, &l->s.base, &(device_limits){ 8, 2, 8, 64, 4, kv, { 0 }, 0 }, NULL, NULL, &l->m);
+    if (st == ST_OK) st = device_load(l->d, l->g, &l->s.base, &(device_limits){ 8, 2, 8, 64, 4, kv, { 0 }, 0, false }, NULL, NULL, &l->m);
     if (st == ST_OK) st = device_kv_resize(l->m, 10);
     if (st != ST_OK) {
         drop(l);
@@ -252,7 +252,7 @@ static status run_big(bool drops, float *logits)
     device_model *m = NULL;
     status st = graph_parse(ops_rules(), big_text, sizeof big_text - 1, &g);
     if (st == ST_OK) st = device_open("cpu", &(device_options){ .n_threads = 2, .isa = isa_name(isa_best()) }, &d);
-    if (st == ST_OK) st = device_load(d, g, &s, &(device_limits){ 8, 2, 8, 64, 4, DT_F32, { 0 }, 0 }, NULL, NULL, &m);
+    if (st == ST_OK) st = device_load(d, g, &s, &(device_limits){ 8, 2, 8, 64, 4, DT_F32, { 0 }, 0, false }, NULL, NULL, &m);
     if (st == ST_OK) st = device_kv_resize(m, 10);
     batch b = make_batch(logits);
     if (st == ST_OK) st = device_run(m, &b);
@@ -282,7 +282,7 @@ TEST(bad_weights_and_limits)
     loaded l;
     memset(&l, 0, sizeof l);
     l.s = (test_source){ .base = { get, release, has }, .type = DT_F32, .bad_shape = 1 };
-    device_limits good = { 8, 2, 8, 64, 4, DT_F32, { 0 }, 0 }, bad = good;
+    device_limits good = { 8, 2, 8, 64, 4, DT_F32, { 0 }, 0, false }, bad = good;
     REQUIRE_OK(make_graph("f32", &l.g));
     REQUIRE_OK(device_open("cpu", NULL, &l.d));
     CHECK_ERR(device_load(l.d, l.g, &l.s.base, &good, NULL, NULL, &l.m), ST_INVALID, "tensor norm is f32[17], expected f32[16]");

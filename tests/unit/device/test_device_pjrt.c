@@ -15,7 +15,7 @@ const char *__lsan_default_suppressions(void) { return "leak:libtensorflow_cc\n"
 enum { VOCAB = 203, N_DEVICES = 2 };
 
 static const decoder llama = { .layers = 3, .hidden = 32, .heads = 8, .kv_heads = 2, .head_dim = 4, .mlp = 48, .vocab = VOCAB };
-static const device_limits limits = { 24, 4, 4, DECODER_LEN, DECODER_BLOCK, DT_F32, { 0 }, 0 };
+static const device_limits limits = { 24, 4, 4, DECODER_LEN, DECODER_BLOCK, DT_F32, { 0 }, 0, false };
 
 static char cache_dir[64];
 

@@ -584,12 +584,12 @@ TEST(every_batch_has_a_bucket)
         for (size_t s = 0; s < sizeof seqs / sizeof *seqs; s++)
             for (size_t m = 0; m < sizeof meshes / sizeof *meshes; m++)
                 for (int rows = 1; rows <= tokens[t]; rows += rows < 4 ? 3 : tokens[t]) {
-                    device_limits l = { tokens[t], seqs[s], rows, 1000, 16, DT_F32, { 0 }, 0 };
+                    device_limits l = { tokens[t], seqs[s], rows, 1000, 16, DT_F32, { 0 }, 0, false };
                     check_buckets(&l, meshes[m]);
                     if (test_cur_failed) return;
                 }
     bucket_list list;
-    device_limits usual = { 2048, 64, 64, 4096, 16, DT_F32, { 0 }, 0 };
+    device_limits usual = { 2048, 64, 64, 4096, 16, DT_F32, { 0 }, 0, false };
     buckets_make(&usual, (mesh){ 1, 1, false, false }, &list);
     CHECK_INT(list.n, 4 + 8);
     CHECK(list.v[0].decode && list.v[0].seqs == 8 && list.v[3].seqs == 64 && list.v[4].tokens == 16 && list.v[4].seqs == 16 && list.v[11].tokens == 2048 && list.v[11].rows == 64);
@@ -603,7 +603,7 @@ TEST(bytes)
 {
     graph *g = NULL;
     program_context c;
-    device_limits l = { 64, 8, 8, 100, 16, DT_BF16, { 0 }, 0 };
+    device_limits l = { 64, 8, 8, 100, 16, DT_BF16, { 0 }, 0, false };
     REQUIRE_OK(make_graph("fkff", -1, -1, &g));
     REQUIRE_OK(program_context_new(g, &l, DT_F32, &c));
     hlo_kv a = hlo_kv_of(DT_BF16, 2, 8), b = hlo_kv_of(DT_BF16, 2, 16);
@@ -636,7 +636,7 @@ TEST(names_and_options)
     program_spec s;
     sampler_kind kinds[MAX_BUCKETS * 2];
     pjrt_compile_options o;
-    device_limits l = { 64, 8, 8, 100, 16, DT_BF16, { 0 }, 0 };
+    device_limits l = { 64, 8, 8, 100, 16, DT_BF16, { 0 }, 0, false };
     REQUIRE_OK(make_graph("ff", -1, -1, &g));
     REQUIRE_OK(program_context_new(g, &l, DT_F32, &c));
     program_step_spec(&c, 0, &s);

@@ -116,7 +116,7 @@ static status reset_cache(machine *m)
 
 static status machine_open(machine *m, const decoder *d, mesh on, bool decode)
 {
-    const device_limits l = { 24, 8, 8, DECODER_LEN, DECODER_BLOCK, DT_F32, { 0 }, 0 };
+    const device_limits l = { 24, 8, 8, DECODER_LEN, DECODER_BLOCK, DT_F32, { 0 }, 0, false };
     *m = (machine){ .c = eight(), .d = d, .m = on, .n_devices = on.dp * on.tp };
     if (!m->c) return ST_INTERNAL;
     TRY(decoder_whole(d, &m->whole));

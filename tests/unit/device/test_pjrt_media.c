@@ -12,7 +12,7 @@ const char *__lsan_default_suppressions(void) { return "leak:libtensorflow_cc\n"
 enum { VOCAB = 97, HIDDEN = 16, STEPS = 5, FLOATS = HIDDEN * CASE_TOKENS };
 
 static const decoder small = { .layers = 4, .hidden = HIDDEN, .heads = 4, .kv_heads = 2, .head_dim = 8, .mlp = 24, .vocab = VOCAB, .period = 2 };
-static const device_limits limits = { 24, 4, 4, DECODER_LEN, DECODER_BLOCK, DT_F32, { 0 }, 0 };
+static const device_limits limits = { 24, 4, 4, DECODER_LEN, DECODER_BLOCK, DT_F32, { 0 }, 0, true };
 
 /* As families build theirs (model/dsl.h): inputs 0 and 1 are the rows and one level of deepstack, input 2 the mask. */
 static status media_graph(graph **out)
