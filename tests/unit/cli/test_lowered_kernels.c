@@ -124,7 +124,7 @@ static status make_cache(rig *r)
 static device_limits limits_of(const model_case *x, dtype kv, attention_choice attention)
 {
     const int tokens = x->tokens ? x->tokens : TOKENS;
-    return (device_limits){ tokens, 8, tokens, LEN, x->page ? x->page : 16, x->kv ? x->kv : kv, attention, 0 };
+    return (device_limits){ tokens, 8, tokens, LEN, x->page ? x->page : 16, x->kv ? x->kv : kv, attention, 0, false };
 }
 
 /* The same weights where everything else is f32. */
