@@ -140,20 +140,37 @@ hlo_val kv_cache_scales(hlo_call *c, const hlo_kv *kv, const hlo_val scales[2])
     return hlo_reshape(h, x, 3, (int64_t[]){ c->step->T, s.lines, s.per });
 }
 
-/* Number by number: a token's are scattered over its page. page, slot [T, 1]. */
-static void write_scales(hlo_call *c, const hlo_kv *kv, const hlo_val numbers[2], hlo_val page, hlo_val slot)
+/* Of x [n, lines, per] what `page` rows from each on hold, one behind the other: [n + 1 - page, lines, page * per]. */
+static hlo_val windows_of(hlo *h, hlo_val x, int64_t page)
+{
+    const int64_t per = x.dim[2];
+    for (int64_t have = 1, want; have < page; have = want) {
+        want = 2 * have < page ? 2 * have : page;
+        const int64_t more = want - have, n = x.dim[0] - more;
+        hlo_val part[2] = { hlo_slice(h, x, 0, 0, n), hlo_slice(h, hlo_slice(h, x, 0, more, more + n), 2, (have - more) * per, have * per) };
+        x = hlo_concat(h, part, 2, 2);
+    }
+    return x;
+}
+
+/* Pages are read, changed and written whole: compilers scatter rows in place, but copy an array of which they scatter numbers. Tokens of
+ * one page follow each other, in the step as on the page, so the page of each is the same: with all of them. page, slot i32 [T]. */
+static void write_scales(hlo_call *c, const hlo_kv *kv, const hlo_val scales[2], hlo_val page, hlo_val slot)
 {
     hlo *h = c->h;
     const kv_scale_shape s = hlo_kv_scales(kv, c->step->page);
-    hlo_val scales = kv_cache_scales(c, kv, numbers);
-    const int64_t dim[] = { c->step->T, s.lines, s.per }, n = c->step->T * s.lines * s.per, column[] = { n, 1 };
-    hlo_val at = hlo_bin_scalar(h, "multiply", hlo_iota(h, DT_I32, 1, 3, dim), (double)s.line);
-    at = hlo_bin(h, "add", at, hlo_iota(h, DT_I32, 2, 3, dim));
-    at = hlo_bin(h, "add", at, hlo_broadcast(h, hlo_bin_scalar(h, "multiply", hlo_reshape(h, slot, 1, dim), (double)s.per), (int[]){ 0 }, 3, dim));
-    hlo_val where[4] = { hlo_broadcast(h, hlo_reshape(h, page, 1, dim), (int[]){ 0 }, 3, dim), hlo_bin_scalar(h, "divide", at, (double)s.lanes), hlo_full_like(h, hlo_int(h, DT_I32, 0), at),
-                         hlo_bin_scalar(h, "remainder", at, (double)s.lanes) };
-    for (int i = 0; i < 4; i++) where[i] = hlo_reshape(h, where[i], 2, column);
-    c->cache_scales = hlo_put(h, c->cache_scales, hlo_concat(h, where, 4, 1), hlo_reshape(h, scales, 1, &n));
+    const int64_t T = c->step->T, before = c->step->page - 1, all[] = { T, s.lines, s.line }, numbers = s.rows * s.lanes;
+    hlo_val ids = hlo_broadcast(h, page, (int[]){ 0 }, 3, (int64_t[]){ T, 1, s.per });
+    hlo_val around = windows_of(h, hlo_pad(h, kv_cache_scales(c, kv, scales), 0, before, before, hlo_float(h, DT_F32, 0)), c->step->page);
+    hlo_val pages = windows_of(h, hlo_pad(h, ids, 0, before, before, hlo_int(h, DT_I32, -1)), c->step->page);
+    hlo_val first = hlo_bin_scalar(h, "add", hlo_bin(h, "subtract", hlo_iota(h, DT_I32, 0, 1, &T), slot), (double)before);
+    hlo_val same = hlo_reshape(h, hlo_take(h, pages, first), 2, (int64_t[]){ T, s.line });
+    same = hlo_cmp(h, "EQ", same, hlo_broadcast_at(h, page, 0, same));
+    hlo_val old = hlo_take(h, c->cache_scales, page), was = hlo_slice(h, hlo_reshape(h, old, 2, (int64_t[]){ T, numbers }), 1, 0, s.lines * s.line);
+    was = hlo_reshape(h, was, 3, all);
+    hlo_val is = hlo_select(h, hlo_broadcast(h, same, (int[]){ 0, 2 }, 3, all), hlo_take(h, around, first), was);
+    is = hlo_pad(h, hlo_reshape(h, is, 2, (int64_t[]){ T, s.lines * s.line }), 1, 0, numbers - s.lines * s.line, hlo_float(h, DT_F32, 0));
+    c->cache_scales = hlo_put(h, c->cache_scales, hlo_reshape(h, page, 2, (int64_t[]){ T, 1 }), hlo_reshape(h, is, 4, old.dim));
 }
 
 static void write_cache(hlo_call *c, const hlo_kv *kv)
@@ -165,7 +182,7 @@ static void write_cache(hlo_call *c, const hlo_kv *kv)
     hlo_val where = hlo_concat(h, at, 2, 1);
     kv_numbers(c, kv, numbers, scales);
     c->cache = hlo_put(h, c->cache, where, kv_cache_rows(c, kv, numbers));
-    if (hlo_is(c->cache_scales)) write_scales(c, kv, scales, at[0], at[1]);
+    if (hlo_is(c->cache_scales)) write_scales(c, kv, scales, page, s->write_slot);
 }
 
 /* ---- reading ---- */
