@@ -204,8 +204,9 @@ int64_t program_kv_bytes(const program_context *c, int64_t memory_bytes, double 
     return (int64_t)((double)memory_bytes * utilization) - program_weight_bytes(c) - program_step_bytes(c);
 }
 
-/* The largest matrix of one quantised expert in f32: a tile's expert is widened whole where no kernel multiplies (experts_hlo.c). */
-static int64_t widened_expert(const program_context *c)
+/* What quantised experts have beside other activations (experts_hlo.c): the largest matrix of one in f32, since a tile's expert is widened whole
+ * where no kernel multiplies, and a part of the rows of all tiles where one does. */
+static int64_t expert_bytes(const program_context *c)
 {
     int64_t most = 0;
     const graph *g = c->plan->g;
@@ -217,12 +218,12 @@ static int64_t widened_expert(const program_context *c)
             most = bytes > most ? bytes : most;
         }
     }
-    return most;
+    return most ? most + experts_part_bytes : 0;
 }
 
 /* Activations as they are summed and quantised: in f32. */
 bool program_copies_cache(const program_context *c, const lower_bucket *b, const pjrt_stats *s)
 {
-    int64_t beside_it = 2 * (int64_t)b->tokens * widest_activation(c) * 4 + widened_expert(c);
+    int64_t beside_it = 2 * (int64_t)b->tokens * widest_activation(c) * 4 + expert_bytes(c);
     return s->temp_bytes >= LEAST_COPY && s->temp_bytes >= program_layer_cache_bytes(c) + beside_it;
 }

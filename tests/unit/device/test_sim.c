@@ -2,6 +2,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "device/sim/sim_target.h"
+#include "ops/experts/experts.h"
 #include "ops/op.h"
 #include "tests/test.h"
 
@@ -252,7 +253,7 @@ TEST(experts_are_tiles_that_are_filled_up)
     unprice(&p);
 }
 
-/* A quantised expert that is widened whole, and activations in f32, are no copy of the cache. */
+/* A quantised expert that is widened whole, a part of experts' rows, and activations in f32, are no copy of the cache. */
 TEST(temporaries_of_experts_are_no_copied_cache)
 {
     static const quant_scheme schemes[] = { QUANT_NONE, QUANT_FP8 };
@@ -263,7 +264,7 @@ TEST(temporaries_of_experts_are_no_copied_cache)
         REQUIRE_OK(make_experts(schemes[i], &g));
         REQUIRE_OK(program_context_new(g, &limits, DT_BF16, &c));
         c.lower.n_pages = 1 << 16;
-        const int64_t least = program_layer_cache_bytes(&c) + 2 * 256 * WIDE * 4 + (i ? 2 * EXPERTS_WIDE * WIDE * 4 : 0);
+        const int64_t least = program_layer_cache_bytes(&c) + 2 * 256 * WIDE * 4 + (i ? 2 * EXPERTS_WIDE * WIDE * 4 + experts_part_bytes : 0);
         CHECK(program_copies_cache(&c, &b, &(pjrt_stats){ .temp_bytes = least }) && !program_copies_cache(&c, &b, &(pjrt_stats){ .temp_bytes = least - 1 }));
         program_context_free(&c);
         graph_free(g);
