@@ -5,28 +5,11 @@
 #include "ops/experts/experts.h"
 #include "ops/op.h"
 #include "tests/test.h"
+#include "tests/unit/device/small_graph.h"
 
 /* ---- a model of one attention layer and one linear layer ---- */
 
 enum { HEADS = 4, HEAD = 128, WIDE = HEADS * HEAD, VOCAB = 1000 };
-
-static tensor weight(graph *g, const char *name, int64_t rows, int64_t cols)
-{
-    shape s = { DT_BF16, 2, { rows, cols }, { AX_EMBED, AX_EMBED } };
-    return graph_weight(g, ROLE_REPL, &s, &(weight_part){ name, 0, rows, rows, AX_EMBED, 0, 0 }, 1);
-}
-
-static tensor linear(graph *g, const char *name, tensor x, int64_t rows)
-{
-    const shape *s = &graph_node(g, x)->s;
-    return graph_add(g, OP_LINEAR, (tensor[]){ x, weight(g, name, rows, s->dim[s->rank - 1]) }, 2, NULL);
-}
-
-static tensor input(graph *g, input_kind kind)
-{
-    const bool rows = kind == IN_ROWS;
-    return graph_input(g, kind, &(shape){ DT_I32, 1, { rows ? DIM_R : DIM_T }, { rows ? AX_ROWS : AX_TOKENS } });
-}
 
 static status make(int64_t window, int n_layers, graph **out)
 {

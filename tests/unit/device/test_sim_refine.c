@@ -5,6 +5,7 @@
 #include "ops/op.h"
 #include "tests/unit/device/pjrt/help.h"
 #include "tests/unit/device/pjrt/hlo_proto.h"
+#include "tests/unit/device/small_graph.h"
 
 /* ---- reading ---- */
 
@@ -61,24 +62,6 @@ TEST(damaged_programs_are_refused)
 /* ---- steps ---- */
 
 enum { HEAD = 128, WIDE = 512, VOCAB = 1000 };
-
-static tensor weight(graph *g, const char *name, int64_t rows, int64_t cols)
-{
-    shape s = { DT_BF16, 2, { rows, cols }, { AX_EMBED, AX_EMBED } };
-    return graph_weight(g, ROLE_REPL, &s, &(weight_part){ name, 0, rows, rows, AX_EMBED, 0, 0 }, 1);
-}
-
-static tensor linear(graph *g, const char *name, tensor x, int64_t rows)
-{
-    const shape *s = &graph_node(g, x)->s;
-    return graph_add(g, OP_LINEAR, (tensor[]){ x, weight(g, name, rows, s->dim[s->rank - 1]) }, 2, NULL);
-}
-
-static tensor input(graph *g, input_kind kind)
-{
-    const bool rows = kind == IN_ROWS;
-    return graph_input(g, kind, &(shape){ DT_I32, 1, { rows ? DIM_R : DIM_T }, { rows ? AX_ROWS : AX_TOKENS } });
-}
 
 static status make(graph **out)
 {
