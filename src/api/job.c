@@ -175,7 +175,7 @@ static status submit_all(job *j, api_error *e)
         if (j->app->o.log_requests) usage_log_received(j, &j->seqs[i]);
         status st = submit_one(j, &j->seqs[i], e);
         if (st == ST_OK) continue;
-        for (int k = 0; k < i; k++) engine_abort(j->app->o.engine, j->seqs[k].er);
+        for (int k = 0; k < i; k++) engine_abort(j->seqs[k].er);
         return st;
     }
     return ST_OK;
@@ -235,7 +235,7 @@ void job_fail(job *j, const api_error *e)
     j->cancelled = true;
     job_mark_answered(j);
     for (int i = 0; i < j->n_seqs; i++)
-        if (!j->seqs[i].done && j->seqs[i].er) engine_abort(j->app->o.engine, j->seqs[i].er);
+        if (!j->seqs[i].done && j->seqs[i].er) engine_abort(j->seqs[i].er);
     if (!j->streaming) {
         call_error(&j->call, e);
         return;

@@ -240,7 +240,7 @@ status output_take(seq *s, const out_msg *m)
     for (int i = 0; i < m->n_tokens && !stopped; i++) TRY(take_token(s, m, i, &stopped));
     if (stopped) {
         /* what the engine made after the completing token is not part of the answer */
-        if (m->finish == FINISH_NONE) engine_finish(j->app->o.engine, s->er);
+        if (m->finish == FINISH_NONE) engine_finish(s->er);
         return ST_OK;
     }
     return m->finish == FINISH_NONE ? ST_OK : take_end(s, m);

@@ -97,7 +97,7 @@ void worker_on_output(const engine_output *o)
 static void abort_open(job *j)
 {
     for (int i = 0; i < j->n_seqs; i++)
-        if (!j->seqs[i].done && j->seqs[i].er) engine_abort(j->app->o.engine, j->seqs[i].er);
+        if (!j->seqs[i].done && j->seqs[i].er) engine_abort(j->seqs[i].er);
 }
 
 static void fail_internal(job *j, status st)

@@ -9,6 +9,7 @@
 #include "cli/attention.h"
 #include "cli/bench_stats.h"
 #include "engine/drive.h"
+#include "engine/replicas.h"
 
 typedef struct record { struct feed *feed; double arrival, first, last; int n_prompt, n_out; bool failed; } record;
 typedef struct gaps { double *v; size_t n, cap; bool failed; } gaps;
@@ -200,27 +201,22 @@ static status replica_open(compile_plan *p, device *dev, const feed *f, replica 
 
 static status run_until(replica *r, double t) { return drive_run(r->d, &(drive_source){ next_arrival, fill_request, &r->f }, t); }
 
-/* As engine/replicas.c counts; what has been sent and has not arrived waits. */
-static int how_busy(const replica *r)
+/* What has been sent and has not arrived waits. */
+static int how_busy(void *arg, int i)
 {
+    const replica *r = (const replica *)arg + i;
     engine_stats s;
     drive_stats(r->d, &s);
-    return 4 * (s.n_waiting + (int)(r->f.n - r->f.at)) + s.n_running;
+    return replica_busy(s.n_waiting + (int)(r->f.n - r->f.at), s.n_running);
 }
 
 /* Each request goes, when it arrives, to the replica that is least busy then. */
 static status route(replica *v, int n, const workload *w)
 {
     for (size_t i = 0; i < w->n; i++) {
-        int best = -1, least = 0;
         for (int k = 0; k < n; k++) TRY(run_until(&v[k], v[k].f.t0 + w->v[i].at));
-        for (int k = 0; k < n; k++) {
-            const int at = (int)((i + (size_t)k) % (size_t)n), busy = how_busy(&v[at]);
-            if (best >= 0 && busy >= least) continue;
-            best = at;
-            least = busy;
-        }
-        v[best].f.items[v[best].f.n++] = i;
+        feed *f = &v[replicas_choose(n, (int)(i % (size_t)n), how_busy, v)].f;
+        f->items[f->n++] = i;
     }
     return ST_OK;
 }

@@ -584,17 +584,8 @@ static void end_request(engine_request *r, finish_reason why)
     pthread_mutex_unlock(&e->mu);
 }
 
-void engine_abort(engine *e, engine_request *r)
-{
-    (void)e;
-    end_request(r, FINISH_ABORT);
-}
-
-void engine_finish(engine *e, engine_request *r)
-{
-    (void)e;
-    end_request(r, FINISH_STOP);
-}
+void engine_abort(engine_request *r) { end_request(r, FINISH_ABORT); }
+void engine_finish(engine_request *r) { end_request(r, FINISH_STOP); }
 
 static bool call_scheduler(engine *e, void (*fn)(engine *, call *))
 {

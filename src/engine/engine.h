@@ -148,9 +148,9 @@ bool engine_healthy(const engine *e);
  * callback is called until an output with finish != FINISH_NONE, exactly once. */
 status engine_submit(engine *e, const request_spec *spec, engine_request **out) FALLIBLE;
 /* Idempotent; takes effect before the next step is scheduled. The final output has FINISH_ABORT unless it finished before. */
-void engine_abort(engine *e, engine_request *r);
+void engine_abort(engine_request *r);
 /* The front end found a stop string: as abort, but counted and reported as FINISH_STOP. */
-void engine_finish(engine *e, engine_request *r);
+void engine_finish(engine_request *r);
 void engine_request_release(engine_request *r);
 /* Drops cached blocks that no request uses; true if all could be dropped. */
 bool engine_reset_prefix_cache(engine *e);

@@ -1,8 +1,7 @@
 /* Data parallelism: several engines behind one. Each has a device_model, a scheduler, KV blocks and a prefix cache of its own and knows
  * nothing of the others; a request goes to the one that is least busy and stays there.
  *
- * How busy: four for each request that waits and one for each that runs, as vLLM's internal load balancer counts; among equals it goes
- * around. Callers know the first engine alone; the others belong to it. */
+ * Among equals it goes around. Callers know the first engine alone; the others belong to it. */
 #include "engine/replicas.h"
 
 #include "base/clock.h"
@@ -25,25 +24,34 @@ status engine_join(engine *e, engine *other)
     return ST_OK;
 }
 
+int replicas_choose(int n, int first, replica_busy_fn *busy, void *arg)
+{
+    int best = -1, least = 0;
+    for (int k = 0; k < n; k++) {
+        const int i = (first + k) % n, b = busy(arg, i);
+        if (b < 0 || (best >= 0 && b >= least)) continue;
+        best = i;
+        least = b;
+    }
+    return best;
+}
+
+static int how_busy(void *arg, int i)
+{
+    engine_stats s;
+    engine *one = at(arg, i);
+    if (!engine_one_healthy(one)) return -1;
+    engine_one_stats(one, &s);
+    return replica_busy(s.n_waiting, s.n_running);
+}
+
 /* One that has failed is taken only where all have: it says why. */
 static engine *least_busy(engine *e)
 {
     replica_list *l = engine_replicas(e);
     if (l->n == 0) return e;
-    const int n = l->n + 1, first = (int)(atomic_fetch_add(&l->turn, 1) % (unsigned)n);
-    engine *best = NULL;
-    int least = 0;
-    for (int k = 0; k < n; k++) {
-        engine_stats s;
-        engine *one = at(e, (first + k) % n);
-        if (!engine_one_healthy(one)) continue;
-        engine_one_stats(one, &s);
-        const int busy = 4 * s.n_waiting + s.n_running;
-        if (best && busy >= least) continue;
-        best = one;
-        least = busy;
-    }
-    return best ? best : e;
+    const int n = l->n + 1, best = replicas_choose(n, (int)(atomic_fetch_add(&l->turn, 1) % (unsigned)n), how_busy, e);
+    return best < 0 ? e : at(e, best);
 }
 
 status engine_submit(engine *e, const request_spec *spec, engine_request **out) { return engine_one_submit(least_busy(e), spec, out); }

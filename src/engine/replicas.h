@@ -10,6 +10,12 @@
 typedef struct replica_list { engine **v; int n; atomic_uint turn; } replica_list;
 replica_list *engine_replicas(engine *e);
 
+/* How busy one is, as vLLM's internal load balancer counts. */
+static inline int replica_busy(int waiting, int running) { return 4 * waiting + running; }
+/* Of n replicas, looked at from the first-th on and around, the first that is least busy; -1: none takes requests. */
+typedef int replica_busy_fn(void *arg, int i);     /* of the i-th; -1: it takes none */
+int replicas_choose(int n, int first, replica_busy_fn *busy, void *arg);
+
 status engine_one_submit(engine *e, const request_spec *spec, engine_request **out) FALLIBLE;
 void engine_one_stop(engine *e, double at);     /* begins; what runs then is aborted */
 void engine_one_join(engine *e);                /* waits until it has stopped and frees it */

@@ -221,7 +221,7 @@ TEST(replicas_share_the_requests)
         make_spec(&s, i, &spec);
         CHECK_OK(engine_submit(e, &spec, &r[i]));
     }
-    engine_abort(e, r[N - 1]);
+    engine_abort(r[N - 1]);
     for (int i = 0; i < N; i++) {
         for (int tries = 0; tries < 60000 && !__atomic_load_n(&shared[i].done, __ATOMIC_ACQUIRE); tries++) nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
         CHECK(shared[i].done);

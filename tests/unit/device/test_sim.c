@@ -7,32 +7,6 @@
 #include "tests/test.h"
 #include "tests/unit/device/small_graph.h"
 
-/* ---- a model of one attention layer and one linear layer ---- */
-
-enum { HEADS = 4, HEAD = 128, WIDE = HEADS * HEAD, VOCAB = 1000 };
-
-static status make(int64_t window, int n_layers, graph **out)
-{
-    graph *g;
-    TRY(graph_new(ops_rules(), &g));
-    tensor x = graph_add(g, OP_EMBED, (tensor[]){ input(g, IN_TOKENS), weight(g, "embed", VOCAB, WIDE) }, 2, NULL);
-    for (int l = 0; l < n_layers; l++) {
-        char name[32];
-        graph_set_layer(g, l);
-        snprintf(name, sizeof name, "%d.q", l);
-        tensor q = linear(g, name, x, WIDE);
-        q = graph_add(g, OP_SPLIT_HEADS, &q, 1, &(op_attrs){ .split_heads = { HEAD } });
-        q = graph_add(g, OP_PAGED_ATTENTION, (tensor[]){ q, q, q }, 3, &(op_attrs){ .paged_attention = { .cache = l, .scale = 0.1, .window = window } });
-        x = graph_add(g, OP_MERGE_HEADS, &q, 1, NULL);
-    }
-    graph_set_layer(g, -1);
-    x = graph_add(g, OP_GATHER_ROWS, (tensor[]){ x, input(g, IN_ROWS) }, 2, NULL);
-    status st = graph_finish(g, linear(g, "head", x, VOCAB));
-    if (st == ST_OK) *out = g;
-    else graph_free(g);
-    return st;
-}
-
 static const device_limits limits = { .max_tokens = 512, .max_seqs = 8, .max_rows = 8, .max_model_len = 4096, .block_size = 16, .kv_dtype = DT_BF16 };
 
 /* ---- names ---- */

@@ -61,30 +61,6 @@ TEST(damaged_programs_are_refused)
 
 /* ---- steps ---- */
 
-enum { HEAD = 128, WIDE = 512, VOCAB = 1000 };
-
-static status make(graph **out)
-{
-    graph *g;
-    TRY(graph_new(ops_rules(), &g));
-    tensor x = graph_add(g, OP_EMBED, (tensor[]){ input(g, IN_TOKENS), weight(g, "embed", VOCAB, WIDE) }, 2, NULL);
-    for (int l = 0; l < 4; l++) {
-        char name[32];
-        graph_set_layer(g, l);
-        snprintf(name, sizeof name, "%d.q", l);
-        tensor q = linear(g, name, x, WIDE);
-        q = graph_add(g, OP_SPLIT_HEADS, &q, 1, &(op_attrs){ .split_heads = { HEAD } });
-        q = graph_add(g, OP_PAGED_ATTENTION, (tensor[]){ q, q, q }, 3, &(op_attrs){ .paged_attention = { .cache = l, .scale = 0.1 } });
-        x = graph_add(g, OP_MERGE_HEADS, &q, 1, NULL);
-    }
-    graph_set_layer(g, -1);
-    x = graph_add(g, OP_GATHER_ROWS, (tensor[]){ x, input(g, IN_ROWS) }, 2, NULL);
-    status st = graph_finish(g, linear(g, "head", x, VOCAB));
-    if (st == ST_OK) *out = g;
-    else graph_free(g);
-    return st;
-}
-
 typedef struct priced { graph *g; program_context c; step_costs *s; sim_target t; } priced;
 
 static status price(priced *p)
@@ -92,7 +68,7 @@ static status price(priced *p)
     device_limits l = { .max_tokens = 64, .max_seqs = 8, .max_rows = 8, .max_model_len = 1024, .block_size = 16, .kv_dtype = DT_BF16 };
     *p = (priced){0};
     TRY(sim_target_parse("v6e-1?mxu=1,hbm=1,op_us=2,step_ms=1", &p->t));
-    TRY(make(&p->g));
+    TRY(make(0, 4, &p->g));
     l.attention.chip = p->t.machine.chip;
     TRY(program_context_new(p->g, &l, DT_BF16, &p->c));
     p->c.lower.n_pages = 100;

@@ -64,9 +64,9 @@ static void on_output(const engine_output *x)
         o->n_finals++;
         pthread_cond_broadcast(&o->cv);
     } else if (o->abort_after && o->n >= o->abort_after) {
-        engine_abort(o->e, x->request);
+        engine_abort(x->request);
     } else if (o->finish_after && o->n >= o->finish_after) {
-        engine_finish(o->e, x->request);
+        engine_finish(x->request);
     }
     pthread_mutex_unlock(&o->mu);
 }

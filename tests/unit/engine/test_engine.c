@@ -468,11 +468,11 @@ TEST(abort_and_finish)
             make_prompt(prompt, 20, (unsigned)i);
             CHECK_OK(submit(&g, &a[i], prompt, 20, &p));
         }
-        engine_abort(g.e, a[11].r); /* still waiting */
-        engine_abort(g.e, a[11].r);
+        engine_abort(a[11].r); /* still waiting */
+        engine_abort(a[11].r);
         for (int i = 0; i < 12; i++) {
             outcome_wait(&a[i]);
-            engine_abort(g.e, a[i].r); /* too late: nothing happens */
+            engine_abort(a[i].r); /* too late: nothing happens */
         }
         engine_get_stats(g.e, &(engine_stats){0});
         CHECK(engine_check_kv(g.e));
@@ -505,7 +505,7 @@ TEST(admission_limits)
     REQUIRE(wait_for_counts(g.e, 2, 3));
     outcome_init(&a[5]);
     CHECK_ERR(submit(&g, &a[5], prompt, 10, &p), ST_LIMIT, "max_num_queued_reqs");
-    engine_abort(g.e, a[4].r);
+    engine_abort(a[4].r);
     outcome_wait(&a[4]);
     REQUIRE(wait_for_counts(g.e, 2, 2));
     CHECK_ERR(submit(&g, &a[5], prompt, 31, &p), ST_LIMIT, "max_num_queued_tokens");
@@ -806,7 +806,7 @@ static void *client_main(void *arg)
         sampling_params p = greedy(1 + i % 25);
         a.abort_after = i % 5 == 0 ? 3 : 0;
         if (submit(c->g, &a, prompt, n, &p) != ST_OK) continue;
-        if (i % 7 == 0) engine_abort(c->g->e, a.r);
+        if (i % 7 == 0) engine_abort(a.r);
         engine_stats st;
         engine_get_stats(c->g->e, &st);
         if (i % 10 == 0) engine_reset_prefix_cache(c->g->e);

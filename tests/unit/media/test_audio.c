@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "media/processor.h"
+#include "tests/unit/media/open_json.h"
 
 static const char *real_audio(const char *name)
 {
@@ -152,15 +153,6 @@ TEST(features_need_enough_sound)
     int frames;
     CHECK_ERR(audio_log_mel(&(mel_config){ 16000, 80, 400, 160 }, s, 200, &f, &frames), ST_INVALID, "200 samples");
     CHECK_ERR(audio_log_mel(&(mel_config){ 16000, 80, 4 * 127, 160 }, s, 200, &f, &frames), ST_UNSUPPORTED, "prime factor");
-}
-
-static status open_json(const char *text, media_processor **out)
-{
-    jv *j = NULL;
-    TRY(jv_parse(text, strlen(text), &j));
-    const status st = media_processor_open(j, NULL, out);
-    jv_free(j);
-    return st;
 }
 
 TEST(out_of_memory)

@@ -4,15 +4,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "media/processor.h"
-
-static status open_json(const char *text, media_processor **out)
-{
-    jv *j = NULL;
-    TRY(jv_parse(text, strlen(text), &j));
-    const status st = media_processor_open(j, NULL, out);
-    jv_free(j);
-    return st;
-}
+#include "tests/unit/media/open_json.h"
 
 TEST(processor_parameters_are_checked)
 {
